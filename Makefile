@@ -1,0 +1,48 @@
+# `make` builds the virtual environment that plugin.py finds by itself. There are no other set-up steps.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: all demo test check lint types unit integration bench fuzz fmt clean
+
+all: $(VENV)/runtime
+
+$(VENV)/runtime: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/tests: $(VENV)/runtime tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	touch $@
+
+demo: $(VENV)/tests
+	$(BIN)/python -m tests.demo
+
+# Unit tests, the simulated network, and real nodes where bitcoind and lightningd are on PATH.
+test: $(VENV)/tests
+	$(PYTEST) tests/unit tests/simnet
+	$(PYTEST) tests/integration
+
+check: lint types
+
+lint: $(VENV)/tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/tests
+	$(BIN)/mypy
+
+integration: $(VENV)/tests
+	$(PYTEST) tests/integration
+
+bench: $(VENV)/tests
+	$(BIN)/python -m tests.bench
+
+fmt: $(VENV)/tests
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,211 @@
+"""The plaintext of a backup: the built-in's container, then our extension, which the built-in ignores.
+
+Container (Core Lightning's common/scb_wire.csv), big-endian:
+
+    type u16 (6135 legacy entries, 6137 modern) || version u64 (1) || timestamp u32 || num u16 || entries
+
+Extension: the magic "psx1", then a BOLT TLV stream to the very end. docs/format.md is its specification.
+
+Rules:
+- Only what follows the magic may be absent or different; the built-in's blob is a backup without extension.
+- One entry that can't be taken never hides the others: it is left out and named.
+- Encoding is exact: a wanted size is met to the byte or the caller is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from peerstorage.errors import FormatError
+from peerstorage.scb import ChannelBackup
+from peerstorage.sealing import OVERHEAD
+from peerstorage.wire import MAX_BLOB, Reader, decode_tlvs, encode_tlvs
+
+LEGACY, MODERN = 6135, 6137
+VERSION = 1
+# Core Lightning's rule: versions are compatible where these bits are equal.
+_VERSION_MASK = 0x5555555555555555
+
+MAGIC = b"psx1"
+_SUMMARY, _PADDING, _FILL = 1, 5, 7
+_SUMMARY_LENGTH = 4 + 1 + 4 + 32
+
+MAX_TIMESTAMP = 0xFFFFFFFF
+MAX_ENTRIES = 0xFFFF
+CONTAINER_HEADER = 2 + 8 + 4 + 2
+# What a backup has beside its entries: container header, magic, summary, and the smallest padding record.
+FIXED_LENGTH = CONTAINER_HEADER + len(MAGIC) + (2 + _SUMMARY_LENGTH) + 2
+SMALLEST_BUCKET = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What one backup says about all the node's channels, those it leaves out included.
+
+    `since` is the timestamp of the first backup that the same database ever made. Only a backup of the same
+    database can tell by its silence that a channel is closed.
+    """
+
+    channels: int
+    complete: bool
+    since: int
+    digest: bytes
+
+    def to_bytes(self) -> bytes:
+        return b"".join(
+            (
+                self.channels.to_bytes(4, "big"),
+                bytes([self.complete]),
+                self.since.to_bytes(4, "big"),
+                self.digest,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Summary:
+        reader = Reader(data)
+        channels = reader.uint(4, "summary channels")
+        complete = reader.uint(1, "summary complete")
+        if complete > 1:
+            raise FormatError(f"summary: complete is {complete}, neither 0 nor 1")
+        since = reader.uint(4, "summary since")
+        digest = reader.take(32, "summary digest")
+        reader.end("summary")
+        return cls(channels, bool(complete), since, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A decoded backup. `faults` names what could not be read; `summary` is None for the built-in's."""
+
+    timestamp: int
+    entries: tuple[ChannelBackup, ...]
+    summary: Summary | None
+    legacy: bool = False
+    faults: tuple[str, ...] = ()
+
+    @property
+    def channel_ids(self) -> frozenset[bytes]:
+        return frozenset(entry.channel_id for entry in self.entries)
+
+
+def digest(channel_ids: Iterable[bytes]) -> bytes:
+    """SHA-256 over the channel ids in rising order."""
+    return hashlib.sha256(b"".join(sorted(channel_ids))).digest()
+
+
+def encode(
+    timestamp: int, entries: Sequence[ChannelBackup], summary: Summary, length: int | None = None
+) -> bytes:
+    """The plaintext of a backup, padded to `length` bytes; None: not padded."""
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError(f"{len(entries)} entries: the container counts up to {MAX_ENTRIES}")
+    container = b"".join(
+        (
+            MODERN.to_bytes(2, "big"),
+            VERSION.to_bytes(8, "big"),
+            timestamp.to_bytes(4, "big"),
+            len(entries).to_bytes(2, "big"),
+            *(entry.to_bytes() for entry in entries),
+        )
+    )
+    records = [(_SUMMARY, summary.to_bytes())]
+    content = container + MAGIC + encode_tlvs(records)
+    if length is None:
+        return content
+    return content + _padding(length - len(content))
+
+
+def _padding(length: int) -> bytes:
+    """Records that fill exactly `length` bytes.
+
+    A padding record has 2 bytes and up to 252 zeros, or 4 bytes and 253 zeros or more; so 255 and 256 are out
+    of its reach, and there an empty record of the type after it makes up the difference.
+    """
+    one_byte_length, three_byte_length = 2 + 0xFC, 4 + 0xFD
+    if not 2 <= length <= MAX_BLOB:
+        raise ValueError(f"{length} bytes can't be filled by a padding record")
+    if length <= one_byte_length:
+        return encode_tlvs([(_PADDING, bytes(length - 2))])
+    if length >= three_byte_length:
+        return encode_tlvs([(_PADDING, bytes(length - 4))])
+    return encode_tlvs([(_PADDING, bytes(length - 4)), (_FILL, b"")])
+
+
+def padded_length(length: int, padding: str, capacity: int = MAX_BLOB) -> int | None:
+    """The plaintext length to pad to, so that the sealed blob is as `peerstorage-padding` asks.
+
+    `length` is that of the plaintext with the smallest padding record; `capacity` the largest sealed blob
+    that the peer takes. None for no padding.
+    """
+    if padding == "none":
+        return None
+    wanted = capacity
+    if padding == "bucket":
+        wanted = min(capacity, max(SMALLEST_BUCKET, 1 << (length + OVERHEAD - 1).bit_length()))
+    return wanted - OVERHEAD
+
+
+def decode(plaintext: bytes) -> Backup:
+    """The backup in an unsealed blob or file, legacy or modern, ours or the built-in's.
+
+    Raises FormatError when the container itself is foreign; an entry or extension that can't be read
+    is left out and named in `faults`.
+    """
+    reader = Reader(plaintext)
+    kind = reader.uint(2, "backup type")
+    if kind not in {LEGACY, MODERN}:
+        raise FormatError(f"backup type {kind} is neither {LEGACY} nor {MODERN}")
+    version = reader.uint(8, "backup version")
+    if version & _VERSION_MASK != VERSION & _VERSION_MASK:
+        raise FormatError(f"backup version {version} is not compatible with {VERSION}")
+    timestamp = reader.uint(4, "backup timestamp")
+    count = reader.uint(2, "backup entries")
+    entries: list[ChannelBackup] = []
+    faults: list[str] = []
+    legacy = kind == LEGACY
+    for number in range(count):
+        try:
+            entry = ChannelBackup.read(reader, legacy=legacy)
+        except FormatError as error:
+            # The length of this entry is unknown, so what comes after it is out of reach.
+            faults.append(f"entry {number + 1} of {count} can't be read, and none after it: {error}")
+            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults))
+        try:
+            entry.check()
+        except FormatError as error:
+            faults.append(f"entry {number + 1} of {count}, channel {entry.channel_id.hex()}: {error}")
+        else:
+            entries.append(entry)
+    try:
+        summary = _extension(plaintext[reader.offset :])
+    except FormatError as error:
+        summary = None
+        faults.append(f"extension: {error}")
+    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults))
+
+
+def _extension(data: bytes) -> Summary | None:
+    if not data.startswith(MAGIC):
+        return None
+    records = decode_tlvs(data[len(MAGIC) :], lambda _: False, "extension")
+    if any(records.get(_PADDING, b"")):
+        raise FormatError("padding has a byte that is not zero")
+    return Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
+
+
+def unpadded(plaintext: bytes) -> bytes:
+    """The same backup without its padding: what is worth keeping in our own datastore."""
+    reader = Reader(plaintext)
+    legacy = reader.uint(2, "backup type") == LEGACY
+    reader.take(CONTAINER_HEADER - 4, "backup header")
+    for _ in range(reader.uint(2, "backup entries")):
+        ChannelBackup.read(reader, legacy=legacy)
+    container, extension = plaintext[: reader.offset], plaintext[reader.offset :]
+    if not extension.startswith(MAGIC):
+        return container
+    records = decode_tlvs(extension[len(MAGIC) :], lambda _: False, "extension")
+    kept = [(kind, value) for kind, value in records.items() if kind not in {_PADDING, _FILL}]
+    return container + MAGIC + encode_tlvs(kept)

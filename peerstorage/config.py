@@ -1,0 +1,101 @@
+"""The options of lightningd's configuration, checked, and nothing else.
+
+All options are declared to lightningd as strings: a value that it can't parse itself would stop the whole node,
+while a bad value of ours stops only this plugin, with a sentence that says what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peerstorage.errors import OptionError
+
+PROVIDE = ("channels", "all", "none")
+PADDING = ("full", "bucket", "none")
+MAX_INTERVAL_SECONDS = 86_400
+MAX_SETTLE_SECONDS = 120
+MAX_REPLICAS = 1000
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One option as lightningd shows it."""
+
+    name: str
+    default: str
+    description: str
+
+
+DECLARATIONS = (
+    Declaration("peerstorage-use", "true", "Store our encrypted backup with our peers (true or false)"),
+    Declaration("peerstorage-provide", "channels", "Whose backups we store: channels, all or none"),
+    Declaration(
+        "peerstorage-interval",
+        "60",
+        "Seconds between two updates to one peer, and between two writes of one peer's backup; 0: no limit",
+    ),
+    Declaration("peerstorage-replicas", "3", "Peers that get each refresh of penalty data"),
+    Declaration(
+        "peerstorage-padding",
+        "full",
+        "Size of what we send: full (always 65531 bytes), bucket (next power of two) or none",
+    ),
+    Declaration("peerstorage-settle", "5", "Seconds to wait for a peer's copy of our backup before we send"),
+    Declaration("peerstorage-quota", "256MiB", "Total size of peers' backups that we store"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Seconds and bytes, ready to use."""
+
+    use: bool = True
+    provide: str = "channels"
+    interval: int = 60
+    replicas: int = 3
+    padding: str = "full"
+    settle: int = 5
+    quota: int = 256 << 20
+
+    @classmethod
+    def parse(cls, values: Mapping[str, object]) -> Options:
+        """The options from lightningd's init. Raises OptionError for the first bad one."""
+        given = {declared.name: str(values.get(declared.name, declared.default)) for declared in DECLARATIONS}
+        return cls(
+            use=_boolean("peerstorage-use", given),
+            provide=_choice("peerstorage-provide", given, PROVIDE),
+            interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
+            replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
+            padding=_choice("peerstorage-padding", given, PADDING),
+            settle=_integer("peerstorage-settle", given, 0, MAX_SETTLE_SECONDS, "seconds"),
+            quota=_size("peerstorage-quota", given),
+        )
+
+
+def _boolean(name: str, given: Mapping[str, str]) -> bool:
+    return _choice(name, {name: given[name].lower()}, ("true", "false")) == "true"
+
+
+def _choice(name: str, given: Mapping[str, str], allowed: tuple[str, ...]) -> str:
+    if given[name] not in allowed:
+        raise OptionError(f"{name}={given[name]!r}: allowed are {', '.join(allowed)}")
+    return given[name]
+
+
+def _integer(name: str, given: Mapping[str, str], lowest: int, highest: int, unit: str) -> int:
+    text = given[name]
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not lowest <= int(text) <= highest:
+        raise OptionError(f"{name}={text!r}: allowed are {lowest} to {highest} {unit}")
+    return int(text)
+
+
+def _size(name: str, given: Mapping[str, str]) -> int:
+    match = re.fullmatch(r"([0-9]{1,12}) ?([KMG]iB|B|)", given[name])
+    if not match:
+        raise OptionError(
+            f"{name}={given[name]!r}: allowed is a number of bytes, KiB, MiB or GiB, like 256MiB"
+        )
+    return int(match[1]) * _UNITS[match[2]]

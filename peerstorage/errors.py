@@ -1,0 +1,44 @@
+"""Everything that can be refused, split by whose fault it is."""
+
+
+class PeerstorageError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class MessageError(PeerstorageError):
+    """A peer sent a message 7 or 9 that breaks BOLT 1."""
+
+
+class SealError(PeerstorageError):
+    """A sealed blob doesn't open with our key. Says nothing more: the caller can't know why either."""
+
+
+class FormatError(PeerstorageError):
+    """A plaintext (backup, channel entry, extension) breaks its format."""
+
+
+class StoreError(PeerstorageError):
+    """A record in our own datastore can't be read, or the datastore refused."""
+
+
+class OptionError(PeerstorageError):
+    """A configuration option has a value that is not allowed."""
+
+
+class UsageError(PeerstorageError):
+    """The caller of an RPC asked for something that can't be done; `code` is the JSON-RPC error code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+# JSON-RPC error codes of our methods; docs/rpc.md lists them for callers.
+INVALID_PARAMS = -32602
+STILL_RECOVERING = 2100
+NOTHING_TO_SEND = 2101
+NOT_CONNECTED = 2102
+NOT_OFFERED = 2103
+SOURCE_UNREADABLE = 2104
+SWITCHED_OFF = 2105
+NODE_REFUSED = 2106

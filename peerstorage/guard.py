@@ -1,0 +1,52 @@
+"""What a returned backup proves about our own database. Lost data is told by time, then by content.
+
+Our record holds the newest timestamp that we ever sent, and it ages with the database. So:
+- newer than that, and it names a channel that we neither have nor know as closed, or its revocations are
+  ahead of ours: the database is lost or old (LOST). Without a record every retrieval is newer.
+- older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
+  reason to stop, but this peer's copy is not ours to overwrite.
+- anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from enum import Enum
+
+from peerstorage.backup import Backup
+from peerstorage.store import State
+
+
+class Verdict(Enum):
+    """What a retrieval means for us."""
+
+    FINE = "fine"
+    EARLIER = "earlier"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`unknown`: channels that we never heard of; `ahead`: channels with more revocations than ours."""
+
+    verdict: Verdict
+    unknown: frozenset[bytes]
+    ahead: frozenset[bytes]
+
+
+def judge(state: State, backup: Backup, channels: Mapping[bytes, int], closed: Set[bytes]) -> Judgement:
+    """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: known closed ids."""
+    unknown = frozenset(backup.channel_ids - channels.keys() - closed)
+    ahead = frozenset(
+        entry.channel_id
+        for entry in backup.entries
+        if entry.revocations > channels.get(entry.channel_id, entry.revocations)
+    )
+    verdict = Verdict.FINE
+    if backup.timestamp > state.acknowledged:
+        if backup.timestamp > state.newest_sent and (unknown or ahead):
+            verdict = Verdict.LOST
+        elif backup.timestamp < state.since and unknown:
+            verdict = Verdict.EARLIER
+    return Judgement(verdict, unknown, ahead)

@@ -1,0 +1,152 @@
+"""From returned backups to the input of recoverchannel.
+
+Rules:
+- Whatever is given to recoverchannel was validated field by field: it aborts lightningd on anything else.
+- Per channel the entry with the most revocations wins, then the newest. A channel that a newer *complete*
+  backup of the same database no longer names is closed. Silence of the built-in's backups proves nothing: a
+  fresh node's is empty.
+- recoverchannel tells channels apart by database id alone and skips a second one without a word. So where two
+  channels claim one id, only one is handed over, and the other is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from peerstorage.backup import Backup, decode, digest
+from peerstorage.errors import FormatError, SealError
+from peerstorage.scb import ChannelBackup
+from peerstorage.sealing import unseal
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place a backup came from: `name` is a node_id in hex, a path, or "argument"."""
+
+    name: str
+    backup: Backup
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """What can't be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An entry and the source it is taken from."""
+
+    entry: ChannelBackup
+    source: Source
+
+    @property
+    def rank(self) -> tuple[int, int, bool]:
+        """The more the better: revocations, then age, then penalty data even where nothing was revoked yet."""
+        return self.entry.revocations, self.source.backup.timestamp, self.entry.shachain is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """`missing`: channels that must exist, but no usable entry names them."""
+
+    candidates: tuple[Candidate, ...]
+    sources: tuple[Source, ...]
+    rejected: tuple[Rejected, ...]
+    missing: int
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.sources) and not self.missing
+
+
+def open_sources(key: bytes, blobs: Iterable[tuple[str, bytes]]) -> tuple[list[Source], list[Rejected]]:
+    """Unseals and decodes (name, sealed blob) pairs."""
+    sources: list[Source] = []
+    rejected: list[Rejected] = []
+    for name, blob in blobs:
+        try:
+            source = Source(name, decode(unseal(key, blob)))
+        except (SealError, FormatError) as error:
+            rejected.append(Rejected(name, str(error)))
+            continue
+        sources.append(source)
+        rejected += [Rejected(name, fault) for fault in source.backup.faults]
+    return sources, rejected
+
+
+def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mapping[int, bytes]) -> Recovered:
+    """All channels that the sources name and that are not known to be closed, most valuable first.
+
+    `in_use`: channel_id by database id of the live database.
+    """
+    closings = _closings(sources)
+    best: dict[bytes, Candidate] = {}
+    for source in sources:
+        for entry in source.backup.entries:
+            candidate = Candidate(entry, source)
+            if any(closing.closes(candidate) for closing in closings):
+                continue
+            known = best.get(entry.channel_id)
+            if known is None or candidate.rank > known.rank:
+                best[entry.channel_id] = candidate
+    kept, conflicts = _without_conflicts(best.values(), in_use)
+    missing = _missing(sources, frozenset(candidate.entry.channel_id for candidate in kept), len(conflicts))
+    return Recovered(tuple(kept), tuple(sources), (*rejected, *conflicts), missing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """What a complete backup says by its silence, about the backups of its database (`since`) before it."""
+
+    since: int
+    timestamp: int
+    open_channels: frozenset[bytes]
+
+    def closes(self, candidate: Candidate) -> bool:
+        from_it = self.since <= candidate.source.backup.timestamp < self.timestamp
+        return from_it and candidate.entry.channel_id not in self.open_channels
+
+
+def _closings(sources: Sequence[Source]) -> list[_Closing]:
+    return [
+        _Closing(backup.summary.since, backup.timestamp, backup.channel_ids)
+        for backup in (source.backup for source in sources)
+        if backup.summary is not None and backup.summary.complete and not backup.faults
+    ]
+
+
+def _missing(sources: Sequence[Source], kept: frozenset[bytes], conflicts: int) -> int:
+    """How many channels the newest summary counts that are not kept; without one, what could not be read."""
+    backups = [source.backup for source in sources if source.backup.summary is not None]
+    newest = max(backups, key=lambda backup: backup.timestamp, default=None)
+    if newest is None or newest.summary is None:
+        return conflicts + sum(len(source.backup.faults) for source in sources)
+    if digest(kept) == newest.summary.digest:
+        return 0
+    known = kept & newest.channel_ids if newest.summary.complete else kept
+    return max(0, newest.summary.channels - len(known))
+
+
+def _without_conflicts(
+    candidates: Iterable[Candidate], in_use: Mapping[int, bytes]
+) -> tuple[list[Candidate], list[Rejected]]:
+    kept: list[Candidate] = []
+    conflicts: list[Rejected] = []
+    taken = dict(in_use)
+    for candidate in sorted(candidates, key=lambda c: (-c.entry.funding_sats, c.entry.channel_id)):
+        entry = candidate.entry
+        holder = taken.setdefault(entry.database_id, entry.channel_id)
+        if holder == entry.channel_id:
+            kept.append(candidate)
+            continue
+        where = "this node's database" if entry.database_id in in_use else "another channel of the backups"
+        reason = (
+            f"channel {entry.channel_id.hex()} ({entry.funding_sats} sat) has database id {entry.database_id}, "
+            f"which channel {holder.hex()} in {where} uses; recoverchannel would skip it without a word"
+        )
+        conflicts.append(Rejected(candidate.source.name, reason))
+    return kept, conflicts

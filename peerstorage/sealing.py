@@ -1,0 +1,56 @@
+"""Sealing: libsodium's secretstream, used as Core Lightning's built-in chanbackup plugin uses it.
+
+A sealed blob is `header 24 || ciphertext`, one push with tag 0 and no additional data, so it is 41 bytes
+longer than its plaintext. The key is `makesecret string="scb secret"`. A node that goes back to the built-in can
+therefore open our blobs, and we open its blobs.
+
+Off line the key is HKDF-SHA256 twice, both without salt: the secret "derived secrets" from the seed, then
+"scb secret" from that one. The seed is the 32 bytes of hsm_secret, or for a mnemonic its 64-byte BIP 39 seed.
+"""
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from nacl import bindings
+from nacl.exceptions import CryptoError
+
+from peerstorage.errors import SealError
+
+HEADER_LENGTH: int = bindings.crypto_secretstream_xchacha20poly1305_HEADERBYTES
+OVERHEAD: int = HEADER_LENGTH + bindings.crypto_secretstream_xchacha20poly1305_ABYTES
+KEY_LENGTH: int = bindings.crypto_secretstream_xchacha20poly1305_KEYBYTES
+
+_TAG_MESSAGE: int = bindings.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE
+
+
+def derive_key(seed: bytes) -> bytes:
+    """The sealing key that lightningd's makesecret gives for this seed (32 or 64 bytes)."""
+
+    def derive(secret: bytes, info: bytes) -> bytes:
+        return HKDF(algorithm=SHA256(), length=KEY_LENGTH, salt=None, info=info).derive(secret)
+
+    return derive(derive(seed, b"derived secrets"), b"scb secret")
+
+
+def seal(key: bytes, plaintext: bytes) -> bytes:
+    """`plaintext` sealed under `key`, OVERHEAD bytes longer. libsodium itself draws the random header."""
+    state = bindings.crypto_secretstream_xchacha20poly1305_state()
+    header: bytes = bindings.crypto_secretstream_xchacha20poly1305_init_push(state, key)
+    body: bytes = bindings.crypto_secretstream_xchacha20poly1305_push(state, plaintext, None, _TAG_MESSAGE)
+    return header + body
+
+
+def unseal(key: bytes, blob: bytes) -> bytes:
+    """The plaintext of a sealed blob. Raises SealError when it was not sealed with `key` or was altered."""
+    if len(blob) < OVERHEAD:
+        raise SealError(f"{len(blob)} bytes are too few for a sealed backup, which has at least {OVERHEAD}")
+    state = bindings.crypto_secretstream_xchacha20poly1305_state()
+    try:
+        bindings.crypto_secretstream_xchacha20poly1305_init_pull(state, blob[:HEADER_LENGTH], key)
+        plaintext, tag = bindings.crypto_secretstream_xchacha20poly1305_pull(
+            state, blob[HEADER_LENGTH:], None
+        )
+    except (CryptoError, RuntimeError) as error:
+        raise SealError("it doesn't open with this node's key: not ours, or altered") from error
+    if tag != _TAG_MESSAGE:
+        raise SealError("it opens, but it is not a single sealed message")
+    return bytes(plaintext)

@@ -1,0 +1,107 @@
+"""When each connected storage peer gets our backup. No clock here: `now` is monotonic seconds.
+
+Rules, in the order in which they hold:
+1. Nothing goes to a peer before it is settled: its retrieval came, or the settle time is over. What it
+   returns may be better than what we have.
+2. Never more than one update per interval to one peer, across its reconnections. What is newest waits; what
+   waits is never lost, only replaced by what is newer.
+3. A structural change goes to every settled peer. Moved penalty data goes to a few, the longest waiting first.
+4. A peer that connects gets a backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Peer:
+    settle_until: float
+    settled: bool = False
+    dirty: bool = True
+
+
+class Sessions:
+    """The connected peers that offer storage, by node_id in hex."""
+
+    def __init__(self, interval: float, settle: float) -> None:
+        self._interval = interval
+        self._settle = settle
+        self._peers: dict[str, _Peer] = {}
+        # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
+        self._last_sent: dict[str, float] = {}
+
+    def __contains__(self, peer_id: str) -> bool:
+        return peer_id in self._peers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._peers)
+
+    def connected(self, peer_id: str, now: float, last_sent_ago: float | None = None) -> None:
+        """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
+        self._peers[peer_id] = _Peer(now + self._settle)
+        if last_sent_ago is not None and peer_id not in self._last_sent:
+            # A clock that jumped must neither stop nor flood: at most one interval either way.
+            self._last_sent[peer_id] = now - min(max(last_sent_ago, 0.0), self._interval)
+
+    def disconnected(self, peer_id: str) -> None:
+        self._peers.pop(peer_id, None)
+
+    def retrieved(self, peer_id: str) -> None:
+        """The peer's retrieval came (and was judged): no more reason to wait."""
+        if peer_id in self._peers:
+            self._peers[peer_id].settled = True
+
+    def unanswered(self, now: float) -> list[str]:
+        """Peers whose settle time ended without a retrieval, each named once."""
+        late = [
+            peer_id for peer_id, peer in self._peers.items() if not peer.settled and now >= peer.settle_until
+        ]
+        for peer_id in late:
+            self._peers[peer_id].settled = True
+        return late
+
+    def structure_changed(self) -> None:
+        for peer in self._peers.values():
+            peer.dirty = True
+
+    def penalty_moved(self, replicas: int) -> None:
+        """Penalty data moved on: the `replicas` settled peers that waited longest get it."""
+        ready = [peer_id for peer_id, peer in self._peers.items() if peer.settled]
+        waiting = sum(self._peers[peer_id].dirty for peer_id in ready)
+        clean = sorted(
+            (peer_id for peer_id in ready if not self._peers[peer_id].dirty),
+            key=lambda peer_id: self._last_sent.get(peer_id, float("-inf")),
+        )
+        for peer_id in clean[: max(0, replicas - waiting)]:
+            self._peers[peer_id].dirty = True
+
+    def push(self, peer_id: str, now: float) -> None:
+        """The operator wants it sent now: neither settle time nor interval count."""
+        peer = self._peers[peer_id]
+        peer.settled = peer.dirty = True
+        self._last_sent[peer_id] = now - self._interval
+
+    def due(self, now: float) -> list[str]:
+        """Peers to send to now."""
+        return [peer_id for peer_id in self._peers if self._due_at(peer_id) <= now]
+
+    def next_event(self) -> float:
+        """When `due` or `unanswered` next has something to say; infinity: not before something happens."""
+        times = [self._due_at(peer_id) for peer_id in self._peers]
+        times += [peer.settle_until for peer in self._peers.values() if not peer.settled]
+        return min(times, default=float("inf"))
+
+    def _due_at(self, peer_id: str) -> float:
+        peer = self._peers[peer_id]
+        if not peer.settled or not peer.dirty:
+            return float("inf")
+        return self._last_sent.get(peer_id, float("-inf")) + self._interval
+
+    def done(self, peer_id: str, now: float | None) -> None:
+        """What was due is dealt with; `now` when a backup was really handed over, None when there was none."""
+        if peer_id in self._peers:
+            self._peers[peer_id].dirty = False
+        if now is not None:
+            self._last_sent[peer_id] = now

@@ -1,0 +1,1 @@
+"""The shell: the only part that knows pyln, the clock, threads and the network."""

@@ -1,0 +1,279 @@
+"""The plugin as lightningd sees it: options, hooks, notifications, RPC methods.
+
+Rules:
+- A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected by
+  the worker, always, whatever fails.
+- Two instances of one message of one peer never wait at once: the newest replaces the older.
+- No featurebits (lightningd sets bit 43 itself, a second time is fatal) and none of the built-in's RPC names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyln.client import Plugin
+
+from peerstorage.config import DECLARATIONS, Options
+from peerstorage.errors import MessageError, PeerstorageError
+from peerstorage.shell import rpc
+from peerstorage.shell.keeper import Keeper
+from peerstorage.shell.node import BUILTIN, Node, NodeError
+from peerstorage.shell.user import User
+from peerstorage.shell.worker import ORDINARY, URGENT, Worker
+from peerstorage.store import Store
+from peerstorage.wire import PEER_STORAGE, Message, offers_storage
+
+CONTINUE = {"result": "continue"}
+DISCONNECT = {"result": "disconnect"}
+_SHUTDOWN_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A peer_connected hook that waits for the peer's retrieval."""
+
+    requests: list[Any]
+    until: float
+
+
+class App:
+    """Everything between pyln and the roles."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self.worker = Worker(self._failed)
+        self._held: dict[str, _Held] = {}
+        self._inbox: dict[tuple[str, int], bytes] = {}
+        self._inbox_lock = threading.Lock()
+        self._said: set[str] = set()
+        self._stopped = False
+        self._declare()
+
+    def run(self) -> None:
+        """Serves lightningd until it goes away."""
+        self._plugin.run()
+
+    def _declare(self) -> None:
+        plugin = self._plugin
+        for option in DECLARATIONS:
+            plugin.add_option(option.name, option.default, option.description, opt_type="string")
+        plugin.init()(self._init)
+        # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
+        plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
+        plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        plugin.add_subscription("disconnect", self._on_disconnect)
+        plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
+        plugin.add_subscription("shutdown", self._on_shutdown)
+        rpc.register(plugin, self)
+
+    # Start and stop
+
+    def _init(
+        self, options: dict[str, Any], configuration: dict[str, Any], **_: Any
+    ) -> dict[str, str] | None:
+        try:
+            self.options = Options.parse(options)
+            rpc_path = str(Path(configuration["lightning-dir"]) / configuration["rpc-file"])
+            self.node = Node(rpc_path)
+            self.store = Store(self.node)
+            self.key = self.node.secret()
+            self.user = User(self.node, self.store, self.key, self.options, self._log)
+            self.keeper = Keeper(self.node, self.store, self.options, self._log)
+            beside_builtin = self.node.builtin_is_active()
+            self._join_connected_peers()
+        except PeerstorageError as error:
+            self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
+            return {"disable": str(error)}
+        if beside_builtin:
+            self._log(
+                "info",
+                "the built-in chanbackup plugin is active beside this one: both send backups, ours goes last. "
+                "Recommended: disable-plugin=chanbackup in lightningd's configuration",
+            )
+        if self.user.recovering:
+            self._log(
+                "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
+            )
+        self.worker.start([_Gate(self), self.user, self.keeper])
+        return None
+
+    def _join_connected_peers(self) -> None:
+        """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
+        for peer_id, features in self.node.connected_peers().items():
+            if self.options.use and offers_storage(features):
+                self.user.connected(peer_id, time.monotonic(), joined_late=True)
+
+    def _on_shutdown(self, **_: Any) -> None:
+        self.stop()
+        os._exit(0)
+
+    def stop(self) -> None:
+        """Writes what waits. Held hooks are answered `disconnect`: nobody is let in unseen."""
+        if self._stopped:
+            return
+        self._stopped = True
+
+        def finish() -> None:
+            for peer_id in list(self._held):
+                self.answer(peer_id, DISCONNECT)
+            self.keeper.flush()
+
+        self.worker.stop("shutdown", finish, _SHUTDOWN_SECONDS)
+
+    # Hooks and notifications
+
+    def _on_peer_connected(self, peer: dict[str, Any], request: Any, **_: Any) -> None:
+        self.worker.submit(
+            "peer_connected", lambda: self._greet(peer["id"], peer["features"], request), URGENT
+        )
+
+    def _greet(self, peer_id: str, features: str, request: Any) -> None:
+        answer: dict[str, str] | None = CONTINUE
+        try:
+            if offers_storage(features):
+                self.keeper.serve(peer_id)
+                if self.options.use:
+                    self.user.connected(peer_id, time.monotonic())
+            answer = self._decide(offers_storage(features))
+        except PeerstorageError as error:
+            self._failed("peer_connected", error)
+            if self.user.recovering:
+                answer = DISCONNECT
+        finally:
+            if answer is None:
+                held = self._held.setdefault(peer_id, _Held([], 0.0))
+                held.requests.append(request)
+                held.until = time.monotonic() + self.options.settle
+            elif answer is DISCONNECT:
+                self._held.setdefault(peer_id, _Held([], 0.0)).requests.append(request)
+                self.admit(peer_id)
+            else:
+                request.set_result(answer)
+
+    def _decide(self, offers: bool) -> dict[str, str] | None:
+        """None: hold the hook until the retrieval or the settle time."""
+        user = self.user
+        if not self.options.use:
+            return CONTINUE
+        if user.recovering or user.is_fresh():
+            if offers:
+                return None
+            return DISCONNECT if user.recovering else CONTINUE
+        return CONTINUE
+
+    def admit(self, peer_id: str) -> None:
+        """The wait for a held peer is over."""
+        if peer_id not in self._held:
+            return
+        try:
+            enter = self.user.may_enter(peer_id)
+        except PeerstorageError as error:
+            self._failed("peer_connected", error)
+            enter = False
+        if enter:
+            self.answer(peer_id, CONTINUE)
+            return
+        self.user.disconnected(peer_id)
+        self._say(
+            f"peer {peer_id} is turned away while recovering, so that it doesn't close its channel: "
+            "its backup is kept"
+        )
+        self.answer(peer_id, DISCONNECT)
+
+    def answer(self, peer_id: str, result: dict[str, str]) -> None:
+        for request in self._held.pop(peer_id).requests:
+            request.set_result(result)
+
+    def held_until(self) -> dict[str, float]:
+        return {peer_id: held.until for peer_id, held in self._held.items()}
+
+    def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
+        try:
+            message = Message.from_bytes(bytes.fromhex(payload))
+        except (MessageError, ValueError) as error:
+            self._say(f"peer {peer_id} sent a malformed message: {error}")
+            return CONTINUE
+        if message is None:
+            return CONTINUE
+        key = (peer_id, message.type)
+        with self._inbox_lock:
+            waiting = key in self._inbox
+            self._inbox[key] = message.blob
+        if not waiting:
+            self.worker.submit("custommsg", lambda: self._receive(key))
+        return CONTINUE
+
+    def _receive(self, key: tuple[str, int]) -> None:
+        with self._inbox_lock:
+            blob = self._inbox.pop(key)
+        peer_id, kind = key
+        if kind == PEER_STORAGE:
+            self.keeper.received(peer_id, blob)
+        elif self.options.use:
+            try:
+                self.user.retrieved(peer_id, blob)
+            finally:
+                self.admit(peer_id)
+
+    def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
+        peer_id = str(disconnect["id"])
+
+        def leave() -> None:
+            self.user.disconnected(peer_id)
+            self.keeper.disconnected(peer_id)
+
+        # In order with peer_connected, else a reconnection could be taken for gone.
+        self.worker.submit("disconnect", leave, URGENT)
+
+    def _on_channel_state_changed(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
+        new_state = str(channel_state_changed["new_state"])
+        self.worker.submit(
+            "channel_state_changed", lambda: self.user.channel_changed(new_state, time.monotonic()), ORDINARY
+        )
+
+    # Log
+
+    def _log(self, level: str, message: str) -> None:
+        self._plugin.log(message, level)
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._log("info", message)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        if isinstance(error, NodeError | PeerstorageError):
+            self._log("warn", f"{name}: {error}")
+            return
+        for line in traceback.format_exception(error):
+            self._log("error", f"{name}: {line.rstrip()}")
+
+
+class _Gate:
+    """Lets held peers go when their time is over."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def next_event(self) -> float:
+        return min(self._app.held_until().values(), default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        for peer_id, until in self._app.held_until().items():
+            if until <= now:
+                self._app.admit(peer_id)
+
+
+def main() -> None:
+    """Entry point of plugin.py."""
+    app = App(Plugin())
+    app.run()
+    # lightningd closed the pipe without a word, so its RPC is gone too: there is nothing left to write to.
+    sys.exit(0)

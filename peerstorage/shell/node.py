@@ -1,0 +1,116 @@
+"""lightningd's RPC as this plugin uses it, typed, with errors that never carry a payload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyln.client import LightningRpc, RpcError
+
+from peerstorage.errors import PeerstorageError, StoreError
+from peerstorage.scb import ChannelBackup
+from peerstorage.store import Key
+from peerstorage.wire import Message
+
+_SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
+_NO_SUCH_KEY = 1200
+# Channels that exist only in memory so far: staticbackup leaves them out too.
+_UNCOMMITTED = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY"}
+BUILTIN = "chanbackup"
+
+
+class NodeError(PeerstorageError):
+    """lightningd refused a call, or can't be reached (code 0)."""
+
+    def __init__(self, method: str, code: int, message: str) -> None:
+        super().__init__(f"{method}: {message}")
+        self.code = code
+
+
+class Node:
+    """One connection's worth of calls; used by one thread."""
+
+    def __init__(self, rpc_path: str) -> None:
+        self._rpc = LightningRpc(rpc_path)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """The answer of one RPC call. Raises NodeError."""
+        try:
+            answer = self._rpc.call(method, params)
+        except RpcError as error:
+            # str(error) holds the whole payload, which may be a backup of 131 kB.
+            details = error.error if isinstance(error.error, dict) else {"message": str(error.error)}
+            message = str(details.get("message", "refused"))
+            raise NodeError(method, int(details.get("code", 0)), message) from None
+        except (OSError, ValueError) as error:
+            raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
+        if not isinstance(answer, dict):
+            raise NodeError(method, 0, "the answer is not an object")
+        return answer
+
+    # The datastore, as the store wants it.
+
+    def get(self, key: Key) -> bytes | None:
+        for entry in self._datastore("listdatastore", key=list(key))["datastore"]:
+            if entry["key"] == list(key) and "hex" in entry:
+                return bytes.fromhex(entry["hex"])
+        return None
+
+    def put(self, key: Key, value: bytes) -> None:
+        self._datastore("datastore", key=list(key), hex=value.hex(), mode="create-or-replace")
+
+    def delete(self, key: Key) -> None:
+        """Deletes a key; one that isn't there is as good as deleted."""
+        try:
+            self.call("deldatastore", key=list(key))
+        except NodeError as error:
+            if error.code != _NO_SUCH_KEY:
+                raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
+
+    def children(self, key: Key) -> list[tuple[str, bytes]]:
+        depth = len(key)
+        return [
+            (entry["key"][depth], bytes.fromhex(entry["hex"]))
+            for entry in self._datastore("listdatastore", key=list(key))["datastore"]
+            if len(entry["key"]) == depth + 1 and "hex" in entry
+        ]
+
+    def _datastore(self, method: str, key: list[str], **params: str) -> dict[str, Any]:
+        try:
+            return self.call(method, key=key, **params)
+        except NodeError as error:
+            raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
+
+    # What we ask of the node.
+
+    def secret(self) -> bytes:
+        """The key that seals static channel backups."""
+        return bytes.fromhex(self.call("makesecret", string=_SECRET_NAME)["secret"])
+
+    def node_id(self) -> str:
+        return str(self.call("getinfo")["id"])
+
+    def channels(self) -> list[ChannelBackup]:
+        """One entry for each committed channel. lightningd leaves out peers on a unix domain socket."""
+        return [ChannelBackup.from_bytes(bytes.fromhex(scb)) for scb in self.call("staticbackup")["scb"]]
+
+    def closed_channel_ids(self) -> set[bytes]:
+        closed = self.call("listclosedchannels")["closedchannels"]
+        return {bytes.fromhex(channel["channel_id"]) for channel in closed if "channel_id" in channel}
+
+    def has_channel_with(self, peer_id: str) -> bool:
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return any(channel["state"] not in _UNCOMMITTED for channel in channels)
+
+    def connected_peers(self) -> dict[str, str]:
+        """Features in hex by node_id, of peers that are connected now."""
+        peers = self.call("listpeers")["peers"]
+        return {peer["id"]: peer.get("features", "") for peer in peers if peer["connected"]}
+
+    def builtin_is_active(self) -> bool:
+        """Whether the built-in chanbackup plugin runs beside us."""
+        plugins = self.call("plugin", subcommand="list")["plugins"]
+        return any(plugin["active"] and plugin["name"].rsplit("/", 1)[-1] == BUILTIN for plugin in plugins)
+
+    def send(self, peer_id: str, message: Message) -> None:
+        """Hands a message to connectd. That is all that can be known: nothing is ever acknowledged."""
+        self.call("sendcustommsg", node_id=peer_id, msg=message.to_bytes().hex())

@@ -1,0 +1,93 @@
+"""One thread does everything that talks to lightningd, in order; hook handlers only leave a task here.
+
+Rules:
+- A task of a hook goes before others: a peer waits for it.
+- A task that fails is logged and gone; the thread never dies of it. A role that fails rests before its next try.
+- Between tasks the thread sleeps until the next event that the roles announce.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+URGENT, ORDINARY, LAST = 0, 1, 9
+# Nothing announced: look again after this many seconds all the same.
+_LONGEST_SLEEP = 60.0
+REST_AFTER_FAILURE = 10.0
+
+Task = Callable[[], None]
+
+
+class Role(Protocol):
+    """Something with work of its own: `tick` does what is due, `next_event` says when it is again."""
+
+    def tick(self, now: float) -> None: ...
+
+    def next_event(self) -> float: ...
+
+
+class Worker:
+    """`failed` is called with every exception that a task or tick lets through."""
+
+    def __init__(self, failed: Callable[[str, Exception], None]) -> None:
+        self._failed = failed
+        self._tasks: queue.PriorityQueue[tuple[int, int, str, Task]] = queue.PriorityQueue()
+        self._order = itertools.count()
+        self._roles: list[Role] = []
+        self._resting: dict[int, float] = {}
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._stopping = False
+
+    def start(self, roles: list[Role]) -> None:
+        self._roles = roles
+        self._thread.start()
+
+    def submit(self, name: str, task: Task, priority: int = ORDINARY) -> None:
+        self._tasks.put((priority, next(self._order), name, task))
+
+    def stop(self, name: str, last_task: Task, timeout: float) -> None:
+        """Ends the thread after `last_task`; what else waits is left."""
+
+        def finish() -> None:
+            self._stopping = True
+            last_task()
+
+        self.submit(name, finish, URGENT - 1)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            wait = (
+                min(map(self._next_event, range(len(self._roles))), default=float("inf")) - time.monotonic()
+            )
+            try:
+                _, _, name, task = self._tasks.get(timeout=min(max(wait, 0.0), _LONGEST_SLEEP))
+            except queue.Empty:
+                pass
+            else:
+                self._guard(name, task)
+            for number in range(len(self._roles)):
+                now = time.monotonic()
+                if not self._stopping and self._next_event(number) <= now:
+                    self._tick(number, now)
+
+    def _next_event(self, number: int) -> float:
+        return max(self._roles[number].next_event(), self._resting.get(number, float("-inf")))
+
+    def _tick(self, number: int, now: float) -> None:
+        if not self._guard(type(self._roles[number]).__name__, lambda: self._roles[number].tick(now)):
+            self._resting[number] = now + REST_AFTER_FAILURE
+
+    def _guard(self, name: str, task: Task) -> bool:
+        try:
+            task()
+        except Exception as error:  # whatever it was, the thread must go on
+            self._failed(name, error)
+            return False
+        return True

@@ -1,0 +1,159 @@
+"""Our records in lightningd's datastore: what each key holds, and how it is read and written.
+
+    peerstorage/state                what we know of ourselves (State)
+    peerstorage/sent/<node_id>       what we last sent to a peer and what it proved (SentRecord)
+    peerstorage/retrieved/<node_id>  the newest backup of ours that a peer returned, sealed
+    peerstorage/blobs/<node_id>      the blob that we store for a peer
+    peerstorage/meta/<node_id>       its size and age (StoredMeta)
+
+Rules:
+- Blobs and small records lie apart, because listing a prefix returns all the data below it.
+- Small records are JSON with a version. One that can't be read is an error, never a reason to start afresh.
+- A blob is written before its small record, so that no record speaks of a blob that isn't there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from typing import Protocol, TypeVar
+
+from peerstorage.errors import StoreError
+
+Key = tuple[str, ...]
+
+ROOT = "peerstorage"
+_VERSION = 1
+STATE: Key = (ROOT, "state")
+
+NORMAL, RECOVERING = "normal", "recovering"
+
+
+class Datastore(Protocol):
+    """What the store needs of lightningd. Every method raises StoreError when lightningd refuses."""
+
+    def get(self, key: Key) -> bytes | None: ...
+
+    def put(self, key: Key, value: bytes) -> None: ...
+
+    def delete(self, key: Key) -> None: ...
+
+    def children(self, key: Key) -> list[tuple[str, bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Our own mode and history. Timestamps are those of backups: seconds, always rising; 0: none yet.
+
+    `newest_sent` ages with the database, so a retrieval that is newer tells of a lost or an old database.
+    `newest_seen` is the newest timestamp sent or retrieved: the next backup is newer than that.
+    `since` is the timestamp of the first backup that this database made.
+    `acknowledged`: the operator has dealt with everything up to here.
+    """
+
+    mode: str = NORMAL
+    newest_sent: int = 0
+    newest_seen: int = 0
+    since: int = 0
+    acknowledged: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SentRecord:
+    """What a peer got last and what it returned since. Times are wall-clock seconds; 0: never.
+
+    `state`: what its last check showed: current, stale, altered or missing; unverified before the first.
+    `withheld`: it holds a backup from before this database that names channels unknown to us.
+    """
+
+    timestamp: int = 0
+    sha256: str = ""
+    size: int = 0
+    channels: int = 0
+    sent_at: int = 0
+    state: str = "unverified"
+    checked_at: int = 0
+    verified_at: int = 0
+    verified_timestamp: int = 0
+    withheld: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMeta:
+    """A peer's blob that we store: bytes, SHA-256, wall-clock second of the last write."""
+
+    size: int
+    sha256: str
+    stored_at: int
+
+
+_Record = TypeVar("_Record", State, SentRecord, StoredMeta)
+
+
+def _dump(record: State | SentRecord | StoredMeta) -> bytes:
+    return json.dumps({"version": _VERSION, **asdict(record)}).encode()
+
+
+def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
+    name = "/".join(key)
+    try:
+        values = json.loads(data)
+        version = values.pop("version")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise StoreError(f"datastore key {name} is not a record of ours") from error
+    if version != _VERSION:
+        raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
+    types = {field.name: str(field.type) for field in fields(kind)}
+    if set(values) != set(types) or any(type(values[field]).__name__ != types[field] for field in types):
+        raise StoreError(f"datastore key {name} has fields that this version doesn't know")
+    return kind(**values)
+
+
+class Store:
+    """The records, typed. Writes reach lightningd's database before a call returns."""
+
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+
+    def state(self) -> State | None:
+        data = self._datastore.get(STATE)
+        return None if data is None else _load(data, State, STATE)
+
+    def save_state(self, state: State) -> None:
+        self._datastore.put(STATE, _dump(state))
+
+    def sent_records(self) -> dict[str, SentRecord]:
+        return {
+            peer_id: _load(data, SentRecord, (ROOT, "sent", peer_id))
+            for peer_id, data in self._datastore.children((ROOT, "sent"))
+        }
+
+    def save_sent(self, peer_id: str, record: SentRecord) -> None:
+        self._datastore.put((ROOT, "sent", peer_id), _dump(record))
+
+    def retrieved(self, peer_id: str) -> bytes | None:
+        return self._datastore.get((ROOT, "retrieved", peer_id))
+
+    def all_retrieved(self) -> Iterator[tuple[str, bytes]]:
+        yield from self._datastore.children((ROOT, "retrieved"))
+
+    def save_retrieved(self, peer_id: str, blob: bytes) -> None:
+        self._datastore.put((ROOT, "retrieved", peer_id), blob)
+
+    def blob(self, peer_id: str) -> bytes | None:
+        return self._datastore.get((ROOT, "blobs", peer_id))
+
+    def metas(self) -> dict[str, StoredMeta]:
+        return {
+            peer_id: _load(data, StoredMeta, (ROOT, "meta", peer_id))
+            for peer_id, data in self._datastore.children((ROOT, "meta"))
+        }
+
+    def save_blob(self, peer_id: str, blob: bytes, meta: StoredMeta) -> None:
+        self._datastore.put((ROOT, "blobs", peer_id), blob)
+        self._datastore.put((ROOT, "meta", peer_id), _dump(meta))
+
+    def delete_blob(self, peer_id: str) -> None:
+        self._datastore.delete((ROOT, "meta", peer_id))
+        self._datastore.delete((ROOT, "blobs", peer_id))
