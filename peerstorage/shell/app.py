@@ -1,8 +1,8 @@
 """The plugin as lightningd sees it: options, hooks, notifications, RPC methods.
 
 Rules:
-- A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected by
-  the worker, always, whatever fails.
+- A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected
+  always, whatever fails.
 - Two instances of one message of one peer never wait at once: the newest replaces the older.
 - No featurebits (lightningd sets bit 43 itself, a second time is fatal) and none of the built-in's RPC names.
 """
@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,15 @@ from pyln.client import Plugin
 from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import MessageError, PeerstorageError
 from peerstorage.shell import rpc
+from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate, decide
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.user import User
 from peerstorage.shell.worker import ORDINARY, URGENT, Worker
 from peerstorage.store import Store
-from peerstorage.wire import PEER_STORAGE, Message, offers_storage
+from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 
-CONTINUE = {"result": "continue"}
-DISCONNECT = {"result": "disconnect"}
 _SHUTDOWN_SECONDS = 20.0
-
-
-@dataclass(slots=True)
-class _Held:
-    """A peer_connected hook that waits for the peer's retrieval."""
-
-    requests: list[Any]
-    until: float
 
 
 class App:
@@ -49,7 +39,6 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        self._held: dict[str, _Held] = {}
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
         self._said: set[str] = set()
@@ -85,6 +74,7 @@ class App:
             self.store = Store(self.node)
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
+            self.gate = Gate(self.options.settle)
             self.keeper = Keeper(self.node, self.store, self.options, self._log)
             beside_builtin = self.node.builtin_is_active()
             self._join_connected_peers()
@@ -101,7 +91,7 @@ class App:
             self._log(
                 "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
             )
-        self.worker.start([_Gate(self), self.user, self.keeper])
+        self.worker.start([_Doorman(self), self.user, self.keeper])
         return None
 
     def _join_connected_peers(self) -> None:
@@ -121,8 +111,7 @@ class App:
         self._stopped = True
 
         def finish() -> None:
-            for peer_id in list(self._held):
-                self.answer(peer_id, DISCONNECT)
+            self.gate.release_all(DISCONNECT)
             self.keeper.flush()
 
         self.worker.stop("shutdown", finish, _SHUTDOWN_SECONDS)
@@ -130,69 +119,43 @@ class App:
     # Hooks and notifications
 
     def _on_peer_connected(self, peer: dict[str, Any], request: Any, **_: Any) -> None:
-        self.worker.submit(
-            "peer_connected", lambda: self._greet(peer["id"], peer["features"], request), URGENT
-        )
+        peer_id, offers = str(peer["id"]), offers_storage(str(peer["features"]))
+        decision = Decision.ENTER
+        if self.options.use:
+            decision = decide(self.user, peer_id, offers=offers)
+        if decision is Decision.LEAVE:
+            request.set_result(DISCONNECT)
+            self._turned_away(peer_id)
+            return
+        if decision is Decision.HOLD:
+            self.gate.hold(peer_id, request, time.monotonic())
+        self.worker.submit("peer_connected", lambda: self._greet(peer_id, offers, decision, request), URGENT)
 
-    def _greet(self, peer_id: str, features: str, request: Any) -> None:
-        answer: dict[str, str] | None = CONTINUE
+    def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
-            if offers_storage(features):
+            if offers:
                 self.keeper.serve(peer_id)
                 if self.options.use:
                     self.user.connected(peer_id, time.monotonic())
-            answer = self._decide(offers_storage(features))
-        except PeerstorageError as error:
-            self._failed("peer_connected", error)
-            if self.user.recovering:
-                answer = DISCONNECT
+            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
+                # The database knows the peer by now, or is no longer empty.
+                self.gate.release(peer_id, CONTINUE)
         finally:
-            if answer is None:
-                held = self._held.setdefault(peer_id, _Held([], 0.0))
-                held.requests.append(request)
-                held.until = time.monotonic() + self.options.settle
-            elif answer is DISCONNECT:
-                self._held.setdefault(peer_id, _Held([], 0.0)).requests.append(request)
-                self.admit(peer_id)
-            else:
-                request.set_result(answer)
+            if decision is Decision.ENTER:
+                request.set_result(CONTINUE)
 
-    def _decide(self, offers: bool) -> dict[str, str] | None:
-        """None: hold the hook until the retrieval or the settle time."""
-        user = self.user
-        if not self.options.use:
-            return CONTINUE
-        if user.recovering or user.is_fresh():
-            if offers:
-                return None
-            return DISCONNECT if user.recovering else CONTINUE
-        return CONTINUE
+    def _turned_away(self, peer_id: str) -> None:
+        self._say(
+            f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status"
+        )
 
     def admit(self, peer_id: str) -> None:
-        """The wait for a held peer is over."""
-        if peer_id not in self._held:
-            return
-        try:
-            enter = self.user.may_enter(peer_id)
-        except PeerstorageError as error:
-            self._failed("peer_connected", error)
-            enter = False
-        if enter:
-            self.answer(peer_id, CONTINUE)
-            return
-        self.user.disconnected(peer_id)
-        self._say(
-            f"peer {peer_id} is turned away while recovering, so that it doesn't close its channel: "
-            "its backup is kept"
-        )
-        self.answer(peer_id, DISCONNECT)
-
-    def answer(self, peer_id: str, result: dict[str, str]) -> None:
-        for request in self._held.pop(peer_id).requests:
-            request.set_result(result)
-
-    def held_until(self) -> dict[str, float]:
-        return {peer_id: held.until for peer_id, held in self._held.items()}
+        """The settle time of a held peer is over, without a retrieval."""
+        if self.user.may_enter(peer_id):
+            self.gate.release(peer_id, CONTINUE)
+        elif self.gate.release(peer_id, DISCONNECT):
+            self.user.disconnected(peer_id)
+            self._turned_away(peer_id)
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         try:
@@ -202,6 +165,9 @@ class App:
             return CONTINUE
         if message is None:
             return CONTINUE
+        if message.type == PEER_STORAGE_RETRIEVAL and self.gate.release(peer_id, DISCONNECT):
+            # First of all: its channel_reestablish is milliseconds away.
+            self._turned_away(peer_id)
         key = (peer_id, message.type)
         with self._inbox_lock:
             waiting = key in self._inbox
@@ -217,10 +183,7 @@ class App:
         if kind == PEER_STORAGE:
             self.keeper.received(peer_id, blob)
         elif self.options.use:
-            try:
-                self.user.retrieved(peer_id, blob)
-            finally:
-                self.admit(peer_id)
+            self.user.retrieved(peer_id, blob)
 
     def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
         peer_id = str(disconnect["id"])
@@ -256,19 +219,23 @@ class App:
             self._log("error", f"{name}: {line.rstrip()}")
 
 
-class _Gate:
+class _Doorman:
     """Lets held peers go when their time is over."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     def next_event(self) -> float:
-        return min(self._app.held_until().values(), default=float("inf"))
+        return self._app.gate.next_event()
 
     def tick(self, now: float) -> None:
-        for peer_id, until in self._app.held_until().items():
-            if until <= now:
+        for peer_id in self._app.gate.late(now):
+            try:
                 self._app.admit(peer_id)
+            except PeerstorageError:
+                # Whatever failed: a peer that can't be judged is not let in unseen.
+                self._app.gate.release(peer_id, DISCONNECT)
+                raise
 
 
 def main() -> None:

@@ -107,9 +107,10 @@ class Node:
         return {peer["id"]: peer.get("features", "") for peer in peers if peer["connected"]}
 
     def builtin_is_active(self) -> bool:
-        """Whether the built-in chanbackup plugin runs beside us."""
+        """Whether the built-in chanbackup plugin runs beside us, or will: while lightningd starts it is listed
+        but not active yet. One that is disabled is not listed."""
         plugins = self.call("plugin", subcommand="list")["plugins"]
-        return any(plugin["active"] and plugin["name"].rsplit("/", 1)[-1] == BUILTIN for plugin in plugins)
+        return any(plugin["name"].rsplit("/", 1)[-1] == BUILTIN for plugin in plugins)
 
     def send(self, peer_id: str, message: Message) -> None:
         """Hands a message to connectd. That is all that can be known: nothing is ever acknowledged."""

@@ -64,9 +64,14 @@ class User:
         self.state = store.state() or State()
         self.records = store.sent_records()
         self.channels = node.channels()
+        # For the gate, see Watch.
+        self.fresh = False
+        self.insiders: frozenset[str] = frozenset()
+        self.heard = {peer_id for peer_id, record in self.records.items() if record.verified_timestamp}
+        self._mark_entrance()
         self.latest: OurBackup | None = None
         self._marks = _marks(self.channels)
-        self._heard: set[str] = set()
+        self._may_replace: set[str] = set()
         self._joined_late: set[str] = set()
         self._said: set[tuple[str, str]] = set()
         self._refresh_at = time.monotonic() + self._refresh_period
@@ -80,23 +85,10 @@ class User:
     def recovering(self) -> bool:
         return self.state.mode == RECOVERING
 
-    def is_fresh(self) -> bool:
-        """No channels and no history: either a new node or one that lost everything. Only peers can tell."""
-        if self.channels or self.state.newest_sent:
-            return False
-        self.look()
-        return not self.channels
-
     def may_enter(self, peer_id: str) -> bool:
-        """Whether a peer may get as far as channel_reestablish.
-
-        While recovering only a peer whose channels the database knows may (after recoverchannel, say): any
-        other would meet "Unknown channel" and force-close.
-        """
-        if not self.recovering:
-            return True
+        """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()
-        return any(entry.node_id.hex() == peer_id for entry in self.channels)
+        return not self.recovering or peer_id in self.insiders
 
     # Events
 
@@ -129,6 +121,7 @@ class User:
         except (SealError, FormatError) as error:
             self._say(peer_id, "warn", f"peer {peer_id} returned a backup that is of no use: {error}")
             self._remember(peer_id, replace(record, state="altered"))
+            self.heard.add(peer_id)
             self.sessions.retrieved(peer_id)
             return
         same = hashlib.sha256(blob).hexdigest() == record.sha256
@@ -140,6 +133,7 @@ class User:
             record = replace(record, verified_timestamp=backup.timestamp)
         self._remember(peer_id, record)
         self._apply(peer_id, backup, judgement)
+        self.heard.add(peer_id)
         self.sessions.retrieved(peer_id)
 
     def _keep(self, peer_id: str, plaintext: bytes) -> None:
@@ -187,7 +181,7 @@ class User:
             )
         self.state = state
         if judgement.verdict is Verdict.FINE:
-            self._heard.add(peer_id)
+            self._may_replace.add(peer_id)
 
     # Time
 
@@ -217,9 +211,15 @@ class User:
             self._say(peer_id, "info", f"peer {peer_id} returned nothing of the backup that it got from us")
         self._remember(peer_id, replace(record, state="missing", checked_at=int(time.time())))
 
+    def _mark_entrance(self) -> None:
+        """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
+        self.fresh = not self.channels and not self.state.newest_sent
+        self.insiders = frozenset(entry.node_id.hex() for entry in self.channels)
+
     def look(self) -> None:
         """Asks lightningd for the channels, and tells the sessions what changed."""
         self.channels = self._node.channels()
+        self._mark_entrance()
         structure, penalty = _marks(self.channels)
         if structure != self._marks[0]:
             self.sessions.structure_changed()
@@ -273,7 +273,7 @@ class User:
         if self.records.get(peer_id, SentRecord()).withheld:
             return False
         # A backup without channels goes only where it is sure what it replaces.
-        return bool(self.channels) or peer_id in self._heard
+        return bool(self.channels) or peer_id in self._may_replace
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         blob = self._make_blob()
@@ -300,7 +300,7 @@ class User:
                 continue
             self.sessions.done(peer_id, now)
             if self.channels:
-                self._heard.add(peer_id)
+                self._may_replace.add(peer_id)
             sent.append(peer_id)
         return sent
 

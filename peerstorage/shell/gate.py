@@ -1,0 +1,110 @@
+"""Who may get as far as channel_reestablish: look before you leap.
+
+A node that lost its database answers a peer's channel_reestablish with "Unknown channel", and the peer
+force-closes. lightningd gives that answer even while the peer_connected hook is unanswered, so what counts is
+speed: the hook is answered `disconnect` in the same instant in which the peer's retrieval arrives, which is
+before its channel_reestablish, and what the retrieval says is looked at afterwards.
+
+Rules:
+- No channels and no history (new, or all lost): a storage peer is held until its retrieval or the settle time.
+  The retrieval ends the connection; if it proved harmless, the peer is let in at once the next time.
+- Recovering: only peers whose channels the database knows (after recoverchannel, say) are let in. Others are
+  held until their retrieval, and turned away at once when we have it already or when they don't store.
+- Otherwise nobody is held.
+- Every hook is answered exactly once. Used by the main thread and the worker.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+CONTINUE = {"result": "continue"}
+# lightningd v26.06.6 aborts on a `disconnect` without error_message. The peer gets the text as a warning, so it
+# must not tell that we lost data: a peer that knows could try a revoked state.
+DISCONNECT = {"result": "disconnect", "error_message": "please try again later"}
+
+
+class Hook(Protocol):
+    """A pyln request that waits for its answer."""
+
+    def set_result(self, result: dict[str, str]) -> None: ...
+
+
+class Watch(Protocol):
+    """What the gate reads of the user's side; plain attributes, safe from any thread."""
+
+    fresh: bool
+    insiders: frozenset[str]
+    heard: set[str]
+
+    @property
+    def recovering(self) -> bool: ...
+
+
+class Decision(Enum):
+    """At the moment a peer connects."""
+
+    ENTER = "enter"
+    HOLD = "hold"
+    LEAVE = "leave"
+
+
+def decide(watch: Watch, peer_id: str, *, offers: bool) -> Decision:
+    """What happens to a peer that connects; `offers`: it offers storage."""
+    if watch.recovering:
+        if peer_id in watch.insiders:
+            return Decision.ENTER
+        return Decision.HOLD if offers and peer_id not in watch.heard else Decision.LEAVE
+    if watch.fresh and offers and peer_id not in watch.heard:
+        return Decision.HOLD
+    return Decision.ENTER
+
+
+@dataclass(slots=True)
+class _Held:
+    hooks: list[Hook]
+    until: float
+
+
+class Gate:
+    """The hooks that wait, by node_id."""
+
+    def __init__(self, settle: float) -> None:
+        self._settle = settle
+        self._held: dict[str, _Held] = {}
+        self._lock = threading.Lock()
+
+    def hold(self, peer_id: str, hook: Hook, now: float) -> None:
+        with self._lock:
+            held = self._held.setdefault(peer_id, _Held([], 0.0))
+            held.hooks.append(hook)
+            held.until = now + self._settle
+
+    def release(self, peer_id: str, answer: dict[str, str]) -> bool:
+        """Answers the hooks of a peer that waits; False if none does."""
+        with self._lock:
+            held = self._held.pop(peer_id, None)
+        if held is None:
+            return False
+        for hook in held.hooks:
+            hook.set_result(answer)
+        return True
+
+    def release_all(self, answer: dict[str, str]) -> None:
+        for peer_id in list(self._held):
+            self.release(peer_id, answer)
+
+    def late(self, now: float) -> list[str]:
+        """Peers whose settle time is over."""
+        with self._lock:
+            return [peer_id for peer_id, held in self._held.items() if held.until <= now]
+
+    def __contains__(self, peer_id: str) -> bool:
+        return peer_id in self._held
+
+    def next_event(self) -> float:
+        with self._lock:
+            return min((held.until for held in self._held.values()), default=float("inf"))

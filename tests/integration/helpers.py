@@ -1,0 +1,127 @@
+"""What the integration tests share: options, loss of data, and looks at what a peer really holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from peerstorage.backup import Backup, decode
+from peerstorage.sealing import unseal
+from tests.integration.conftest import PLUGIN
+
+# Times are short so that the suite is: no limit between updates, one second to hear a peer.
+OURS: dict[str, Any] = {
+    "plugin": PLUGIN,
+    "disable-plugin": "chanbackup",
+    "peerstorage-interval": 0,
+    "peerstorage-settle": 2,
+    "may_reconnect": True,
+    "dev-no-reconnect": None,
+    # A node that turns a peer away sends it a warning.
+    "allow_warning": True,
+}
+BESIDE: dict[str, Any] = {key: value for key, value in OURS.items() if key != "disable-plugin"}
+STOCK: dict[str, Any] = {"may_reconnect": True, "dev-no-reconnect": None, "allow_warning": True}
+
+
+# What lightningd itself complains of once its database is gone or old.
+LOSING: dict[str, Any] = {
+    "allow_bad_gossip": True,
+    "broken_log": r"init_cupdate for unknown scid|Cannot broadcast our commitment tx: they have a future one",
+}
+
+
+def connect(one: Any, other: Any) -> None:
+    one.rpc.connect(other.info["id"], "localhost", other.port)
+
+
+def disconnect(one: Any, other: Any) -> None:
+    one.rpc.disconnect(other.info["id"], force=True)
+    wait_for(lambda: not is_connected(one, other) and not is_connected(other, one))
+
+
+def is_connected(one: Any, other: Any) -> bool:
+    peers = one.rpc.listpeers(other.info["id"])["peers"]
+    return bool(peers and peers[0]["connected"])
+
+
+def connect_refused(one: Any, other: Any) -> int:
+    """Connects, expecting that a hook turns the peer away; the error code."""
+    try:
+        connect(one, other)
+    except RpcError as error:
+        return int(error.error["code"])
+    raise AssertionError("the connection was let in")
+
+
+def fund(one: Any, *others: Any, sats: int = 1_000_000) -> None:
+    """Channels from `one` to each of the others, all CHANNELD_NORMAL at both ends."""
+    for other in others:
+        one.fundwallet(sats + 100_000)
+        if not is_connected(one, other):
+            connect(one, other)
+    for other in others:
+        one.rpc.fundchannel(other.info["id"], sats, announce=True)
+        one.bitcoin.generate_block(1, wait_for_mempool=1)
+    one.bitcoin.generate_block(6)
+    for other in others:
+        wait_for(lambda other=other: states(one, other) == ["CHANNELD_NORMAL"])
+        wait_for(lambda other=other: states(other, one) == ["CHANNELD_NORMAL"])
+
+
+def states(one: Any, other: Any) -> list[str]:
+    return [channel["state"] for channel in one.rpc.listpeerchannels(other.info["id"])["channels"]]
+
+
+def channel_ids(node: Any) -> set[str]:
+    return {channel["channel_id"] for channel in node.rpc.listpeerchannels()["channels"]}
+
+
+def held_blob(provider: Any, owner: Any) -> bytes | None:
+    """The blob that a node with our plugin stores for `owner`, out of its datastore."""
+    entries = provider.rpc.listdatastore(["peerstorage", "blobs", owner.info["id"]])["datastore"]
+    return bytes.fromhex(entries[0]["hex"]) if entries else None
+
+
+def held_by_builtin(provider: Any, owner: Any) -> bytes | None:
+    entries = provider.rpc.listdatastore(["chanbackup", "peers", owner.info["id"]])["datastore"]
+    return bytes.fromhex(entries[0]["hex"]) if entries and entries[0]["hex"] else None
+
+
+def secret(owner: Any) -> bytes:
+    return bytes.fromhex(owner.rpc.makesecret(string="scb secret")["secret"])
+
+
+def held_backup(provider: Any, owner: Any, key: bytes) -> Backup | None:
+    """What a peer holds for `owner`, opened with the owner's key."""
+    blob = held_blob(provider, owner) or held_by_builtin(provider, owner)
+    return decode(unseal(key, blob)) if blob else None
+
+
+def holds_all(provider: Any, owner: Any, key: bytes) -> bool:
+    backup = held_backup(provider, owner, key)
+    return backup is not None and {entry.channel_id.hex() for entry in backup.entries} == channel_ids(owner)
+
+
+def lose_everything(node: Any) -> None:
+    """The disk is gone: only hsm_secret is left. The node is not started again."""
+    node.stop()
+    folder = Path(node.daemon.lightning_dir) / "regtest"
+    for path in folder.iterdir():
+        if path.is_file() and path.name != "hsm_secret":
+            path.unlink()
+
+
+def status(node: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = node.rpc.call("peerstorage-status")
+    return answer
+
+
+def row(node: Any, peer: Any) -> dict[str, Any]:
+    found: list[dict[str, Any]] = [
+        peer_row for peer_row in status(node)["peers"] if peer_row["peer_id"] == peer.info["id"]
+    ]
+    return found[0] if found else {}

@@ -1,0 +1,168 @@
+"""The exchange between real nodes: sent, stored, given back, checked."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from tests.integration.conftest import PLUGIN
+from tests.integration.helpers import (
+    BESIDE,
+    OURS,
+    STOCK,
+    connect,
+    disconnect,
+    fund,
+    held_backup,
+    held_blob,
+    held_by_builtin,
+    holds_all,
+    row,
+    secret,
+    status,
+)
+
+
+def test_two_nodes_keep_each_others_backup(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=OURS)
+    fund(l1, l2)
+    for owner, provider in ((l1, l2), (l2, l1)):
+        key = secret(owner)
+        wait_for(lambda o=owner, p=provider, k=key: holds_all(p, o, k))
+        blob = held_blob(provider, owner)
+        assert blob is not None
+        assert len(blob) == 65531
+    disconnect(l1, l2)
+    connect(l1, l2)
+    for owner, provider in ((l1, l2), (l2, l1)):
+        wait_for(lambda o=owner, p=provider: row(o, p)["state"] == "current")
+        assert row(owner, provider)["last_verified"]
+    # What came back is there for peerstorage-recover, and recoverchannel takes it as it is.
+    recovered = l1.rpc.call("peerstorage-recover")
+    assert [channel["peer_id"] for channel in recovered["channels"]] == [l2.info["id"]]
+    assert recovered["complete"]
+    assert recovered["missing"] == 0
+    assert l1.rpc.recoverchannel(recovered["scb"]) == {"stubs": []}
+
+
+def test_payments_reach_the_backup_on_the_timer(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=OURS)
+    fund(l1, l2)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key))
+    for number in range(3):
+        l1.rpc.pay(l2.rpc.invoice(10_000, f"label{number}", "")["bolt11"])
+
+    def revocations() -> int:
+        backup = held_backup(l2, l1, key)
+        assert backup is not None
+        return backup.entries[0].revocations
+
+    wait_for(lambda: revocations() >= 6, timeout=60)
+
+
+def test_closed_channel_leaves_the_backup(node_factory: Any) -> None:
+    l1, l2, l3 = node_factory.get_nodes(3, opts=OURS)
+    fund(l1, l2, l3)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l3, l1, key))
+    l1.rpc.close(l2.info["id"])
+    l1.bitcoin.generate_block(101, wait_for_mempool=1)
+    wait_for(lambda: len(l1.rpc.listclosedchannels()["closedchannels"]) == 1)
+
+    def channels_at(provider: Any) -> int:
+        backup = held_backup(provider, l1, key)
+        assert backup is not None
+        return len(backup.entries)
+
+    wait_for(lambda: channels_at(l3) == 1, timeout=90)
+
+
+def test_restart_of_either_side(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=OURS)
+    fund(l1, l2)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key))
+    for node in (l2, l1):
+        node.restart()
+        connect(l1, l2)
+        wait_for(lambda: row(l1, l2).get("state") == "current")
+        wait_for(lambda: holds_all(l2, l1, key))
+    assert status(l1)["mode"] == "normal"
+
+
+def test_dynamic_start_and_stop(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=[STOCK | {"disable-plugin": "chanbackup"}, OURS])
+    fund(l1, l2)
+    key = secret(l1)
+    for _ in range(2):
+        l1.rpc.plugin_start(PLUGIN, **{"peerstorage-interval": "0", "peerstorage-settle": "1"})
+        wait_for(lambda: row(l1, l2).get("last_sent"))
+        wait_for(lambda: holds_all(l2, l1, key))
+        l1.rpc.plugin_stop(PLUGIN)
+    assert not l1.daemon.is_in_log("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("peerstorage-interval", "often", "0 to 86400 seconds"),
+        ("peerstorage-padding", "half", "full, bucket, none"),
+        ("peerstorage-provide", "friends", "channels, all, none"),
+        ("peerstorage-quota", "1TB", "a number of bytes, KiB, MiB or GiB"),
+    ],
+)
+def test_bad_option_stops_only_the_plugin(node_factory: Any, option: str, value: str, allowed: str) -> None:
+    node = node_factory.get_node()
+    with pytest.raises(RpcError, match=re.escape(f"{option}='{value}': allowed")) as caught:
+        node.rpc.plugin_start(PLUGIN, **{option: value})
+    assert allowed in caught.value.error["message"]
+    assert node.rpc.getinfo()["id"]
+
+
+def test_nothing_to_send_without_channels(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=OURS | {"peerstorage-provide": "all"})
+    connect(l1, l2)
+    time.sleep(3)
+    assert held_blob(l2, l1) is None
+    with pytest.raises(RpcError, match="no channels"):
+        l1.rpc.call("peerstorage-push")
+
+
+def test_peer_that_runs_the_builtin_keeps_ours(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS, STOCK])
+    fund(l1, l2)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key))
+    blob = held_by_builtin(l2, l1)
+    assert blob is not None
+    assert len(blob) == 65531
+    disconnect(l1, l2)
+    connect(l1, l2)
+    wait_for(lambda: row(l1, l2)["state"] == "current")
+    # And what the stock node stores with us comes back to it.
+    assert held_blob(l1, l2) is not None
+    l2.daemon.wait_for_log("Received peer_storage from peer")
+
+
+def test_beside_the_builtin_ours_is_last(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=[BESIDE, OURS])
+    assert l1.daemon.is_in_log("built-in chanbackup plugin is active beside this one")
+    fund(l1, l2)
+    key = secret(l1)
+
+    def is_ours() -> bool:
+        backup = held_backup(l2, l1, key)
+        return backup is not None and backup.summary is not None and len(backup.entries) == 1
+
+    wait_for(is_ours)
+    disconnect(l1, l2)
+    connect(l1, l2)
+    time.sleep(3)
+    assert is_ours()
+    assert status(l1)["mode"] == "normal"

@@ -1,0 +1,143 @@
+"""What a retrieval proves. Attacks and accidents by name, with the verdict that each must have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerstorage.backup import Backup
+from peerstorage.guard import Verdict, judge
+from peerstorage.scb import ChannelBackup
+from peerstorage.store import State
+from tests.unit.samples import entry, foreign
+
+A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))
+A_AHEAD, A_BEHIND = entry(1, revocations=6), entry(1, revocations=4)
+A_SMALL = entry(1)
+FINE, EARLIER, LOST = Verdict.FINE, Verdict.EARLIER, Verdict.LOST
+
+# Our record: this database made its first backup at 100 and its newest at 200.
+RECORD = State(newest_sent=200, newest_seen=200, since=100)
+NO_RECORD = State()
+ACKNOWLEDGED = State(newest_sent=200, newest_seen=300, since=100, acknowledged=300)
+
+Case = tuple[str, State, Backup, list[ChannelBackup], list[ChannelBackup], Verdict, list[int], list[int]]
+CASES: list[Case] = [
+    # comment, record, returned backup, our channels, closed channels, verdict, unknown, ahead
+    ("the backup that we sent last", RECORD, foreign(200, A, B), [A, B], [], FINE, [], []),
+    ("an old one", RECORD, foreign(150, A_BEHIND), [A, B], [], FINE, [], []),
+    ("an old one that lacks a channel", RECORD, foreign(150, A), [A, B], [], FINE, [], []),
+    ("replay: an old one with a closed channel", RECORD, foreign(150, A, B), [A], [B], FINE, [], []),
+    ("replay: an old one with a forgotten channel", RECORD, foreign(150, A, B), [A], [], FINE, [2], []),
+    ("replay: the very newest with a forgotten channel", RECORD, foreign(200, A, B), [A], [], FINE, [2], []),
+    ("replay: of our first backup", RECORD, foreign(100, B), [A], [], FINE, [2], []),
+    ("a newer one that names nothing new", RECORD, foreign(201, A, B), [A, B], [], FINE, [], []),
+    ("a newer one without channels", RECORD, foreign(201), [A, B], [], FINE, [], []),
+    ("a newer one with a closed channel", RECORD, foreign(201, A, B), [A], [B], FINE, [], []),
+    ("a newer one of the small form", RECORD, foreign(201, A_SMALL), [A], [], FINE, [], []),
+    ("a newer one that is behind", RECORD, foreign(201, A_BEHIND), [A], [], FINE, [], []),
+    ("old database: an unknown channel", RECORD, foreign(201, A, B), [A], [], LOST, [2], []),
+    ("old database: an unknown channel, small form", RECORD, foreign(201, entry(2)), [A], [], LOST, [2], []),
+    ("old database: revocations ahead", RECORD, foreign(201, A_AHEAD), [A], [], LOST, [], [1]),
+    ("old database: both", RECORD, foreign(201, A_AHEAD, B, C), [A], [C], LOST, [2], [1]),
+    ("old database: revocations where we have none", RECORD, foreign(201, A), [A_SMALL], [], LOST, [], [1]),
+    ("old database, all channels gone", RECORD, foreign(201, A), [], [], LOST, [1], []),
+    ("lost database", NO_RECORD, foreign(150, A, B), [], [], LOST, [1, 2], []),
+    ("lost database, timestamp 1", NO_RECORD, foreign(1, A), [], [], LOST, [1], []),
+    ("lost database, a new channel since", NO_RECORD, foreign(150, A), [B], [], LOST, [1], []),
+    ("no record, first start beside the built-in", NO_RECORD, foreign(150, A, B), [A, B], [], FINE, [], []),
+    ("no record, nothing known, nothing named", NO_RECORD, foreign(150), [], [], FINE, [], []),
+    ("earlier life: unknown channels from before us", RECORD, foreign(99, B), [A], [], EARLIER, [2], []),
+    ("earlier life: only known channels", RECORD, foreign(99, A), [A], [], FINE, [], []),
+    ("earlier life: only closed channels", RECORD, foreign(99, B), [A], [B], FINE, [], []),
+    ("acknowledged: a lost channel", ACKNOWLEDGED, foreign(300, A, B), [A], [], FINE, [2], []),
+    ("acknowledged: an earlier life", ACKNOWLEDGED, foreign(99, B), [A], [], FINE, [2], []),
+    ("acknowledged: but this one is newer", ACKNOWLEDGED, foreign(301, B), [A], [], LOST, [2], []),
+]
+
+
+def judged(
+    record: State, backup: Backup, ours: Sequence[ChannelBackup], closed: Sequence[ChannelBackup]
+) -> tuple[Verdict, set[bytes], set[bytes]]:
+    revocations = {channel.channel_id: channel.revocations for channel in ours}
+    judgement = judge(record, backup, revocations, {channel.channel_id for channel in closed})
+    return judgement.verdict, set(judgement.unknown), set(judgement.ahead)
+
+
+@pytest.mark.parametrize(
+    ("record", "backup", "ours", "closed", "verdict", "unknown", "ahead"),
+    [pytest.param(*case[1:], id=case[0]) for case in CASES],
+)
+def test_verdicts(
+    record: State,
+    backup: Backup,
+    ours: list[ChannelBackup],
+    closed: list[ChannelBackup],
+    verdict: Verdict,
+    unknown: list[int],
+    ahead: list[int],
+) -> None:
+    def ids(numbers: list[int]) -> set[bytes]:
+        return {entry(number).channel_id for number in numbers}
+
+    assert judged(record, backup, ours, closed) == (verdict, ids(unknown), ids(ahead))
+
+
+channels = st.builds(entry, st.integers(1, 6), revocations=st.integers(0, 9))
+times = st.integers(1, 400)
+records = st.builds(
+    lambda since, sent, seen, acknowledged: State(
+        "normal", since + sent, since + sent + seen, since, acknowledged
+    ),
+    times,
+    times,
+    times,
+    st.one_of(st.just(0), times),
+)
+
+
+@given(records, times, st.lists(channels, max_size=5), st.lists(channels, max_size=5))
+def test_what_was_sent_from_this_database_never_stops_it(
+    record: State, age: int, returned: list[ChannelBackup], ours: list[ChannelBackup]
+) -> None:
+    """A peer may replay any blob that we gave it, of which our record knows the newest."""
+    timestamp = max(record.since, record.newest_sent - age)
+    behind = [channel.small() for channel in returned]
+    assert judged(record, foreign(timestamp, *behind), ours, [])[0] is FINE
+
+
+@given(records, times, st.lists(channels, max_size=5, unique_by=lambda channel: channel.channel_id))
+def test_nothing_that_the_database_knows_is_a_reason_to_stop(
+    record: State, timestamp: int, ours: list[ChannelBackup]
+) -> None:
+    assert judged(record, foreign(timestamp, *ours), ours, []) == (FINE, set(), set())
+    assert judged(record, foreign(timestamp, *ours), [], ours)[0] is FINE
+
+
+@given(records, times, st.lists(channels, max_size=5), st.lists(channels, max_size=5))
+def test_a_verdict_has_its_reason(
+    record: State, timestamp: int, returned: list[ChannelBackup], ours: list[ChannelBackup]
+) -> None:
+    verdict, unknown, ahead = judged(record, foreign(timestamp, *returned), ours, [])
+    if verdict is LOST:
+        assert timestamp > record.newest_sent
+        assert unknown or ahead
+    if verdict is EARLIER:
+        assert timestamp < record.since
+        assert unknown
+    assert unknown.isdisjoint(ahead)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="no backup of ours can be ahead of its own database, whatever its age: after an old database was "
+    "started and has sent one backup, newest_sent is above all that was lost, and the next peer's proof "
+    "is taken for merely old, then overwritten",
+)
+def test_old_database_that_has_already_sent_a_backup() -> None:
+    """Restored at a copy from 150, backups up to 200 were with peers; one peer got a new one at 250 first."""
+    record = State(newest_sent=250, newest_seen=250, since=100)
+    assert judged(record, foreign(200, A_AHEAD), [A], [])[0] is LOST

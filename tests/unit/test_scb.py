@@ -1,0 +1,257 @@
+"""Channel entries: what a real node wrote, every form of address and TLV, and what recoverchannel must not get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerstorage.errors import FormatError
+from peerstorage.scb import MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
+from peerstorage.wire import Reader
+from tests.unit import samples
+from tests.unit.samples import addresses, entry_bytes, named, recorded, revocation_counts, unpack, vectors
+
+VECTORS = vectors("scb.json")
+REAL = [
+    text
+    for call in recorded("rpc-calls.json")
+    if call["method"] == "staticbackup"
+    for text in call["response"]["scb"]
+] + recorded("backup-vectors.json")["staticbackup"]
+
+# lightningd binds a channel's database id as a 32-bit integer: above that recoverchannel aborts the node.
+TOO_HIGH_IDS = {(1 << 31), (1 << 32) + 1, (1 << 63) - 2}
+
+
+def id_of(case: dict[str, Any]) -> int:
+    return int.from_bytes(unpack(case["entry"])[:8], "big")
+
+
+HARMFUL = [
+    pytest.param(
+        case,
+        id=named(case),
+        marks=[
+            pytest.mark.xfail(
+                strict=True, reason="check admits database ids above 2^31 - 1, which abort lightningd"
+            )
+        ]
+        if id_of(case) in TOO_HIGH_IDS
+        else [],
+    )
+    for case in VECTORS["harmful"]
+]
+
+
+def seen(entry: ChannelBackup) -> dict[str, Any]:
+    """An entry as the vectors describe it."""
+    return {
+        "database_id": entry.database_id,
+        "channel_id": entry.channel_id.hex(),
+        "node_id": entry.node_id.hex(),
+        "address": str(entry.address),
+        "funding": entry.funding,
+        "funding_sats": entry.funding_sats,
+        "channel_type": entry.channel_type.hex(),
+        "revocations": entry.revocations,
+        "tlv_types": [kind for kind, _ in entry.tlvs],
+    }
+
+
+@pytest.mark.parametrize("text", REAL)
+def test_what_a_real_node_wrote(text: str) -> None:
+    data = bytes.fromhex(text)
+    entry = ChannelBackup.from_bytes(data)
+    entry.check()
+    assert entry.to_bytes() == data
+    assert entry.funding_sats == 1_000_000
+    assert entry.revocations in {0, 10}
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=named)
+def test_entries_written_and_read(case: dict[str, Any]) -> None:
+    data = unpack(case["entry"])
+    entry = ChannelBackup.from_bytes(data)
+    entry.check()
+    assert seen(entry) == case["fields"]
+    assert entry.to_bytes() == data
+    assert ChannelBackup.from_bytes(entry.to_bytes()) == entry
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=named)
+def test_the_small_form_lacks_the_shachain_alone(case: dict[str, Any]) -> None:
+    entry = ChannelBackup.from_bytes(unpack(case["entry"]))
+    small = entry.small()
+    assert small.to_bytes() == unpack(case["small"])
+    assert (small.revocations, small.shachain) == (0, None)
+    assert small.small() == small
+    small.check()
+    assert replace(small, tlvs=entry.tlvs) == entry
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=named)
+def test_entries_in_a_row(case: dict[str, Any]) -> None:
+    data = unpack(case["entry"])
+    reader = Reader(data * 2 + b"\x99")
+    assert ChannelBackup.read(reader) == ChannelBackup.read(reader)
+    assert reader.left == 1
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=named)
+def test_every_truncation_and_any_addition_is_refused(case: dict[str, Any]) -> None:
+    data = unpack(case["entry"])
+    for cut in range(len(data)):
+        with pytest.raises(FormatError, match=r": needs \d+ bytes, \d+ are left$"):
+            ChannelBackup.from_bytes(data[:cut])
+    with pytest.raises(FormatError, match=r"^channel entry: 1 bytes too many$"):
+        ChannelBackup.from_bytes(data + b"\0")
+
+
+@pytest.mark.parametrize("case", VECTORS["legacy"], ids=named)
+def test_a_legacy_entry_becomes_a_modern_one(case: dict[str, Any]) -> None:
+    reader = Reader(unpack(case["entry"]))
+    entry = ChannelBackup.read(reader, legacy=True)
+    reader.end("entry")
+    entry.check()
+    assert entry.to_bytes() == unpack(case["modern"])
+    for cut in range(len(unpack(case["entry"]))):
+        with pytest.raises(FormatError, match=r": needs \d+ bytes, \d+ are left$"):
+            ChannelBackup.read(Reader(unpack(case["entry"])[:cut]), legacy=True)
+
+
+@pytest.mark.parametrize("case", VECTORS["unreadable"], ids=named)
+def test_unreadable_entries(case: dict[str, Any]) -> None:
+    assert case["error"] == "FormatError"
+    with pytest.raises(FormatError) as raised:
+        ChannelBackup.from_bytes(unpack(case["entry"]))
+    assert case["names"] in str(raised.value)
+
+
+@pytest.mark.parametrize("case", HARMFUL)
+def test_entries_that_would_harm_lightningd(case: dict[str, Any]) -> None:
+    assert case["error"] == "FormatError"
+    data = unpack(case["entry"])
+    entry = ChannelBackup.from_bytes(data)
+    assert entry.to_bytes() == data
+    with pytest.raises(FormatError) as raised:
+        entry.check()
+    assert case["names"] in str(raised.value)
+
+
+def test_every_flipped_bit_is_refused_or_read_as_it_stands() -> None:
+    data = bytes.fromhex(REAL[1])
+    for bit in range(8 * len(data)):
+        altered = bytearray(data)
+        altered[bit // 8] ^= 1 << bit % 8
+        try:
+            entry = ChannelBackup.from_bytes(bytes(altered))
+        except FormatError:
+            continue
+        assert entry.to_bytes() == altered
+
+
+@given(samples.entries())
+def test_round_trip(entry: ChannelBackup) -> None:
+    entry.check()
+    assert ChannelBackup.from_bytes(entry.to_bytes()) == entry
+    assert len(entry.small().to_bytes()) <= len(entry.to_bytes())
+
+
+@given(st.binary(max_size=300))
+def test_any_tlvs_are_read_as_they_stand_or_refused(tlvs: bytes) -> None:
+    data = entry_bytes(tlvs=tlvs)
+    try:
+        entry = ChannelBackup.from_bytes(data)
+        assert entry.to_bytes() == data
+        entry.check()
+    except FormatError:
+        pass
+
+
+# Addresses
+
+
+@given(addresses)
+def test_address_round_trip(address: WireAddress) -> None:
+    address.check()
+    reader = Reader(address.to_bytes())
+    assert WireAddress.read(reader) == address
+    assert reader.left == 0
+    assert str(address).endswith(f":{address.port}")
+
+
+def test_an_address_that_is_no_host_name_can_be_shown_without_harm() -> None:
+    assert str(WireAddress(5, b"a\xff\nb", 1)).isascii()
+
+
+# Shachains
+
+
+@given(revocation_counts)
+def test_shachain_round_trip(revocations: int) -> None:
+    chain = samples.shachain(revocations)
+    chain.check()
+    assert Shachain.from_bytes(chain.to_bytes()) == chain
+    assert chain.revocations == revocations
+    assert len(chain.known) == revocations.bit_length()
+
+
+@pytest.mark.parametrize("revocations", [0, 1, 2, 750, (1 << 48) - 1, 1 << 48])
+def test_every_truncation_of_a_shachain_is_refused(revocations: int) -> None:
+    data = samples.shachain(revocations).to_bytes()
+    for cut in range(len(data)):
+        with pytest.raises(FormatError, match=r"^shachain "):
+            Shachain.from_bytes(data[:cut])
+    with pytest.raises(FormatError, match=r"^shachain: 1 bytes too many$"):
+        Shachain.from_bytes(data + b"\0")
+
+
+@pytest.mark.parametrize("count", [0, 1, 48, 49])
+def test_as_many_shachain_entries_as_there_are_places(count: int) -> None:
+    known = (*((1 << place, bytes(32)) for place in range(48)), (0, bytes(32)))
+    chain = Shachain(0, known[:count])
+    chain.check()
+    assert Shachain.from_bytes(chain.to_bytes()) == chain
+
+
+@pytest.mark.parametrize("count", [50, 0xFFFF, 0xFFFFFFFF])
+def test_too_many_shachain_entries(count: int) -> None:
+    data = bytes(8) + count.to_bytes(4, "big") + bytes(40 * min(count, 60))
+    with pytest.raises(FormatError, match=f"^shachain of {count} entries: at most 49 are possible$"):
+        Shachain.from_bytes(data)
+
+
+@pytest.mark.parametrize("position", range(1, 48))
+def test_a_shachain_entry_out_of_its_place(position: int) -> None:
+    """Place p holds an index that ends in p zeros: derivation of what is below it would go wrong otherwise."""
+    chain = samples.shachain((1 << 48) - 1)
+    known = list(chain.known)
+    known[position] = (known[position - 1][0], bytes(32))
+    with pytest.raises(
+        FormatError, match=rf"^shachain index 0x[0-9a-f]+ can't stand at position {position}$"
+    ):
+        Shachain(chain.min_index, tuple(known)).check()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="place p holds an index with exactly p trailing zeros, check admits more (not harmful to lightningd)",
+)
+def test_a_shachain_entry_before_its_place() -> None:
+    with pytest.raises(FormatError, match="can't stand at position 0"):
+        Shachain(MAX_SHACHAIN_INDEX - 1, ((MAX_SHACHAIN_INDEX - 1, bytes(32)),)).check()
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the latest revocation is always known, so min_index equals the lowest index; a lower one overstates "
+    "the revocations, by which backups are ranked and a database is judged",
+)
+def test_a_shachain_that_claims_revocations_without_their_secret() -> None:
+    chain = samples.shachain(10)
+    with pytest.raises(FormatError, match="min_index"):
+        replace(chain, min_index=0).check()

@@ -1,0 +1,217 @@
+"""Records in the datastore: what each key holds, in what order, and that a bad one is never overwritten."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerstorage.errors import PeerstorageError, StoreError
+from peerstorage.store import NORMAL, RECOVERING, STATE, Key, SentRecord, State, Store, StoredMeta
+
+ALICE, BOB = "02" * 33, "03" * 33
+SENT = SentRecord(1_800_000_000, "ab" * 32, 65531, 4, 1_800_000_001, "current", 1, 2, 3, True)
+META = StoredMeta(3, "cd" * 32, 1_800_000_002)
+
+
+class MemoryDatastore:
+    """lightningd's datastore from memory; it counts calls and can be told to refuse one."""
+
+    def __init__(self) -> None:
+        self.values: dict[Key, bytes] = {}
+        self.calls: list[tuple[str, Key]] = []
+        self.refuse: tuple[str, Key] | None = None
+
+    def _call(self, name: str, key: Key) -> None:
+        self.calls.append((name, key))
+        if self.refuse == (name, key):
+            raise StoreError(f"{name} {'/'.join(key)}: refused")
+
+    def get(self, key: Key) -> bytes | None:
+        self._call("get", key)
+        return self.values.get(key)
+
+    def put(self, key: Key, value: bytes) -> None:
+        self._call("put", key)
+        self.values[key] = value
+
+    def delete(self, key: Key) -> None:
+        self._call("delete", key)
+        self.values.pop(key, None)
+
+    def children(self, key: Key) -> list[tuple[str, bytes]]:
+        self._call("children", key)
+        return [(child[-1], value) for child, value in sorted(self.values.items()) if child[:-1] == key]
+
+
+@pytest.fixture
+def datastore() -> MemoryDatastore:
+    return MemoryDatastore()
+
+
+def test_nothing_is_there_at_first(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    assert store.state() is None
+    assert (store.sent_records(), store.metas(), list(store.all_retrieved())) == ({}, {}, [])
+    assert (store.retrieved(ALICE), store.blob(ALICE)) == (None, None)
+    assert datastore.values == {}
+
+
+def test_keys_and_values(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    store.save_state(State(RECOVERING, 1, 2, 3, 4))
+    store.save_sent(ALICE, SENT)
+    store.save_retrieved(ALICE, b"sealed")
+    store.save_blob(BOB, b"theirs", META)
+    values = {"/".join(key): value for key, value in datastore.values.items()}
+    assert set(values) == {
+        "peerstorage/state",
+        f"peerstorage/sent/{ALICE}",
+        f"peerstorage/retrieved/{ALICE}",
+        f"peerstorage/blobs/{BOB}",
+        f"peerstorage/meta/{BOB}",
+    }
+    assert json.loads(values["peerstorage/state"]) == {
+        "version": 1,
+        "mode": "recovering",
+        "newest_sent": 1,
+        "newest_seen": 2,
+        "since": 3,
+        "acknowledged": 4,
+    }
+    assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
+    assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}
+    assert values[f"peerstorage/retrieved/{ALICE}"] == b"sealed"
+    assert values[f"peerstorage/blobs/{BOB}"] == b"theirs"
+
+
+def test_everything_is_read_again(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    store.save_state(State(NORMAL, 5, 6, 7, 8))
+    store.save_sent(ALICE, SENT)
+    store.save_sent(BOB, SentRecord())
+    store.save_retrieved(ALICE, b"a")
+    store.save_retrieved(BOB, b"b")
+    store.save_blob(BOB, b"theirs", META)
+    again = Store(datastore)
+    assert again.state() == State(NORMAL, 5, 6, 7, 8)
+    assert again.sent_records() == {ALICE: SENT, BOB: SentRecord()}
+    assert dict(again.all_retrieved()) == {ALICE: b"a", BOB: b"b"}
+    assert again.retrieved(ALICE) == b"a"
+    assert (again.blob(BOB), again.blob(ALICE)) == (b"theirs", None)
+    assert again.metas() == {BOB: META}
+
+
+def test_a_blob_is_written_before_its_record_and_deleted_after_it(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    store.save_blob(BOB, b"theirs", META)
+    blob, meta = ("peerstorage", "blobs", BOB), ("peerstorage", "meta", BOB)
+    assert datastore.calls == [("put", blob), ("put", meta)]
+    store.delete_blob(BOB)
+    assert datastore.calls[2:] == [("delete", meta), ("delete", blob)]
+    assert datastore.values == {}
+
+
+def test_no_record_speaks_of_a_blob_that_lightningd_refused(datastore: MemoryDatastore) -> None:
+    datastore.refuse = ("put", ("peerstorage", "blobs", BOB))
+    with pytest.raises(StoreError, match="refused"):
+        Store(datastore).save_blob(BOB, b"theirs", META)
+    assert datastore.values == {}
+
+
+def test_listing_small_records_reads_no_blob(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    store.save_blob(BOB, b"theirs", META)
+    store.save_retrieved(ALICE, b"ours")
+    datastore.calls.clear()
+    store.metas()
+    store.sent_records()
+    assert datastore.calls == [("children", ("peerstorage", "meta")), ("children", ("peerstorage", "sent"))]
+
+
+GOOD = {"version": 1, **asdict(State())}
+UNREADABLE: list[tuple[str, bytes]] = [
+    ("empty", b""),
+    ("no JSON", b"\x00\xff"),
+    ("cut", json.dumps(GOOD).encode()[:-1]),
+    ("a list", b"[]"),
+    ("a number", b"7"),
+    ("null", b"null"),
+    ("a string", b'"state"'),
+    ("without version", json.dumps(asdict(State())).encode()),
+]
+WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
+    ("one is missing", {key: value for key, value in GOOD.items() if key != "since"}),
+    ("one is unknown", {**GOOD, "colour": "red"}),
+    ("text for a number", {**GOOD, "since": "1"}),
+    ("a number for text", {**GOOD, "mode": 1}),
+    ("a fraction", {**GOOD, "since": 1.0}),
+    ("a truth value", {**GOOD, "since": True}),
+    ("null", {**GOOD, "since": None}),
+]
+NOT_OURS = "datastore key peerstorage/state is not a record of ours"
+UNKNOWN = "datastore key peerstorage/state has fields that this version doesn't know"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        *((pytest.param(data, NOT_OURS, id=name)) for name, data in UNREADABLE),
+        *((pytest.param(json.dumps(record).encode(), UNKNOWN, id=name)) for name, record in WRONG_FIELDS),
+        pytest.param(
+            json.dumps({**GOOD, "version": 2}).encode(),
+            "datastore key peerstorage/state was written by another version (2) of this plugin",
+            id="version 2",
+        ),
+        pytest.param(
+            json.dumps({**GOOD, "version": None}).encode(),
+            "datastore key peerstorage/state was written by another version (None) of this plugin",
+            id="version null",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_an_error_and_stays(
+    data: bytes, message: str, datastore: MemoryDatastore
+) -> None:
+    datastore.values[STATE] = data
+    with pytest.raises(StoreError) as raised:
+        Store(datastore).state()
+    assert str(raised.value) == message
+    assert datastore.values == {STATE: data}
+    assert datastore.calls == [("get", STATE)]
+
+
+@pytest.mark.parametrize("prefix", ["sent", "meta"])
+def test_one_bad_record_in_a_list_is_named(prefix: str, datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    store.save_sent(ALICE, SENT)
+    store.save_blob(ALICE, b"x", META)
+    datastore.values["peerstorage", prefix, BOB] = b"{}"
+    with pytest.raises(
+        StoreError, match=f"^datastore key peerstorage/{prefix}/{BOB} is not a record of ours$"
+    ):
+        store.sent_records() if prefix == "sent" else store.metas()
+
+
+@given(
+    st.builds(
+        State,
+        st.sampled_from([NORMAL, RECOVERING]),
+        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:]),
+    )
+)
+def test_state_round_trip(state: State) -> None:
+    store = Store(MemoryDatastore())
+    store.save_state(state)
+    assert store.state() == state
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_in_words(data: bytes) -> None:
+    datastore = MemoryDatastore()
+    datastore.values[STATE] = data
+    with pytest.raises(PeerstorageError):
+        Store(datastore).state()
