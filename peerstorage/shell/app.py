@@ -22,7 +22,7 @@ from pyln.client import Plugin
 from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import MessageError, PeerstorageError
 from peerstorage.shell import rpc
-from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate, decide
+from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.user import User
@@ -30,6 +30,7 @@ from peerstorage.shell.worker import ORDINARY, URGENT, Worker
 from peerstorage.store import Store
 from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 
+_RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
 
 
@@ -122,7 +123,7 @@ class App:
         peer_id, offers = str(peer["id"]), offers_storage(str(peer["features"]))
         decision = Decision.ENTER
         if self.options.use:
-            decision = decide(self.user, peer_id, offers=offers)
+            decision = self.gate.decide(self.user, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
@@ -158,6 +159,9 @@ class App:
             self._turned_away(peer_id)
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
+        # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
+        if payload.startswith(_RETRIEVAL_HEX) and self.gate.ends_by_retrieval(peer_id):
+            self._turned_away(peer_id)
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
@@ -165,9 +169,6 @@ class App:
             return CONTINUE
         if message is None:
             return CONTINUE
-        if message.type == PEER_STORAGE_RETRIEVAL and self.gate.release(peer_id, DISCONNECT):
-            # First of all: its channel_reestablish is milliseconds away.
-            self._turned_away(peer_id)
         key = (peer_id, message.type)
         with self._inbox_lock:
             waiting = key in self._inbox
@@ -183,7 +184,10 @@ class App:
         if kind == PEER_STORAGE:
             self.keeper.received(peer_id, blob)
         elif self.options.use:
-            self.user.retrieved(peer_id, blob)
+            try:
+                self.user.retrieved(peer_id, blob)
+            finally:
+                self.gate.judged(peer_id)
 
     def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
         peer_id = str(disconnect["id"])
@@ -240,6 +244,8 @@ class _Doorman:
 
 def main() -> None:
     """Entry point of plugin.py."""
+    # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
+    sys.setswitchinterval(0.0005)
     app = App(Plugin())
     app.run()
     # lightningd closed the pipe without a word, so its RPC is gone too: there is nothing left to write to.

@@ -52,17 +52,6 @@ class Decision(Enum):
     LEAVE = "leave"
 
 
-def decide(watch: Watch, peer_id: str, *, offers: bool) -> Decision:
-    """What happens to a peer that connects; `offers`: it offers storage."""
-    if watch.recovering:
-        if peer_id in watch.insiders:
-            return Decision.ENTER
-        return Decision.HOLD if offers and peer_id not in watch.heard else Decision.LEAVE
-    if watch.fresh and offers and peer_id not in watch.heard:
-        return Decision.HOLD
-    return Decision.ENTER
-
-
 @dataclass(slots=True)
 class _Held:
     hooks: list[Hook]
@@ -75,7 +64,32 @@ class Gate:
     def __init__(self, settle: float) -> None:
         self._settle = settle
         self._held: dict[str, _Held] = {}
+        self._unjudged: set[str] = set()
         self._lock = threading.Lock()
+
+    def ends_by_retrieval(self, peer_id: str) -> bool:
+        """The peer's retrieval is here: turns it away if it is held. Until `judged` it is not let in again."""
+        if peer_id not in self._held:
+            return False
+        with self._lock:
+            self._unjudged.add(peer_id)
+        return self.release(peer_id, DISCONNECT)
+
+    def judged(self, peer_id: str) -> None:
+        with self._lock:
+            self._unjudged.discard(peer_id)
+
+    def decide(self, watch: Watch, peer_id: str, *, offers: bool) -> Decision:
+        """What happens to a peer that connects; `offers`: it offers storage."""
+        if peer_id in self._unjudged:
+            return Decision.LEAVE
+        if watch.recovering:
+            if peer_id in watch.insiders:
+                return Decision.ENTER
+            return Decision.HOLD if offers and peer_id not in watch.heard else Decision.LEAVE
+        if watch.fresh and offers and peer_id not in watch.heard:
+            return Decision.HOLD
+        return Decision.ENTER
 
     def hold(self, peer_id: str, hook: Hook, now: float) -> None:
         with self._lock:
@@ -101,9 +115,6 @@ class Gate:
         """Peers whose settle time is over."""
         with self._lock:
             return [peer_id for peer_id, held in self._held.items() if held.until <= now]
-
-    def __contains__(self, peer_id: str) -> bool:
-        return peer_id in self._held
 
     def next_event(self) -> float:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,18 @@ else:
         os.environ["RUST"] = "0"
     os.environ.setdefault("TIMEOUT", "60")
     from pyln.testing.fixtures import *  # noqa: F403
+    from pyln.testing.utils import LightningNode
+
+    class _Node(LightningNode):  # type: ignore[misc]
+        """lightningd's own leaks, which a development run looks for as it stops, are not ours to test."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.daemon.env.pop("LIGHTNINGD_DEV_MEMLEAK", None)
+
+    @pytest.fixture
+    def node_cls() -> type[LightningNode]:
+        return _Node
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

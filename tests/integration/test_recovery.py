@@ -19,6 +19,7 @@ from tests.integration.helpers import (
     BESIDE,
     LOSING,
     OURS,
+    SLOW,
     STOCK,
     channel_ids,
     connect,
@@ -41,7 +42,7 @@ HUB_PEERS = 5
 
 def test_hub_with_five_peers_and_total_loss(node_factory: Any) -> None:
     """All five peers hold a complete current backup seconds after the last channel; one is enough."""
-    hub, *peers = node_factory.get_nodes(1 + HUB_PEERS, opts=[OURS | LOSING] + [OURS] * HUB_PEERS)
+    hub, *peers = node_factory.get_nodes(1 + HUB_PEERS, opts=[OURS | LOSING] + [SLOW] * HUB_PEERS)
     fund(hub, *peers)
     key = secret(hub)
     started = time.monotonic()
@@ -71,7 +72,7 @@ def test_hub_with_five_peers_and_total_loss(node_factory: Any) -> None:
 
 def test_recover_as_the_readme_says(node_factory: Any) -> None:
     """The pipeline of the README, word for word, in a shell."""
-    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, OURS])
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, SLOW])
     fund(l1, l2)
     key = secret(l1)
     wait_for(lambda: holds_all(l2, l1, key))
@@ -91,7 +92,7 @@ def test_recover_as_the_readme_says(node_factory: Any) -> None:
 
 @pytest.mark.parametrize("options", [OURS, BESIDE], ids=["alone", "beside-builtin"])
 def test_fresh_node_connecting_twice_harms_nothing(node_factory: Any, options: dict[str, Any]) -> None:
-    l1, l2, l3 = node_factory.get_nodes(3, opts=[options | LOSING, OURS, OURS])
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[options | LOSING, SLOW, SLOW])
     fund(l1, l2, l3)
     key = secret(l1)
     wait_for(lambda: holds_all(l2, l1, key) and holds_all(l3, l1, key))
@@ -123,7 +124,7 @@ def test_fresh_node_connecting_twice_harms_nothing(node_factory: Any, options: d
 
 def test_true_database_after_all(node_factory: Any, tmp_path: Path) -> None:
     """The operator finds the disk again after gathering: everything goes on as if nothing had happened."""
-    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, OURS])
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, SLOW])
     fund(l1, l2)
     key = secret(l1)
     wait_for(lambda: holds_all(l2, l1, key))
@@ -149,7 +150,7 @@ def test_true_database_after_all(node_factory: Any, tmp_path: Path) -> None:
 
 def test_old_database_is_noticed(node_factory: Any, tmp_path: Path) -> None:
     """An old copy of the database that doesn't know a channel stops our backups, not the peers'."""
-    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, OURS, OURS])
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, SLOW, SLOW])
     fund(l1, l2)
     key = secret(l1)
     wait_for(lambda: holds_all(l2, l1, key))
@@ -178,7 +179,7 @@ def test_old_database_is_noticed(node_factory: Any, tmp_path: Path) -> None:
 
 def test_we_recover_from_the_builtins_blob(node_factory: Any) -> None:
     """A node that ran the built-in is lost; it comes back with our plugin."""
-    l1, l2 = node_factory.get_nodes(2, opts=[STOCK | LOSING, STOCK])
+    l1, l2 = node_factory.get_nodes(2, opts=[STOCK | LOSING, STOCK | {"plugin": SLOW["plugin"][1]}])
     fund(l1, l2)
     before = channel_ids(l1)
     disconnect(l1, l2)

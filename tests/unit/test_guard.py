@@ -67,19 +67,10 @@ def judged(
     return judgement.verdict, set(judgement.unknown), set(judgement.ahead)
 
 
-@pytest.mark.parametrize(
-    ("record", "backup", "ours", "closed", "verdict", "unknown", "ahead"),
-    [pytest.param(*case[1:], id=case[0]) for case in CASES],
-)
-def test_verdicts(
-    record: State,
-    backup: Backup,
-    ours: list[ChannelBackup],
-    closed: list[ChannelBackup],
-    verdict: Verdict,
-    unknown: list[int],
-    ahead: list[int],
-) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_verdicts(case: Case) -> None:
+    _, record, backup, ours, closed, verdict, unknown, ahead = case
+
     def ids(numbers: list[int]) -> set[bytes]:
         return {entry(number).channel_id for number in numbers}
 
