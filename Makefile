@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: all demo test check lint types unit integration bench fuzz fmt clean
+.PHONY: all demo test check lint types integration bench fmt clean
 
 all: $(VENV)/runtime
 
@@ -22,8 +22,7 @@ demo: $(VENV)/tests
 
 # Unit tests, the simulated network, and real nodes where bitcoind and lightningd are on PATH.
 test: $(VENV)/tests
-	$(PYTEST) tests/unit tests/simnet
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/unit tests/simnet tests/integration
 
 check: lint types
 

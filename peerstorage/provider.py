@@ -43,6 +43,9 @@ class Provider:
         """The newest blob of a peer while it waits to be written: what a retrieval must hold."""
         return self._pending.get(peer_id)
 
+    def all_pending(self) -> dict[str, bytes]:
+        return dict(self._pending)
+
     def due(self, now: float, *, flush: bool = False) -> list[str]:
         """Peers whose blob is to be written now; `flush`: all that wait."""
         return [peer_id for peer_id in self._pending if flush or self._due_at(peer_id) <= now]

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -43,12 +44,14 @@ class App:
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
         self._said: set[str] = set()
-        self._stopped = False
         self._declare()
 
     def run(self) -> None:
         """Serves lightningd until it goes away."""
         self._plugin.run()
+        # lightningd closed the pipe without a word: it died.
+        if hasattr(self, "keeper"):
+            self.worker.stop("end", self.keeper.flush, _SHUTDOWN_SECONDS)
 
     def _declare(self) -> None:
         plugin = self._plugin
@@ -70,13 +73,13 @@ class App:
     ) -> dict[str, str] | None:
         try:
             self.options = Options.parse(options)
-            rpc_path = str(Path(configuration["lightning-dir"]) / configuration["rpc-file"])
-            self.node = Node(rpc_path)
+            folder = Path(configuration["lightning-dir"])
+            self.node = Node(str(folder / configuration["rpc-file"]))
             self.store = Store(self.node)
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
             self.gate = Gate(self.options.settle)
-            self.keeper = Keeper(self.node, self.store, self.options, self._log)
+            self.keeper = Keeper(self.node, self.store, self.options, folder, self._log)
             beside_builtin = self.node.builtin_is_active()
             self._join_connected_peers()
         except PeerstorageError as error:
@@ -102,14 +105,11 @@ class App:
                 self.user.connected(peer_id, time.monotonic(), joined_late=True)
 
     def _on_shutdown(self, **_: Any) -> None:
-        self.stop()
+        self._stop()
         os._exit(0)
 
-    def stop(self) -> None:
+    def _stop(self) -> None:
         """Writes what waits. Held hooks are answered `disconnect`: nobody is let in unseen."""
-        if self._stopped:
-            return
-        self._stopped = True
 
         def finish() -> None:
             self.gate.release_all(DISCONNECT)
@@ -208,7 +208,9 @@ class App:
     # Log
 
     def _log(self, level: str, message: str) -> None:
-        self._plugin.log(message, level)
+        # When lightningd died nobody reads any more, and what is being done then still has to end well.
+        with contextlib.suppress(OSError):
+            self._plugin.log(message, level)
 
     def _say(self, message: str) -> None:
         if message not in self._said:
@@ -246,7 +248,4 @@ def main() -> None:
     """Entry point of plugin.py."""
     # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
     sys.setswitchinterval(0.0005)
-    app = App(Plugin())
-    app.run()
-    # lightningd closed the pipe without a word, so its RPC is gone too: there is nothing left to write to.
-    sys.exit(0)
+    App(Plugin()).run()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from peerstorage.config import Options
+from peerstorage.errors import PeerstorageError
 from peerstorage.provider import Provider
+from peerstorage.shell import spill
 from peerstorage.shell.node import Node, NodeError
 from peerstorage.store import Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
@@ -21,12 +24,21 @@ from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
 class Keeper:
     """All methods run on the worker. `log(level, message)`."""
 
-    def __init__(self, node: Node, store: Store, options: Options, log: Callable[[str, str], None]) -> None:
-        self._node, self._store, self._options, self._log = node, store, options, log
+    def __init__(
+        self, node: Node, store: Store, options: Options, folder: Path, log: Callable[[str, str], None]
+    ) -> None:
+        self._node, self._store, self._options, self._folder, self._log = node, store, options, folder, log
         self.metas = store.metas()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
         self._said: set[tuple[str, str]] = set()
+        try:
+            left_over = spill.take(folder)
+        except OSError as error:
+            self._log("warn", f"what peers sent before the last stop can't be read: {error}")
+            left_over = {}
+        for peer_id, blob in left_over.items():
+            self.provider.received(peer_id, blob)
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
@@ -56,9 +68,14 @@ class Keeper:
             self._write(peer_id, now)
 
     def flush(self) -> None:
-        """Writes all that waits: the plugin is about to stop."""
-        for peer_id in self.provider.due(time.monotonic(), flush=True):
-            self._write(peer_id, time.monotonic())
+        """Writes all that waits, for the plugin is about to stop: to the datastore, else to a file."""
+        try:
+            for peer_id in self.provider.due(time.monotonic(), flush=True):
+                self._write(peer_id, time.monotonic())
+        except PeerstorageError:
+            waiting = self.provider.all_pending()
+            spill.save(self._folder, waiting)
+            self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
 
     def _write(self, peer_id: str, now: float) -> None:
         blob = self.provider.pending(peer_id)

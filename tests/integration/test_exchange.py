@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,26 @@ def test_restart_of_either_side(node_factory: Any) -> None:
         wait_for(lambda: row(l1, l2).get("state") == "current")
         wait_for(lambda: holds_all(l2, l1, key))
     assert status(l1)["mode"] == "normal"
+
+
+def test_what_waits_survives_a_stop_of_the_node(node_factory: Any) -> None:
+    """At a node's stop the datastore is out of reach already; what peers sent last is there all the same."""
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS, OURS | {"peerstorage-interval": 3600}])
+    fund(l1, l2)
+    key = secret(l1)
+    wait_for(lambda: held_blob(l2, l1) is not None)
+    newest = l1.rpc.call("peerstorage-push")["timestamp"]
+    time.sleep(1)
+
+    def held_timestamp() -> int:
+        backup = held_backup(l2, l1, key)
+        assert backup is not None
+        return backup.timestamp
+
+    assert held_timestamp() < newest
+    l2.restart()
+    wait_for(lambda: held_timestamp() == newest)
+    assert not (Path(l2.daemon.lightning_dir) / "regtest/peerstorage.pending").exists()
 
 
 def test_dynamic_start_and_stop(node_factory: Any) -> None:
