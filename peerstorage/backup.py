@@ -78,13 +78,15 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A decoded backup. `faults` names what could not be read; `summary` is None for the built-in's."""
+    """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
+    `summary` is None for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
     summary: Summary | None
     legacy: bool = False
     faults: tuple[str, ...] = ()
+    lost: int = 0
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -172,19 +174,28 @@ def decode(plaintext: bytes) -> Backup:
         except FormatError as error:
             # The length of this entry is unknown, so what comes after it is out of reach.
             faults.append(f"entry {number + 1} of {count} can't be read, and none after it: {error}")
-            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults))
+            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults), count - len(entries))
         try:
             entry.check()
         except FormatError as error:
             faults.append(f"entry {number + 1} of {count}, channel {entry.channel_id.hex()}: {error}")
         else:
             entries.append(entry)
+    lost = count - len(entries)
     try:
         summary = _extension(plaintext[reader.offset :])
+        if summary is not None and summary.complete and not lost:
+            _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults))
+    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults), lost)
+
+
+def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
+    """A complete backup closes channels by its silence, so it must be what it says it is."""
+    if (summary.channels, summary.digest) != (len(entries), digest(entry.channel_id for entry in entries)):
+        raise FormatError("the summary says complete, but it doesn't match the entries")
 
 
 def _extension(data: bytes) -> Summary | None:

@@ -76,7 +76,9 @@ class Options:
 
 
 def _boolean(name: str, given: Mapping[str, str]) -> bool:
-    return _choice(name, {name: given[name].lower()}, ("true", "false")) == "true"
+    if given[name].lower() in {"true", "false"}:
+        return given[name].lower() == "true"
+    return _choice(name, given, ("true", "false")) == "true"
 
 
 def _choice(name: str, given: Mapping[str, str], allowed: tuple[str, ...]) -> str:

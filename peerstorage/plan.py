@@ -27,21 +27,23 @@ class Contents:
 def fit(channels: Sequence[ChannelBackup], capacity: int = MAX_BLOB) -> Contents:
     """The entries for a sealed blob of at most `capacity` bytes. Same input, same output."""
     room = capacity - OVERHEAD - FIXED_LENGTH
-    chosen: dict[bytes, ChannelBackup] = {}
-    by_value = sorted(channels, key=lambda entry: (-entry.funding_sats, entry.channel_id))
-    extra: list[tuple[ChannelBackup, int]] = []
-    for entry in by_value:
-        small = entry.small()
+    chosen: dict[int, ChannelBackup] = {}
+    by_value = sorted(
+        range(len(channels)), key=lambda number: (-channels[number].funding_sats, channels[number].channel_id)
+    )
+    extra: list[tuple[int, int]] = []
+    for number in by_value:
+        small = channels[number].small()
         length = len(small.to_bytes())
         if length <= room and len(chosen) < MAX_ENTRIES:
-            chosen[entry.channel_id] = small
+            chosen[number] = small
             room -= length
-            extra.append((entry, len(entry.to_bytes()) - length))
+            extra.append((number, len(channels[number].to_bytes()) - length))
     full = 0
-    for entry, length in extra:
+    for number, length in extra:
         if length <= room:
-            chosen[entry.channel_id] = entry
+            chosen[number] = channels[number]
             room -= length
             full += 1
-    entries = tuple(chosen[entry.channel_id] for entry in channels if entry.channel_id in chosen)
+    entries = tuple(chosen[number] for number in sorted(chosen))
     return Contents(entries, full, len(channels) - len(entries))

@@ -6,7 +6,8 @@ Rules:
 - The first blob of a peer is written at once; after that at most one write per interval and peer. BOLT 1 lets
   the receiver delay storing; the latest waits in memory and is never dropped for an older one.
 - A pending time is never put off by a newer blob, else a chatty peer would never be stored.
-- When the quota is full, peers that we already store for keep their place; newcomers are refused.
+- Each peer that we store for has room for the largest blob, so its updates always fit and the quota always
+  holds; when there is no such room left, newcomers are refused.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Provider:
         """Whether `size` bytes of this peer may be stored. An update of what we store always may."""
         if size > MAX_BLOB:
             return False
-        return peer_id in self._sizes or self.total + size <= self._quota
+        return peer_id in self._sizes or (self.peers + 1) * MAX_BLOB <= self._quota
 
     def written(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is in the datastore now, or deleted there if it is empty; a newer one goes on waiting."""
@@ -78,5 +79,5 @@ class Provider:
         self._forget(peer_id, blob)
 
     def _forget(self, peer_id: str, blob: bytes) -> None:
-        if self._pending.get(peer_id) is blob:
+        if self._pending.get(peer_id) == blob:
             del self._pending[peer_id]

@@ -83,19 +83,27 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
 
     `in_use`: channel_id by database id of the live database.
     """
+    # In one order, so that it can't matter who answered first.
+    sources = sorted(sources, key=lambda source: (-source.backup.timestamp, source.name))
     closings = _closings(sources)
     best: dict[bytes, Candidate] = {}
+    closed: dict[bytes, Rejected] = {}
     for source in sources:
         for entry in source.backup.entries:
             candidate = Candidate(entry, source)
-            if any(closing.closes(candidate) for closing in closings):
+            closing = next((closing for closing in closings if closing.closes(candidate)), None)
+            if closing is not None:
+                closed.setdefault(entry.channel_id, closing.explain(candidate))
                 continue
             known = best.get(entry.channel_id)
             if known is None or candidate.rank > known.rank:
                 best[entry.channel_id] = candidate
-    kept, conflicts = _without_conflicts(best.values(), in_use)
-    missing = _missing(sources, frozenset(candidate.entry.channel_id for candidate in kept), len(conflicts))
-    return Recovered(tuple(kept), tuple(sources), (*rejected, *conflicts), missing)
+    kept, conflicts, alive = _without_conflicts(best.values(), in_use)
+    there = alive | {candidate.entry.channel_id for candidate in kept}
+    gone = [reason for channel_id, reason in closed.items() if channel_id not in best]
+    return Recovered(
+        tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, frozenset(there))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,13 @@ class _Closing:
         from_it = self.since <= candidate.source.backup.timestamp < self.timestamp
         return from_it and candidate.entry.channel_id not in self.open_channels
 
+    def explain(self, candidate: Candidate) -> Rejected:
+        return Rejected(
+            candidate.source.name,
+            f"channel {candidate.entry.channel_id.hex()} is not in the complete backup of {self.timestamp}, which "
+            f"is newer than this one of {candidate.source.backup.timestamp}: it was closed",
+        )
+
 
 def _closings(sources: Sequence[Source]) -> list[_Closing]:
     return [
@@ -119,26 +134,46 @@ def _closings(sources: Sequence[Source]) -> list[_Closing]:
     ]
 
 
-def _missing(sources: Sequence[Source], kept: frozenset[bytes], conflicts: int) -> int:
-    """How many channels the newest summary counts that are not kept; without one, what could not be read."""
-    backups = [source.backup for source in sources if source.backup.summary is not None]
-    newest = max(backups, key=lambda backup: backup.timestamp, default=None)
+def _missing(sources: Sequence[Source], there: frozenset[bytes]) -> int:
+    """How many channels must exist that are not there. Where that can't be known exactly, at least one."""
+    backups = [source.backup for source in sources]
+    newest = max(
+        (backup for backup in backups if backup.summary is not None),
+        key=lambda backup: backup.timestamp,
+        default=None,
+    )
     if newest is None or newest.summary is None:
-        return conflicts + sum(len(source.backup.faults) for source in sources)
-    if digest(kept) == newest.summary.digest:
-        return 0
-    known = kept & newest.channel_ids if newest.summary.complete else kept
-    return max(0, newest.summary.channels - len(known))
+        return sum(backup.lost for backup in backups)
+    unread = sum(backup.lost for backup in backups if backup.timestamp > newest.timestamp)
+    if newest.summary.complete and not newest.lost:
+        return unread + len(newest.channel_ids - there)
+    if digest(there) == newest.summary.digest:
+        return unread
+    # What else is there may be closed by now, so it does not make up for what is not.
+    return unread + max(1, newest.summary.channels - len(there))
 
 
 def _without_conflicts(
     candidates: Iterable[Candidate], in_use: Mapping[int, bytes]
-) -> tuple[list[Candidate], list[Rejected]]:
+) -> tuple[list[Candidate], list[Rejected], set[bytes]]:
+    """What recoverchannel may get, what it may not, and which channels live in the database under another id:
+    it would make a second channel of each of those."""
     kept: list[Candidate] = []
     conflicts: list[Rejected] = []
+    alive: set[bytes] = set()
     taken = dict(in_use)
+    live_ids = {channel_id: database_id for database_id, channel_id in in_use.items()}
     for candidate in sorted(candidates, key=lambda c: (-c.entry.funding_sats, c.entry.channel_id)):
         entry = candidate.entry
+        live_id = live_ids.get(entry.channel_id, entry.database_id)
+        if live_id != entry.database_id:
+            alive.add(entry.channel_id)
+            reason = (
+                f"channel {entry.channel_id.hex()} is in this node's database already, with database id {live_id} "
+                f"and not {entry.database_id}"
+            )
+            conflicts.append(Rejected(candidate.source.name, reason))
+            continue
         holder = taken.setdefault(entry.database_id, entry.channel_id)
         if holder == entry.channel_id:
             kept.append(candidate)
@@ -149,4 +184,4 @@ def _without_conflicts(
             f"which channel {holder.hex()} in {where} uses; recoverchannel would skip it without a word"
         )
         conflicts.append(Rejected(candidate.source.name, reason))
-    return kept, conflicts
+    return kept, conflicts, alive

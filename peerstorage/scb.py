@@ -24,8 +24,9 @@ from peerstorage.wire import NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, i
 CHANNEL_ID_LENGTH = 32
 MAX_SHACHAIN_ENTRIES = 49
 MAX_SHACHAIN_INDEX = (1 << 48) - 1
-# Database ids are signed 64-bit integers in lightningd's database, and the next channel takes the next one.
-MAX_DATABASE_ID = (1 << 63) - 2
+# recoverchannel binds the id as a 32-bit int and aborts lightningd above it (v26.06.6: 2^31, 2^32 and more all
+# did); the next channel takes the next id.
+MAX_DATABASE_ID = (1 << 31) - 2
 MAX_SATS = 21_000_000 * 100_000_000
 MAX_CHANNEL_TYPE = 256
 
@@ -115,8 +116,10 @@ class Shachain:
             zeros = 48 if index == 0 else (index & -index).bit_length() - 1
             if index > MAX_SHACHAIN_INDEX or zeros < position:
                 raise FormatError(f"shachain index {index:#x} can't stand at position {position}")
-        if self.known and not self.min_index <= min(index for index, _ in self.known):
-            raise FormatError(f"shachain min_index {self.min_index:#x} is above an index that is known")
+        lowest = min((index for index, _ in self.known), default=self.min_index)
+        if self.min_index != lowest:
+            # The latest secret is always among those known. Another number would lie about the revocations.
+            raise FormatError(f"shachain min_index {self.min_index:#x} is not the lowest known, {lowest:#x}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class _Peer:
     settle_until: float
     settled: bool = False
     dirty: bool = True
+    chosen: bool = False
 
 
 class Sessions:
@@ -46,7 +47,10 @@ class Sessions:
             self._last_sent[peer_id] = now - min(max(last_sent_ago, 0.0), self._interval)
 
     def disconnected(self, peer_id: str) -> None:
-        self._peers.pop(peer_id, None)
+        """The peer is gone; if it was to get penalty data that moved, another one gets it instead."""
+        peer = self._peers.pop(peer_id, None)
+        if peer is not None and peer.chosen:
+            self._choose(1)
 
     def retrieved(self, peer_id: str) -> None:
         """The peer's retrieval came (and was judged): no more reason to wait."""
@@ -68,14 +72,14 @@ class Sessions:
 
     def penalty_moved(self, replicas: int) -> None:
         """Penalty data moved on: the `replicas` settled peers that waited longest get it."""
-        ready = [peer_id for peer_id, peer in self._peers.items() if peer.settled]
-        waiting = sum(self._peers[peer_id].dirty for peer_id in ready)
-        clean = sorted(
-            (peer_id for peer_id in ready if not self._peers[peer_id].dirty),
-            key=lambda peer_id: self._last_sent.get(peer_id, float("-inf")),
-        )
-        for peer_id in clean[: max(0, replicas - waiting)]:
-            self._peers[peer_id].dirty = True
+        waiting = sum(peer.settled and peer.dirty for peer in self._peers.values())
+        self._choose(replicas - waiting)
+
+    def _choose(self, count: int) -> None:
+        clean = [peer_id for peer_id, peer in self._peers.items() if peer.settled and not peer.dirty]
+        clean.sort(key=lambda peer_id: self._last_sent.get(peer_id, float("-inf")))
+        for peer_id in clean[: max(0, count)]:
+            self._peers[peer_id].dirty = self._peers[peer_id].chosen = True
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: neither settle time nor interval count."""
@@ -102,6 +106,6 @@ class Sessions:
     def done(self, peer_id: str, now: float | None) -> None:
         """What was due is dealt with; `now` when a backup was really handed over, None when there was none."""
         if peer_id in self._peers:
-            self._peers[peer_id].dirty = False
+            self._peers[peer_id].dirty = self._peers[peer_id].chosen = False
         if now is not None:
             self._last_sent[peer_id] = now

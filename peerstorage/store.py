@@ -106,7 +106,7 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
     types = {field.name: str(field.type) for field in fields(kind)}
     if set(values) != set(types) or any(type(values[field]).__name__ != types[field] for field in types):
-        raise StoreError(f"datastore key {name} has fields that this version doesn't know")
+        raise StoreError(f"datastore key {name} does not have the fields of this version")
     return kind(**values)
 
 

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from string import hexdigits
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -138,10 +139,9 @@ class Message(NamedTuple):
 
 def offers_storage(features: str) -> bool:
     """Whether a feature field in hex (big-endian, as in init) has option_provide_storage, bit 42 or 43."""
-    try:
-        bits = int(features or "0", 16)
-    except ValueError:
+    if not set(features) <= set(hexdigits):
         return False
+    bits = int(features or "0", 16)
     return any(bits >> bit & 1 for bit in _PROVIDE_STORAGE_BITS)
 
 

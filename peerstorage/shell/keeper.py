@@ -104,5 +104,5 @@ class Keeper:
         if self._options.provide == "channels" and not self._node.has_channel_with(peer_id):
             return "there is no channel with it (peerstorage-provide=channels)"
         if not self.provider.has_room(peer_id, size):
-            return f"the quota is full: {self.provider.total} of {self._options.quota} bytes"
+            return f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
         return ""

@@ -181,6 +181,12 @@ CASES = [
         missing=2,
     ),
     Case(
+        "a channel of a lost database does not make up for it",
+        (backup(200, A, of=[A, B], faults=("entry 2",), since=150), foreign(100, D)),
+        {"A": (200, 5), "D": (100, 5)},
+        missing=1,
+    ),
+    Case(
         "what one source could not read another has",
         (backup(200, A, of=[A, B], faults=("entry 2",)), backup(200, A, B)),
         ALL,
