@@ -44,6 +44,11 @@ class Candidate:
     source: Source
 
     @property
+    def scb(self) -> str:
+        """What recoverchannel gets, in hex."""
+        return self.entry.for_recoverchannel().to_bytes().hex()
+
+    @property
     def rank(self) -> tuple[int, int, bool]:
         """The more the better: revocations, then age, then penalty data even where nothing was revoked yet."""
         return self.entry.revocations, self.source.backup.timestamp, self.entry.shachain is not None

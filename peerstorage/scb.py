@@ -215,6 +215,21 @@ class ChannelBackup:
         """The entry without penalty data: enough to get our balance back, not to punish."""
         return replace(self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] != _TLV_SHACHAIN))
 
+    def for_recoverchannel(self) -> ChannelBackup:
+        """The entry as it has to be handed over, so that lightningd sweeps our balance after the peer's close.
+
+        When a commitment of the peer confirms, onchaind compares its number with the revocations it knows of.
+        Where it is the current one it looks for outputs made with the peer's current per-commitment point, which
+        no backup has: it fails, and nothing is ever swept (docs/facts.md). Any other number, and it sweeps what
+        is ours. So `min_index` is moved to where it can't be the current one; the secrets stay, and with them
+        the punishment of revoked commitments.
+        """
+        shachain = self.shachain or Shachain(MAX_SHACHAIN_INDEX + 1, ())
+        min_index = shachain.min_index + 2 if shachain.revocations >= 2 else 1
+        others = tuple(tlv for tlv in self.tlvs if tlv[0] != _TLV_SHACHAIN)
+        moved = (_TLV_SHACHAIN, Shachain(min_index, shachain.known).to_bytes())
+        return replace(self, tlvs=(moved, *others))
+
     def check(self) -> None:
         """Raises FormatError unless recoverchannel takes this entry without harm."""
         if not 1 <= self.database_id <= MAX_DATABASE_ID:

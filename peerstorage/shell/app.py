@@ -26,6 +26,7 @@ from peerstorage.shell import rpc
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
+from peerstorage.shell.restore import Departures
 from peerstorage.shell.user import User
 from peerstorage.shell.worker import ORDINARY, URGENT, Worker
 from peerstorage.store import Store
@@ -44,6 +45,8 @@ class App:
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
         self._said: set[str] = set()
+        self.departures = Departures()
+        self.restoring = threading.Lock()
         self._declare()
 
     def run(self) -> None:
@@ -196,6 +199,7 @@ class App:
             self.user.disconnected(peer_id)
             self.keeper.disconnected(peer_id)
 
+        self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.
         self.worker.submit("disconnect", leave, URGENT)
 

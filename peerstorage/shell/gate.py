@@ -9,7 +9,8 @@ Rules:
 - No channels and no history (new, or all lost): a storage peer is held until its retrieval or the settle time.
   The retrieval ends the connection; if it proved harmless, the peer is let in at once the next time.
 - Recovering: only peers whose channels the database knows (after recoverchannel, say) are let in. Others are
-  held until their retrieval, and turned away at once when we have it already or when they don't store.
+  held until their retrieval, and turned away at once when we have it already or when they don't store. A
+  restore invites the peers that it wants to close.
 - Otherwise nobody is held.
 - Every hook is answered exactly once. Used by the main thread and the worker.
 """
@@ -17,6 +18,8 @@ Rules:
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -65,6 +68,7 @@ class Gate:
         self._settle = settle
         self._held: dict[str, _Held] = {}
         self._unjudged: set[str] = set()
+        self._invited: set[str] = set()
         self._lock = threading.Lock()
 
     def ends_by_retrieval(self, peer_id: str) -> bool:
@@ -81,6 +85,8 @@ class Gate:
 
     def decide(self, watch: Watch, peer_id: str, *, offers: bool) -> Decision:
         """What happens to a peer that connects; `offers`: it offers storage."""
+        if peer_id in self._invited:
+            return Decision.ENTER
         if peer_id in self._unjudged:
             return Decision.LEAVE
         if watch.recovering:
@@ -90,6 +96,15 @@ class Gate:
         if watch.fresh and offers and peer_id not in watch.heard:
             return Decision.HOLD
         return Decision.ENTER
+
+    @contextmanager
+    def invitation(self, peer_id: str) -> Iterator[None]:
+        """While it lasts this peer is let in: a restore wants it to close."""
+        self._invited.add(peer_id)
+        try:
+            yield
+        finally:
+            self._invited.discard(peer_id)
 
     def hold(self, peer_id: str, hook: Hook, now: float) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ class Node:
     """One connection's worth of calls; used by one thread."""
 
     def __init__(self, rpc_path: str) -> None:
+        self.rpc_path = rpc_path
         self._rpc = LightningRpc(rpc_path)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -100,6 +101,29 @@ class Node:
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
         return any(channel["state"] not in _UNCOMMITTED for channel in channels)
+
+    def channel_states(self) -> dict[str, str]:
+        """lightningd's state by channel_id in hex, of channels that have one."""
+        channels = self.call("listpeerchannels")["channels"]
+        return {channel["channel_id"]: channel["state"] for channel in channels if "channel_id" in channel}
+
+    def announced_addresses(self, peer_id: str) -> list[str]:
+        """What gossip knows of a peer, as `connect` takes it; websockets and Tor v2 left out."""
+        found = []
+        for known in self.call("listnodes", id=peer_id)["nodes"]:
+            for address in known.get("addresses", []):
+                if address["type"] in {"ipv4", "torv3", "dns"}:
+                    found.append(f"{address['address']}:{address['port']}")
+                elif address["type"] == "ipv6":
+                    found.append(f"[{address['address']}]:{address['port']}")
+        return found
+
+    def connect(self, peer_id: str, address: str) -> None:
+        self.call("connect", id=f"{peer_id}@{address}")
+
+    def recoverchannel(self, scb: list[str]) -> list[str]:
+        """Hands entries over; they must have been checked, for lightningd aborts on bad ones."""
+        return [str(stub) for stub in self.call("recoverchannel", scb=scb)["stubs"]]
 
     def connected_peers(self) -> dict[str, str]:
         """Features in hex by node_id, of peers that are connected now."""

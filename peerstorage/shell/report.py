@@ -22,7 +22,7 @@ def time_text(seconds: int) -> str | None:
 
 def recovered(result: Recovered) -> dict[str, Any]:
     return {
-        "scb": [candidate.entry.to_bytes().hex() for candidate in result.candidates],
+        "scb": [candidate.scb for candidate in result.candidates],
         "channels": [
             {
                 "channel_id": candidate.entry.channel_id.hex(),

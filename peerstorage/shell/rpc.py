@@ -5,8 +5,10 @@ Rules: the worker answers; every error has a code and says what to do; recover, 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,17 @@ from peerstorage import recovery
 from peerstorage.errors import (
     INVALID_PARAMS,
     NODE_REFUSED,
+    NOTHING_TO_SEND,
     SOURCE_UNREADABLE,
+    STILL_ALIVE,
+    STILL_RECOVERING,
     SWITCHED_OFF,
     PeerstorageError,
     UsageError,
 )
 from peerstorage.shell import report
+from peerstorage.shell.node import Node
+from peerstorage.shell.restore import Restore
 
 if TYPE_CHECKING:
     from peerstorage.shell.app import App
@@ -55,12 +62,24 @@ def register(plugin: Plugin, app: App) -> None:
         """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
         _answer_later(app, request, unknown, lambda: _resume(app, word))
 
+    def restore(
+        request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
+    ) -> None:
+        """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
+
+        dry_run shows the plan and closes nothing; wait: seconds to watch the closes. Run it again at any time."""
+        if not str(wait).isdecimal():
+            _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
+            return
+        _restore(app, request, unknown, _Wishes(_true(dry_run), int(wait), _true(force)))
+
     for name, function in (
         ("peerstorage-recover", recover),
         ("peerstorage-status", status),
         ("peerstorage-push", push),
         ("peerstorage-list", stored),
         ("peerstorage-resume", resume),
+        ("peerstorage-restore", restore),
     ):
         plugin.add_method(name, function, background=True, description="Peer storage")
 
@@ -69,33 +88,112 @@ def _answer_later(
     app: App, request: Any, unknown: dict[str, Any], make: Callable[[], dict[str, Any]]
 ) -> None:
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        request.set_exception(RpcException(f"{request.method} has no parameter {names}", INVALID_PARAMS))
+        _refuse_unknown(request, unknown)
         return
+    app.worker.submit(request.method, _guarded(request, lambda: request.set_result(make())))
 
-    def task() -> None:
+
+def _guarded(request: Any, task: Callable[[], None]) -> Callable[[], None]:
+    """`task`, whose failures become the answer of the request."""
+
+    def run() -> None:
         try:
-            result = make()
-        except UsageError as error:
-            request.set_exception(RpcException(str(error), error.code))
+            task()
         except PeerstorageError as error:
-            request.set_exception(RpcException(str(error), NODE_REFUSED))
+            _refuse(request, error)
         except Exception as error:
             request.set_exception(RpcException(f"{type(error).__name__}: {error}", NODE_REFUSED))
             raise
-        else:
-            request.set_result(result)
 
-    app.worker.submit(request.method, task)
+    return run
+
+
+def _refuse(request: Any, error: PeerstorageError) -> None:
+    request.set_exception(RpcException(str(error), getattr(error, "code", 0) or NODE_REFUSED))
+
+
+def _refuse_unknown(request: Any, unknown: dict[str, Any]) -> None:
+    names = ", ".join(map(repr, unknown))
+    request.set_exception(RpcException(f"{request.method} has no parameter {names}", INVALID_PARAMS))
 
 
 def _recover(app: App, source: str | None) -> dict[str, Any]:
+    return report.recovered(_merge(app, source))
+
+
+def _merge(app: App, source: str | None = None) -> recovery.Recovered:
     blobs = app.store.all_retrieved() if source is None else iter([_read_source(str(source))])
     sources, rejected = recovery.open_sources(app.key, blobs)
     if source is not None and not sources:
         raise UsageError(SOURCE_UNREADABLE, f"{rejected[0].name}: {rejected[0].reason}")
     in_use = {entry.database_id: entry.channel_id for entry in app.node.channels()}
-    return report.recovered(recovery.merge(sources, rejected, in_use))
+    return recovery.merge(sources, rejected, in_use)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    dry_run: bool
+    wait: int
+    force: bool
+
+
+def _true(value: object) -> bool:
+    """lightning-cli passes true and false as they are, other callers may pass text."""
+    return value is True or str(value).lower() == "true"
+
+
+def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -> None:
+    """The worker plans, a thread of its own carries out."""
+
+    def prepare() -> None:
+        try:
+            recovered = _ready_to_restore(app, wishes)
+        except PeerstorageError as error:
+            _refuse(request, error)
+            return
+        threading.Thread(
+            target=_guarded(request, lambda: work(recovered)), name="restore", daemon=True
+        ).start()
+
+    def work(recovered: recovery.Recovered) -> None:
+        try:
+            run = Restore(Node(app.node.rpc_path), app.gate, app.departures, request.notify, request.progress)
+            plans = run.plan(recovered)
+            total = sum(c.entry.funding_sats for c in recovered.candidates)
+            request.notify(
+                f"{len(recovered.candidates)} channel(s) of {total} sat with {len(plans)} peer(s) "
+                + ("would be closed" if wishes.dry_run else "will be closed")
+            )
+            if not wishes.dry_run:
+                run.run(plans, wishes.wait)
+            answer = run.report(plans, recovered)
+        finally:
+            app.restoring.release()
+        if answer["finished"] and not wishes.dry_run:
+            app.worker.submit("restored", app.user.resume)
+        request.set_result(answer)
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+        return
+    app.worker.submit(request.method, _guarded(request, prepare))
+
+
+def _ready_to_restore(app: App, wishes: _Wishes) -> recovery.Recovered:
+    """The merged backups, and the restore lock taken. Raises UsageError."""
+    if not app.user.recovering:
+        raise UsageError(
+            NOTHING_TO_SEND,
+            "this node is not recovering: connect to a peer that stores its backup first; it is noticed then",
+        )
+    if app.user.rival and not (wishes.force or wishes.dry_run):
+        raise UsageError(STILL_ALIVE, f"{app.user.rival} If you are sure that it is not: force=true")
+    recovered = _merge(app)
+    if not recovered.candidates:
+        raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned yet")
+    if not app.restoring.acquire(blocking=False):
+        raise UsageError(STILL_RECOVERING, "a restore is running already")
+    return recovered
 
 
 def _read_source(source: str) -> tuple[str, bytes]:

@@ -71,6 +71,8 @@ class User:
         self._mark_entrance()
         self.latest: OurBackup | None = None
         self._marks = _marks(self.channels)
+        self.rival = ""
+        self._returned: dict[str, int] = {}
         self._may_replace: set[str] = set()
         self._joined_late: set[str] = set()
         self._said: set[tuple[str, str]] = set()
@@ -133,8 +135,23 @@ class User:
             record = replace(record, verified_timestamp=backup.timestamp)
         self._remember(peer_id, record)
         self._apply(peer_id, backup, judgement)
+        self._look_for_rival(peer_id, backup.timestamp)
         self.heard.add(peer_id)
         self.sessions.retrieved(peer_id)
+
+    def _look_for_rival(self, peer_id: str, timestamp: int) -> None:
+        """While recovering we send nothing; if what a peer returns gets newer all the same, somebody with our
+        key sends: the old node is alive, and two nodes with one key lose funds."""
+        if not self.recovering:
+            self._returned.clear()
+            return
+        before = self._returned.setdefault(peer_id, timestamp)
+        if timestamp > before and not self.rival:
+            self.rival = (
+                f"THE OLD NODE IS ALIVE: peer {peer_id} returned a backup that was made after this node began to "
+                "recover. Two nodes with one key lose funds: stop one of them, and never restore beside it."
+            )
+            self._log("warn", self.rival)
 
     def _keep(self, peer_id: str, plaintext: bytes) -> None:
         try:

@@ -33,7 +33,8 @@ STOCK: dict[str, Any] = {"may_reconnect": True, "dev-no-reconnect": None, "allow
 # What lightningd itself complains of once its database is gone or old.
 LOSING: dict[str, Any] = {
     "allow_bad_gossip": True,
-    "broken_log": r"init_cupdate for unknown scid|Cannot broadcast our commitment tx: they have a future one",
+    "broken_log": r"init_cupdate for unknown scid|Cannot broadcast our commitment tx: they have a future one|"
+    r"Unknown commitment #[0-9]+, recovering our funds",
 }
 
 

@@ -299,6 +299,16 @@ def valid_entries() -> list[Case]:
             entry(tlvs=tlv(1, shachain(0, []))),
             fields(tlv_types=[1]),
         ),
+        (
+            "an empty shachain with min_index 2^64 - 1",
+            entry(tlvs=tlv(1, shachain((1 << 64) - 1, []))),
+            fields(tlv_types=[1]),
+        ),
+        (
+            "shachain index with more zeros at its end than its place needs",
+            entry(tlvs=tlv(1, shachain(TOP - 1, [(TOP - 1, b"\x5b" * 32)]))),
+            fields(revocations=2, tlv_types=[1]),
+        ),
         ("shachain of 1 entry", entry(tlvs=tlv(1, chain_1)), fields(revocations=1, tlv_types=[1])),
         (
             "shachain of 49 entries, every commitment revoked",
@@ -426,6 +436,11 @@ def harmful_entries() -> list[Case]:
     cases = (
         ("database id 0", entry(database_id=0), "database id 0 is impossible"),
         (
+            "database id 2^31 - 1: the next channel has none",
+            entry(database_id=(1 << 31) - 1),
+            "database id 2147483647 is impossible",
+        ),
+        (
             "database id 2^31: lightningd v26.06.6 binds it as a 32-bit integer and aborts",
             entry(database_id=1 << 31),
             "database id 2147483648 is impossible",
@@ -474,7 +489,17 @@ def harmful_entries() -> list[Case]:
         (
             "shachain min_index above what it knows",
             entry(tlvs=tlv(1, shachain(TOP, [(TOP - 2, bytes(32))]))),
-            "shachain min_index 0xffffffffffff is above",
+            "shachain min_index 0xffffffffffff is not the lowest known, 0xfffffffffffd",
+        ),
+        (
+            "shachain min_index below what it knows: revocations without their secret",
+            entry(tlvs=tlv(1, shachain(TOP - 2, [(TOP, b"\x5a" * 32), (TOP - 1, b"\x5b" * 32)]))),
+            "shachain min_index 0xfffffffffffd is not the lowest known, 0xfffffffffffe",
+        ),
+        (
+            "shachain min_index 2^48 beside an index that it knows",
+            entry(tlvs=tlv(1, shachain(1 << 48, [(TOP, b"\x5a" * 32)]))),
+            "shachain min_index 0x1000000000000 is not the lowest known, 0xffffffffffff",
         ),
         ("shachain without its count", entry(tlvs=tlv(1, bytes(8))), "shachain length: needs 4 bytes"),
         ("shachain of 50 entries", entry(tlvs=fifty), "shachain of 50 entries: at most 49"),
@@ -610,6 +635,8 @@ ONE = entry(database_id=1, tlvs=ALL_TLVS)
 ID = b"\xc1" * 32
 SUMMARY = summary(1, 1, 1_700_000_000, [ID])
 INCOMPLETE = summary(3, 0, 1_700_000_000, [ID, b"\xc2" * 32, b"\xc3" * 32])
+BOTH = summary(2, 1, 1_700_000_000, [ID, b"\xc2" * 32])
+NONE = summary(0, 1, 1_700_000_000, [])
 OURS = container([ONE]) + b"psx1"
 
 
@@ -625,7 +652,13 @@ def padded(content: bytes, length: int) -> bytes:
 
 def backups() -> list[Case]:
     ours = OURS + tlv(1, SUMMARY)
-    usual: Case = {"timestamp": 1_800_000_000, "legacy": False, "entries": [ONE.hex()], "faults": []}
+    usual: Case = {
+        "timestamp": 1_800_000_000,
+        "legacy": False,
+        "entries": [ONE.hex()],
+        "faults": [],
+        "lost": 0,
+    }
     one = {**usual, "summary": told(1, True, SUMMARY)}
     plain = {**usual, "summary": None}
     legacy = container([entry(database_id=1, legacy=True, unused=b"\0")], kind=6135)
@@ -634,6 +667,7 @@ def backups() -> list[Case]:
     cut = ONE[:60]
     one_of_two = "entry 1 of 2, channel " + "c1" * 32 + ": database id 0 is impossible"
     rest = "entry 2 of 3 can't be read, and none after it"
+    no_match = "extension: the summary says complete, but it doesn't match the entries"
     real = unseal(REAL_FILE, MNEMONIC_KEY)
     timestamp = struct.unpack(">I", real[10:14])[0]
     cases: list[tuple[str, bytes, Case]] = [
@@ -709,6 +743,31 @@ def backups() -> list[Case]:
             {**plain, "faults": ["extension: summary: complete is 2, neither 0 nor 1"]},
         ),
         (
+            "a complete summary that counts another number of channels than there are entries",
+            OURS + tlv(1, summary(2, 1, 1_700_000_000, [ID])),
+            {**plain, "faults": [no_match]},
+        ),
+        (
+            "a complete summary with the digest of another channel",
+            OURS + tlv(1, summary(1, 1, 1_700_000_000, [b"\xc2" * 32])),
+            {**plain, "faults": [no_match]},
+        ),
+        (
+            "a complete summary without channels beside an entry",
+            OURS + tlv(1, summary(0, 1, 1_700_000_000, [])),
+            {**plain, "faults": [no_match]},
+        ),
+        (
+            "a complete summary is not compared with the entries where one is left out",
+            container([broken, ONE]) + b"psx1" + tlv(1, BOTH),
+            {**usual, "summary": told(2, True, BOTH), "faults": [one_of_two], "lost": 1},
+        ),
+        (
+            "a complete backup without channels",
+            container([]) + b"psx1" + tlv(1, NONE),
+            {**usual, "entries": [], "summary": told(0, True, NONE)},
+        ),
+        (
             "a byte behind the padding record",
             ours + tlv(5, b"") + b"\0",
             {**plain, "faults": ["extension: extension: type 0 after type 5"]},
@@ -716,12 +775,12 @@ def backups() -> list[Case]:
         (
             "an entry that recoverchannel must not get hides no other",
             container([broken, ONE]) + b"psx1" + tlv(1, SUMMARY),
-            {**one, "faults": [one_of_two]},
+            {**one, "faults": [one_of_two], "lost": 1},
         ),
         (
             "an entry whose end is unknown hides what follows",
             container([ONE, cut], num=3),
-            {**plain, "faults": [rest]},
+            {**plain, "faults": [rest], "lost": 2},
         ),
         (
             "a count that is too high",
@@ -729,6 +788,7 @@ def backups() -> list[Case]:
             {
                 **plain,
                 "faults": ["entry 2 of 2 can't be read, and none after it: database id: needs 8 bytes"],
+                "lost": 1,
             },
         ),
         (
@@ -739,7 +799,12 @@ def backups() -> list[Case]:
         (
             "a legacy backup that says it is modern",
             container([entry(legacy=True, unused=b"\0")]),
-            {**plain, "entries": [], "faults": ["entry 1 of 1 can't be read", "address type 0 is unknown"]},
+            {
+                **plain,
+                "entries": [],
+                "faults": ["entry 1 of 1 can't be read, and none after it: address type 0 is unknown"],
+                "lost": 1,
+            },
         ),
     ]
     return [

@@ -1,0 +1,109 @@
+"""From a seed and one reachable peer to the money on chain."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from tests.integration.helpers import (
+    LOSING,
+    OURS,
+    SLOW,
+    STOCK,
+    connect_refused,
+    fund,
+    held_backup,
+    holds_all,
+    lose_everything,
+    secret,
+    states,
+    status,
+)
+
+# Anchors of 330 sat, and the fees of the peer's close and of our sweep.
+MOST_FEES_SAT = 12_000
+
+
+def test_money_on_chain(node_factory: Any) -> None:
+    """Payments in both directions, a peer with the built-in alone, a peer that is away: one command."""
+    hub, ours, stock, away = node_factory.get_nodes(
+        4, opts=[OURS | LOSING, SLOW | LOSING, STOCK | LOSING, OURS | LOSING]
+    )
+    peers = (ours, stock, away)
+    fund(hub, *peers)
+    key = secret(hub)
+    for peer in peers:
+        hub.rpc.pay(peer.rpc.invoice(300_000_000, "there", "")["bolt11"])
+        wait_for(lambda peer=peer: _spendable_sat(peer) > 200_000)
+        peer.rpc.pay(hub.rpc.invoice(100_000_000, f"back{peer.info['id']}", "")["bolt11"])
+    wait_for(lambda: all(holds_all(peer, hub, key) for peer in peers))
+    wait_for(lambda: max(_revocations(peer, hub, key) for peer in peers) >= 2, timeout=60)
+    wait_for(lambda: not any(channel["htlcs"] for channel in hub.rpc.listpeerchannels()["channels"]))
+    balances = {
+        channel["peer_id"]: int(channel["to_us_msat"]) // 1000
+        for channel in hub.rpc.listpeerchannels()["channels"]
+    }
+    assert len(balances) == 3
+    away.stop()
+
+    lose_everything(hub)
+    hub.start()
+    assert hub.rpc.listfunds()["channels"] == []
+    on_chain_before = sum(int(output["amount_msat"]) for output in hub.rpc.listfunds()["outputs"]) // 1000
+    with pytest.raises(RpcError, match="not recovering"):
+        hub.rpc.call("peerstorage-restore")
+    assert connect_refused(hub, ours) == 402
+    wait_for(lambda: status(hub)["mode"] == "recovering")
+
+    dry = hub.rpc.call("peerstorage-restore", {"dry_run": True})
+    assert {row["state"] for row in dry["channels"]} == {"unreachable"}
+    assert states(ours, hub) == ["CHANNELD_NORMAL"]
+
+    started = time.monotonic()
+    first = hub.rpc.call("peerstorage-restore", {"wait": 0})
+    print(f"two of three peers closing {time.monotonic() - started:.1f} s after the command")
+    by_peer = {row["peer_id"]: row["state"] for row in first["channels"]}
+    assert by_peer[ours.info["id"]] == by_peer[stock.info["id"]] == "waiting"
+    assert by_peer[away.info["id"]] == "unreachable"
+    for peer in (ours, stock):
+        wait_for(lambda peer=peer: states(peer, hub)[0] in {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN"})
+    hub.bitcoin.generate_block(1, wait_for_mempool=2)
+    second = hub.rpc.call("peerstorage-restore", {"wait": 20})
+    assert second["counts"]["closing seen"] == 2
+
+    # The third comes back later; the command is simply given again.
+    away.start()
+    hub.rpc.call("peerstorage-restore", {"wait": 0})
+    wait_for(lambda: states(away, hub)[0] in {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN"})
+    hub.bitcoin.generate_block(1, wait_for_mempool=1)
+    assert hub.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 3
+
+    def swept() -> int:
+        hub.bitcoin.generate_block(5)
+        time.sleep(2)
+        outputs = hub.rpc.listfunds()["outputs"]
+        return sum(int(o["amount_msat"]) for o in outputs if o["status"] == "confirmed") // 1000
+
+    expected = on_chain_before + sum(balances.values())
+    wait_for(lambda: swept() >= expected - 3 * MOST_FEES_SAT, timeout=120)
+    assert swept() <= expected
+
+    # A hundred blocks later all is over, and backups are made again.
+    hub.bitcoin.generate_block(101)
+    wait_for(lambda: len(hub.rpc.listclosedchannels()["closedchannels"]) == 3)
+    final = hub.rpc.call("peerstorage-restore", {"wait": 5})
+    assert final["finished"]
+    wait_for(lambda: status(hub)["mode"] == "normal")
+
+
+def _spendable_sat(node: Any) -> int:
+    return int(node.rpc.listpeerchannels()["channels"][0]["spendable_msat"]) // 1000
+
+
+def _revocations(provider: Any, owner: Any, key: bytes) -> int:
+    backup = held_backup(provider, owner, key)
+    return 0 if backup is None else min(entry.revocations for entry in backup.entries)
