@@ -104,10 +104,11 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
             if known is None or candidate.rank > known.rank:
                 best[entry.channel_id] = candidate
     kept, conflicts, alive = _without_conflicts(best.values(), in_use)
-    there = alive | {candidate.entry.channel_id for candidate in kept}
+    there = frozenset(alive | {candidate.entry.channel_id for candidate in kept})
+    unusable = frozenset(best) - there
     gone = [reason for channel_id, reason in closed.items() if channel_id not in best]
     return Recovered(
-        tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, frozenset(there))
+        tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, there, unusable)
     )
 
 
@@ -139,23 +140,35 @@ def _closings(sources: Sequence[Source]) -> list[_Closing]:
     ]
 
 
-def _missing(sources: Sequence[Source], there: frozenset[bytes]) -> int:
-    """How many channels must exist that are not there. Where that can't be known exactly, at least one."""
-    backups = [source.backup for source in sources]
-    newest = max(
-        (backup for backup in backups if backup.summary is not None),
-        key=lambda backup: backup.timestamp,
-        default=None,
-    )
-    if newest is None or newest.summary is None:
-        return sum(backup.lost for backup in backups)
-    unread = sum(backup.lost for backup in backups if backup.timestamp > newest.timestamp)
-    if newest.summary.complete and not newest.lost:
-        return unread + len(newest.channel_ids - there)
-    if digest(there) == newest.summary.digest:
-        return unread
-    # What else is there may be closed by now, so it does not make up for what is not.
-    return unread + max(1, newest.summary.channels - len(there))
+def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: frozenset[bytes]) -> int:
+    """How many channels must exist that are not there. Where that can't be known exactly, at least one.
+
+    Each database speaks for itself, by its newest summary: what one says is complete does not make up for what
+    another counts. `unusable`: channels with an entry that can't be handed over.
+    """
+    databases: dict[int, list[Backup]] = {}
+    silent: list[Backup] = []
+    for backup in (source.backup for source in sources):
+        if backup.summary is None:
+            silent.append(backup)
+        else:
+            databases.setdefault(backup.summary.since, []).append(backup)
+    missing = set(unusable)
+    uncounted = 0
+    newest_timestamp = -1
+    for backups in databases.values():
+        newest = max(backups, key=lambda backup: backup.timestamp)
+        newest_timestamp = max(newest_timestamp, newest.timestamp)
+        assert newest.summary is not None  # noqa: S101  only those are here
+        if newest.summary.complete and not newest.lost:
+            missing |= newest.channel_ids - there
+            continue
+        mine = there & frozenset().union(*(backup.channel_ids for backup in backups))
+        if digest(mine) != newest.summary.digest:
+            # What else is there may be closed by now, so it does not make up for what is not.
+            uncounted += max(1, newest.summary.channels - len(mine) - len(missing & newest.channel_ids))
+    uncounted += max((backup.lost for backup in silent if backup.timestamp > newest_timestamp), default=0)
+    return len(missing) + uncounted
 
 
 def _without_conflicts(
@@ -167,15 +180,14 @@ def _without_conflicts(
     conflicts: list[Rejected] = []
     alive: set[bytes] = set()
     taken = dict(in_use)
-    live_ids = {channel_id: database_id for database_id, channel_id in in_use.items()}
+    live = set(in_use.values())
     for candidate in sorted(candidates, key=lambda c: (-c.entry.funding_sats, c.entry.channel_id)):
         entry = candidate.entry
-        live_id = live_ids.get(entry.channel_id, entry.database_id)
-        if live_id != entry.database_id:
+        if entry.channel_id in live and in_use.get(entry.database_id) != entry.channel_id:
             alive.add(entry.channel_id)
             reason = (
-                f"channel {entry.channel_id.hex()} is in this node's database already, with database id {live_id} "
-                f"and not {entry.database_id}"
+                f"channel {entry.channel_id.hex()} is in this node's database already, with another database id "
+                f"than {entry.database_id}"
             )
             conflicts.append(Rejected(candidate.source.name, reason))
             continue

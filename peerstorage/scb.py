@@ -83,7 +83,9 @@ class WireAddress:
 class Shachain:
     """What we keep of the peer's revoked secrets: enough to punish any revoked commitment.
 
-    `known` holds `index u64 || hash 32` each; indexes fall from 2^48 - 1 as commitments are revoked.
+    `known` holds `index u64 || hash 32` each; indexes fall from 2^48 - 1 as commitments are revoked, and the
+    latest is always among them. `min_index` should be that one, but of a channel that recoverchannel made it is
+    whatever was handed over, so nothing is read from it.
     """
 
     min_index: int
@@ -109,17 +111,17 @@ class Shachain:
     @property
     def revocations(self) -> int:
         """How many of the peer's commitments are revoked."""
-        return MAX_SHACHAIN_INDEX + 1 - self.min_index if self.known else 0
+        return (
+            MAX_SHACHAIN_INDEX + 1 - min((index for index, _ in self.known), default=MAX_SHACHAIN_INDEX + 1)
+        )
 
     def check(self) -> None:
         for position, (index, _) in enumerate(self.known):
             zeros = 48 if index == 0 else (index & -index).bit_length() - 1
             if index > MAX_SHACHAIN_INDEX or zeros < position:
                 raise FormatError(f"shachain index {index:#x} can't stand at position {position}")
-        lowest = min((index for index, _ in self.known), default=self.min_index)
-        if self.min_index != lowest:
-            # The latest secret is always among those known. Another number would lie about the revocations.
-            raise FormatError(f"shachain min_index {self.min_index:#x} is not the lowest known, {lowest:#x}")
+        if self.min_index > MAX_SHACHAIN_INDEX + 1:
+            raise FormatError(f"shachain min_index {self.min_index:#x} is over 2^48")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,8 @@ class ChannelBackup:
         the punishment of revoked commitments.
         """
         shachain = self.shachain or Shachain(MAX_SHACHAIN_INDEX + 1, ())
-        min_index = shachain.min_index + 2 if shachain.revocations >= 2 else 1
+        lowest = MAX_SHACHAIN_INDEX + 1 - shachain.revocations
+        min_index = lowest + 2 if shachain.revocations >= 2 else 1
         others = tuple(tlv for tlv in self.tlvs if tlv[0] != _TLV_SHACHAIN)
         moved = (_TLV_SHACHAIN, Shachain(min_index, shachain.known).to_bytes())
         return replace(self, tlvs=(moved, *others))

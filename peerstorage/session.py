@@ -72,8 +72,10 @@ class Sessions:
 
     def penalty_moved(self, replicas: int) -> None:
         """Penalty data moved on: the `replicas` settled peers that waited longest get it."""
-        waiting = sum(peer.settled and peer.dirty for peer in self._peers.values())
-        self._choose(replicas - waiting)
+        waiting = [peer for peer in self._peers.values() if peer.settled and peer.dirty]
+        for peer in waiting[:replicas]:
+            peer.chosen = True
+        self._choose(replicas - len(waiting))
 
     def _choose(self, count: int) -> None:
         clean = [peer_id for peer_id, peer in self._peers.items() if peer.settled and not peer.dirty]

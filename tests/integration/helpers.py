@@ -61,14 +61,14 @@ def connect_refused(one: Any, other: Any) -> int:
     raise AssertionError("the connection was let in")
 
 
-def fund(one: Any, *others: Any, sats: int = 1_000_000) -> None:
+def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0) -> None:
     """Channels from `one` to each of the others, all CHANNELD_NORMAL at both ends."""
     for other in others:
         one.fundwallet(sats + 100_000)
         if not is_connected(one, other):
             connect(one, other)
     for other in others:
-        one.rpc.fundchannel(other.info["id"], sats, announce=True)
+        one.rpc.fundchannel(other.info["id"], sats, announce=True, push_msat=push_sat * 1000)
         one.bitcoin.generate_block(1, wait_for_mempool=1)
     one.bitcoin.generate_block(6)
     for other in others:

@@ -14,6 +14,7 @@ from tests.integration.helpers import (
     OURS,
     SLOW,
     STOCK,
+    connect,
     connect_refused,
     fund,
     held_backup,
@@ -30,16 +31,12 @@ MOST_FEES_SAT = 12_000
 
 def test_money_on_chain(node_factory: Any) -> None:
     """Payments in both directions, a peer with the built-in alone, a peer that is away: one command."""
-    hub, ours, stock, away = node_factory.get_nodes(
-        4, opts=[OURS | LOSING, SLOW | LOSING, STOCK | LOSING, OURS | LOSING]
-    )
+    options = [OURS | LOSING, SLOW | LOSING, STOCK | LOSING, OURS | LOSING]
+    hub, ours, stock, away = node_factory.get_nodes(4, opts=options)
     peers = (ours, stock, away)
     fund(hub, *peers)
     key = secret(hub)
-    for peer in peers:
-        hub.rpc.pay(peer.rpc.invoice(300_000_000, "there", "")["bolt11"])
-        wait_for(lambda peer=peer: _spendable_sat(peer) > 200_000)
-        peer.rpc.pay(hub.rpc.invoice(100_000_000, f"back{peer.info['id']}", "")["bolt11"])
+    _pay_both_ways(hub, peers)
     wait_for(lambda: all(holds_all(peer, hub, key) for peer in peers))
     wait_for(lambda: max(_revocations(peer, hub, key) for peer in peers) >= 2, timeout=60)
     wait_for(lambda: not any(channel["htlcs"] for channel in hub.rpc.listpeerchannels()["channels"]))
@@ -47,7 +44,6 @@ def test_money_on_chain(node_factory: Any) -> None:
         channel["peer_id"]: int(channel["to_us_msat"]) // 1000
         for channel in hub.rpc.listpeerchannels()["channels"]
     }
-    assert len(balances) == 3
     away.stop()
 
     lose_everything(hub)
@@ -100,6 +96,13 @@ def test_money_on_chain(node_factory: Any) -> None:
     wait_for(lambda: status(hub)["mode"] == "normal")
 
 
+def _pay_both_ways(hub: Any, peers: Any) -> None:
+    for peer in peers:
+        hub.rpc.pay(peer.rpc.invoice(300_000_000, "there", "")["bolt11"])
+        wait_for(lambda peer=peer: _spendable_sat(peer) > 200_000)
+        peer.rpc.pay(hub.rpc.invoice(100_000_000, f"back{peer.info['id']}", "")["bolt11"])
+
+
 def _spendable_sat(node: Any) -> int:
     return int(node.rpc.listpeerchannels()["channels"][0]["spendable_msat"]) // 1000
 
@@ -107,3 +110,30 @@ def _spendable_sat(node: Any) -> int:
 def _revocations(provider: Any, owner: Any, key: bytes) -> int:
     backup = held_backup(provider, owner, key)
     return 0 if backup is None else min(entry.revocations for entry in backup.entries)
+
+
+def test_channels_without_payments(node_factory: Any) -> None:
+    """Balances at both ends that no payment made, channels funded by either side: the first commitments."""
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, SLOW | LOSING, SLOW | LOSING])
+    fund(l1, l2, push_sat=400_000)
+    # We call it: an inbound peer's address would be of no use, and nodes on regtest announce none.
+    connect(l1, l3)
+    fund(l3, l1, push_sat=300_000)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key) and holds_all(l3, l1, key))
+    lose_everything(l1)
+    l1.start()
+    before = sum(int(output["amount_msat"]) for output in l1.rpc.listfunds()["outputs"]) // 1000
+    assert connect_refused(l1, l2) == 402
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+    l1.rpc.call("peerstorage-restore", {"wait": 0})
+    l1.bitcoin.generate_block(1, wait_for_mempool=2)
+    assert l1.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 2
+
+    def swept() -> int:
+        l1.bitcoin.generate_block(5)
+        time.sleep(2)
+        return sum(int(o["amount_msat"]) for o in l1.rpc.listfunds()["outputs"]) // 1000 - before
+
+    # 600,000 of our own channel, less the commitment's fee; 300,000 that were pushed to us.
+    wait_for(lambda: 900_000 - 2 * MOST_FEES_SAT <= swept() <= 900_000, timeout=120)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from peerstorage.backup import Backup, Summary, digest
-from peerstorage.scb import MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
+from peerstorage.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
 from peerstorage.wire import encode_tlvs
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -142,18 +142,20 @@ def backup(
     since: int = 1,
     faults: tuple[str, ...] = (),
 ) -> Backup:
-    """A backup of ours; `of`: all the node's channels, where they are not those of the backup."""
+    """A backup of ours; `of`: all the node's channels, where they are not those of the backup. `faults`: one
+    for each entry that was lost."""
     return Backup(
         timestamp,
         channels,
         summary(list(channels) if of is None else of, complete=complete, since=since),
         faults=faults,
+        lost=len(faults),
     )
 
 
 def foreign(timestamp: int, *channels: ChannelBackup, faults: tuple[str, ...] = ()) -> Backup:
-    """A backup of the built-in: nothing but its entries."""
-    return Backup(timestamp, channels, None, faults=faults)
+    """A backup of the built-in: nothing but its entries, and a fault for each that was lost."""
+    return Backup(timestamp, channels, None, faults=faults, lost=len(faults))
 
 
 addresses = st.one_of(
@@ -190,7 +192,7 @@ def tlv_streams(draw: st.DrawFn) -> tuple[tuple[int, bytes], ...]:
 def entries(draw: st.DrawFn) -> ChannelBackup:
     """An entry that passes `check`."""
     return ChannelBackup(
-        database_id=draw(st.integers(1, 1 << 30)),
+        database_id=draw(st.integers(1, MAX_DATABASE_ID)),
         channel_id=draw(st.binary(min_size=32, max_size=32)),
         node_id=draw(st.sampled_from(POINTS)),
         address=draw(addresses),

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerstorage.backup import decode, encode
 from peerstorage.errors import FormatError
-from peerstorage.scb import MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
+from peerstorage.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
 from peerstorage.wire import Reader
 from tests.unit import samples
 from tests.unit.samples import addresses, entry_bytes, named, recorded, revocation_counts, unpack, vectors
@@ -22,29 +23,6 @@ REAL = [
     if call["method"] == "staticbackup"
     for text in call["response"]["scb"]
 ] + recorded("backup-vectors.json")["staticbackup"]
-
-# lightningd binds a channel's database id as a 32-bit integer: above that recoverchannel aborts the node.
-TOO_HIGH_IDS = {(1 << 31), (1 << 32) + 1, (1 << 63) - 2}
-
-
-def id_of(case: dict[str, Any]) -> int:
-    return int.from_bytes(unpack(case["entry"])[:8], "big")
-
-
-HARMFUL = [
-    pytest.param(
-        case,
-        id=named(case),
-        marks=[
-            pytest.mark.xfail(
-                strict=True, reason="check admits database ids above 2^31 - 1, which abort lightningd"
-            )
-        ]
-        if id_of(case) in TOO_HIGH_IDS
-        else [],
-    )
-    for case in VECTORS["harmful"]
-]
 
 
 def seen(entry: ChannelBackup) -> dict[str, Any]:
@@ -131,7 +109,7 @@ def test_unreadable_entries(case: dict[str, Any]) -> None:
     assert case["names"] in str(raised.value)
 
 
-@pytest.mark.parametrize("case", HARMFUL)
+@pytest.mark.parametrize("case", VECTORS["harmful"], ids=named)
 def test_entries_that_would_harm_lightningd(case: dict[str, Any]) -> None:
     assert case["error"] == "FormatError"
     data = unpack(case["entry"])
@@ -140,6 +118,14 @@ def test_entries_that_would_harm_lightningd(case: dict[str, Any]) -> None:
     with pytest.raises(FormatError) as raised:
         entry.check()
     assert case["names"] in str(raised.value)
+
+
+def test_the_highest_database_id_leaves_one_for_the_next_channel() -> None:
+    """lightningd binds ids as 32-bit integers: above 2^31 - 1 recoverchannel aborts the node."""
+    assert MAX_DATABASE_ID + 1 == (1 << 31) - 1
+    samples.entry(database_id=MAX_DATABASE_ID).check()
+    with pytest.raises(FormatError, match=r"^database id 2147483647 is impossible$"):
+        samples.entry(database_id=MAX_DATABASE_ID + 1).check()
 
 
 def test_every_flipped_bit_is_refused_or_read_as_it_stands() -> None:
@@ -210,10 +196,10 @@ def test_every_truncation_of_a_shachain_is_refused(revocations: int) -> None:
         Shachain.from_bytes(data + b"\0")
 
 
-@pytest.mark.parametrize("count", [0, 1, 48, 49])
-def test_as_many_shachain_entries_as_there_are_places(count: int) -> None:
+@pytest.mark.parametrize(("count", "min_index"), [(0, 0), (1, 1), (48, 1), (49, 0)])
+def test_as_many_shachain_entries_as_there_are_places(count: int, min_index: int) -> None:
     known = (*((1 << place, bytes(32)) for place in range(48)), (0, bytes(32)))
-    chain = Shachain(0, known[:count])
+    chain = Shachain(min_index, known[:count])
     chain.check()
     assert Shachain.from_bytes(chain.to_bytes()) == chain
 
@@ -237,21 +223,79 @@ def test_a_shachain_entry_out_of_its_place(position: int) -> None:
         Shachain(chain.min_index, tuple(known)).check()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="place p holds an index with exactly p trailing zeros, check admits more (not harmful to lightningd)",
-)
-def test_a_shachain_entry_before_its_place() -> None:
-    with pytest.raises(FormatError, match="can't stand at position 0"):
-        Shachain(MAX_SHACHAIN_INDEX - 1, ((MAX_SHACHAIN_INDEX - 1, bytes(32)),)).check()
+def test_a_shachain_entry_before_its_place_is_admitted() -> None:
+    """Place p holds an index with exactly p zeros at its end; one with more does lightningd no harm."""
+    chain = Shachain(MAX_SHACHAIN_INDEX - 1, ((MAX_SHACHAIN_INDEX - 1, bytes(32)),))
+    chain.check()
+    assert chain.revocations == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the latest revocation is always known, so min_index equals the lowest index; a lower one overstates "
-    "the revocations, by which backups are ranked and a database is judged",
-)
-def test_a_shachain_that_claims_revocations_without_their_secret() -> None:
+@pytest.mark.parametrize("min_index", [0, MAX_SHACHAIN_INDEX - 10, MAX_SHACHAIN_INDEX - 8, 1 << 48])
+def test_a_shachain_that_claims_revocations_without_their_secret(min_index: int) -> None:
+    """The latest secret is always known. Backups are ranked and databases judged by the revocations."""
     chain = samples.shachain(10)
-    with pytest.raises(FormatError, match="min_index"):
-        replace(chain, min_index=0).check()
+    with pytest.raises(
+        FormatError, match=f"^shachain min_index {min_index:#x} is not the lowest known, 0xfffffffffff6$"
+    ):
+        replace(chain, min_index=min_index).check()
+
+
+@given(revocation_counts.filter(bool), st.integers(0, (1 << 64) - 1))
+def test_min_index_is_the_lowest_known(revocations: int, min_index: int) -> None:
+    chain = samples.shachain(revocations)
+    lowest = min(index for index, _ in chain.known)
+    assert chain.min_index == lowest
+    replace(chain, min_index=lowest).check()
+    if min_index != lowest:
+        with pytest.raises(FormatError, match="min_index"):
+            replace(chain, min_index=min_index).check()
+
+
+@given(st.integers(0, (1 << 64) - 1))
+def test_min_index_means_nothing_where_nothing_is_known(min_index: int) -> None:
+    chain = Shachain(min_index, ())
+    chain.check()
+    assert chain.revocations == 0
+    assert Shachain.from_bytes(chain.to_bytes()) == chain
+
+
+# What recoverchannel gets
+
+
+@pytest.mark.parametrize(
+    ("revocations", "min_index"),
+    [
+        (None, 1),
+        (0, 1),
+        (1, 1),
+        (2, 1 << 48),
+        (3, (1 << 48) - 1),
+        (750, (1 << 48) - 748),
+        ((1 << 48) - 1, 3),
+        (1 << 48, 2),
+    ],
+)
+def test_recoverchannel_gets_a_min_index_that_is_not_the_current_one(
+    revocations: int | None, min_index: int
+) -> None:
+    """And everything else as it is: the secrets still punish."""
+    entry = samples.entry(revocations=revocations)
+    given_entry = entry.for_recoverchannel()
+    assert given_entry.small() == entry.small()
+    assert given_entry.tlvs[0][0] == 1
+    known = entry.shachain.known if entry.shachain else ()
+    assert given_entry.shachain == Shachain(min_index, known)
+    assert ChannelBackup.from_bytes(given_entry.to_bytes()) == given_entry
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a recovered node has channels with the min_index that recoverchannel got; check refuses it, so that "
+    "they are lost from every backup that this node makes, ours and the built-in's",
+)
+def test_what_recoverchannel_got_can_be_backed_up_again() -> None:
+    listed = [
+        samples.entry(n + 1, revocations=count).for_recoverchannel() for n, count in enumerate((1, 2, 750))
+    ]
+    backup = decode(encode(1, listed, samples.summary(listed)))
+    assert (backup.entries, backup.faults, backup.lost) == (tuple(listed), (), 0)

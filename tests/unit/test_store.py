@@ -153,14 +153,17 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
     ("null", {**GOOD, "since": None}),
 ]
 NOT_OURS = "datastore key peerstorage/state is not a record of ours"
-UNKNOWN = "datastore key peerstorage/state has fields that this version doesn't know"
+OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this version"
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         *((pytest.param(data, NOT_OURS, id=name)) for name, data in UNREADABLE),
-        *((pytest.param(json.dumps(record).encode(), UNKNOWN, id=name)) for name, record in WRONG_FIELDS),
+        *(
+            (pytest.param(json.dumps(record).encode(), OTHER_FIELDS, id=name))
+            for name, record in WRONG_FIELDS
+        ),
         pytest.param(
             json.dumps({**GOOD, "version": 2}).encode(),
             "datastore key peerstorage/state was written by another version (2) of this plugin",

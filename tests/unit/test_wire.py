@@ -257,6 +257,8 @@ def test_any_bytes_are_a_message_or_refused(rest: bytes, kind: bytes) -> None:
         ("800090880a8a59a1", False),
         (f"{1 << 42:x}", True),
         (f"{1 << 43:x}", True),
+        ("0A0000000000", True),
+        ("0a0000000000", True),
         (f"{1 << 41:x}", False),
         (f"{1 << 44:x}", False),
         (f"{1 << 42 | 1 << 43:x}", True),
@@ -269,6 +271,24 @@ def test_any_bytes_are_a_message_or_refused(rest: bytes, kind: bytes) -> None:
 )
 def test_feature_bits_42_and_43(features: str, offers: bool) -> None:
     assert offers_storage(features) is offers
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        "0x080000000000",
+        "+80000000000",
+        "-80000000000",
+        "80000_000000",
+        " 80000000000",
+        "80000000000\n",
+        "٨0000000000",
+    ],
+)
+def test_features_are_hex_digits_and_nothing_else(features: str) -> None:
+    """Python's int() takes all of these, and they would have bit 43."""
+    assert abs(int(features, 16)) == 1 << 43
+    assert not offers_storage(features)
 
 
 @pytest.mark.parametrize("point", POINTS)
