@@ -21,9 +21,11 @@ from peerstorage.scb import WireAddress
 # Where Linux starts to hand out ports for outgoing connections.
 _FIRST_EPHEMERAL_PORT = 32768
 
-UNREACHABLE, WAITING, CLOSING, CLOSED = "unreachable", "waiting", "closing seen", "swept"
+UNREACHABLE, WAITING, SPENT, CLOSING, CLOSED = "unreachable", "waiting", "close sent", "closing seen", "swept"
+_BLOCK_SECONDS = 600
+_SPARE_BLOCKS = 144
 # lightningd's states of a channel whose funding output is spent.
-_SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
+_SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,25 @@ def channel_state(channel_id: str, states: Mapping[str, str], closed: frozenset[
         return CLOSED
     if channel_id not in states:
         return UNREACHABLE
-    return CLOSING if states[channel_id] in _SPENT else WAITING
+    return CLOSING if states[channel_id] in _SPENT_STATES else WAITING
+
+
+def rescan_height(height: int, backup_age: float) -> int:
+    """A block surely before a close that came after the backup: its age in seconds, at half the usual pace."""
+    return max(1, height - int(2 * max(backup_age, 0.0) / _BLOCK_SECONDS) - _SPARE_BLOCKS)
+
+
+def advice(state: str, rescan: int) -> str:
+    """What to do next about a channel in `state`; `rescan`: the height for a rescan."""
+    return ADVICE[state].format(rescan=rescan)
 
 
 ADVICE = {
     UNREACHABLE: "the peer was not reached: connect to it with another address, or run peerstorage-restore again "
     "later. Its channel is open and safe until the peer closes it",
-    WAITING: "the peer was told to close; its transaction was not seen in a block yet. If this stays so after a "
-    "few blocks, restart lightningd with rescan=-HEIGHT, HEIGHT being a block before the close",
+    WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",
+    SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
+    "it could be watched: restart lightningd once with rescan=-{rescan}",
     CLOSING: "the close is on chain; lightningd sweeps your share by itself, after the delay of the channel",
     CLOSED: "done",
 }

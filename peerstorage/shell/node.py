@@ -125,6 +125,14 @@ class Node:
         """Hands entries over; they must have been checked, for lightningd aborts on bad ones."""
         return [str(stub) for stub in self.call("recoverchannel", scb=scb)["stubs"]]
 
+    def is_spent(self, outpoint: str) -> bool:
+        """Whether an output `txid:vout` is spent, in a block or the mempool, as lightningd's backend says."""
+        txid, vout = outpoint.split(":")
+        return self.call("getutxout", txid=txid, vout=int(vout)).get("amount") is None
+
+    def height(self) -> int:
+        return int(self.call("getinfo")["blockheight"])
+
     def connected_peers(self) -> dict[str, str]:
         """Features in hex by node_id, of peers that are connected now."""
         peers = self.call("listpeers")["peers"]

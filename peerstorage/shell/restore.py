@@ -16,7 +16,19 @@ from typing import Any
 
 from peerstorage.errors import PeerstorageError
 from peerstorage.recovery import Recovered
-from peerstorage.restore import ADVICE, CLOSED, CLOSING, UNREACHABLE, PeerPlan, channel_state, plan
+from peerstorage.restore import (
+    ADVICE,
+    CLOSED,
+    CLOSING,
+    SPENT,
+    UNREACHABLE,
+    WAITING,
+    PeerPlan,
+    advice,
+    channel_state,
+    plan,
+    rescan_height,
+)
 from peerstorage.shell.gate import Gate
 from peerstorage.shell.node import Node, NodeError
 
@@ -115,6 +127,13 @@ class Restore:
         """The answer: one row a channel, with what to do next."""
         ids = [candidate.entry.channel_id.hex() for peer in plans for candidate in peer.candidates]
         states = self._states(ids)
+        newest = max((source.backup.timestamp for source in recovered.sources), default=0)
+        rescan = rescan_height(self._node.height(), time.time() - newest)
+        for peer in plans:
+            for candidate in peer.candidates:
+                channel_id = candidate.entry.channel_id.hex()
+                if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
+                    states[channel_id] = SPENT
         rows = [
             {
                 "channel_id": candidate.entry.channel_id.hex(),
@@ -122,7 +141,7 @@ class Restore:
                 "funding": candidate.entry.funding,
                 "funding_sats": candidate.entry.funding_sats,
                 "state": states[candidate.entry.channel_id.hex()],
-                "next": ADVICE[states[candidate.entry.channel_id.hex()]],
+                "next": advice(states[candidate.entry.channel_id.hex()], rescan),
                 "addresses": list(peer.addresses),
             }
             for peer in plans

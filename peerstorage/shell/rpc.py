@@ -125,7 +125,10 @@ def _merge(app: App, source: str | None = None) -> recovery.Recovered:
     blobs = app.store.all_retrieved() if source is None else iter([_read_source(str(source))])
     sources, rejected = recovery.open_sources(app.key, blobs)
     if source is not None and not sources:
-        raise UsageError(SOURCE_UNREADABLE, f"{rejected[0].name}: {rejected[0].reason}")
+        raise UsageError(
+            SOURCE_UNREADABLE,
+            f"{rejected[0].name}: {rejected[0].reason} (this node is {app.node.node_id()})",
+        )
     in_use = {entry.database_id: entry.channel_id for entry in app.node.channels()}
     return recovery.merge(sources, rejected, in_use)
 
@@ -155,7 +158,8 @@ def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -
             target=_guarded(request, lambda: work(recovered)), name="restore", daemon=True
         ).start()
 
-    def work(recovered: recovery.Recovered) -> None:
+    def work(first: recovery.Recovered) -> None:
+        recovered = first
         try:
             run = Restore(Node(app.node.rpc_path), app.gate, app.departures, request.notify, request.progress)
             plans = run.plan(recovered)
@@ -166,6 +170,11 @@ def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -
             )
             if not wishes.dry_run:
                 run.run(plans, wishes.wait)
+                # A peer that was let in has returned its backup too, and it may name more.
+                more = _merge(app)
+                if len(more.candidates) > len(recovered.candidates):
+                    recovered, plans = more, run.plan(more)
+                    run.run(plans, wishes.wait)
             answer = run.report(plans, recovered)
         finally:
             app.restoring.release()
