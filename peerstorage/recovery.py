@@ -153,6 +153,7 @@ def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: froze
             silent.append(backup)
         else:
             databases.setdefault(backup.summary.since, []).append(backup)
+    built_in = frozenset().union(*(backup.channel_ids for backup in silent))
     missing = set(unusable)
     uncounted = 0
     newest_timestamp = -1
@@ -163,10 +164,11 @@ def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: froze
         if newest.summary.complete and not newest.lost:
             missing |= newest.channel_ids - there
             continue
-        mine = there & frozenset().union(*(backup.channel_ids for backup in backups))
-        if digest(mine) != newest.summary.digest:
-            # What else is there may be closed by now, so it does not make up for what is not.
-            uncounted += max(1, newest.summary.channels - len(mine) - len(missing & newest.channel_ids))
+        named = frozenset().union(*(backup.channel_ids for backup in backups))
+        mine = (there | unusable) & named
+        # What else is there may be closed by now, so it makes up for nothing but where the digest says so.
+        if newest.summary.digest not in {digest(mine), digest(mine | (there & built_in))}:
+            uncounted += max(1, newest.summary.channels - len(mine))
     uncounted += max((backup.lost for backup in silent if backup.timestamp > newest_timestamp), default=0)
     return len(missing) + uncounted
 

@@ -63,6 +63,7 @@ class State:
 class SentRecord:
     """What a peer got last and what it returned since. Times are wall-clock seconds; 0: never.
 
+    `content`: fingerprint of the channels that were sent, penalty data aside.
     `state`: what its last check showed: current, stale, altered or missing; unverified before the first.
     `withheld`: it holds a backup from before this database that names channels unknown to us.
     """
@@ -71,6 +72,7 @@ class SentRecord:
     sha256: str = ""
     size: int = 0
     channels: int = 0
+    content: str = ""
     sent_at: int = 0
     state: str = "unverified"
     checked_at: int = 0

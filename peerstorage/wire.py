@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from string import hexdigits
 from typing import NamedTuple
 
@@ -145,6 +146,7 @@ def offers_storage(features: str) -> bool:
     return any(bits >> bit & 1 for bit in _PROVIDE_STORAGE_BITS)
 
 
+@lru_cache(4096)  # the same node_ids and basepoints come back with every retrieval
 def is_point(data: bytes) -> bool:
     """Whether `data` is a compressed point of secp256k1: what lightningd takes for a node_id or basepoint."""
     if len(data) != NODE_ID_LENGTH or data[0] not in {2, 3}:

@@ -62,8 +62,7 @@ def status(
     ]
     proven = sum(row["state"] == "current" for row in rows)
     latest = sum(
-        record.timestamp == user.state.newest_sent and bool(record.timestamp)
-        for record in user.records.values()
+        bool(record.timestamp) and record.content == user.content for record in user.records.values()
     )
     answer: dict[str, Any] = {
         "mode": user.state.mode,
@@ -74,7 +73,7 @@ def status(
             "newest": time_text(user.state.newest_sent),
         },
         "peers": rows,
-        "holding": {"got_newest": latest, "proved_at_last_check": proven},
+        "holding": {"got_all_channels": latest, "proved_at_last_check": proven},
         "stored_for_others": {
             "peers": len(stored),
             "bytes": sum(meta.size for meta in stored),
@@ -113,9 +112,12 @@ def _sentence(user: User, proven: int, latest: int) -> str:
     if not user.channels:
         return "no channels yet, so nothing to back up"
     if not latest:
-        return "NO PEER got a backup yet: connect to peers that offer storage (feature bit 42/43)"
+        return (
+            "NO PEER got a backup of all channels as they are now: connect to peers that offer storage "
+            "(feature bit 42/43), see peers"
+        )
     return (
-        f"{latest} peer(s) got the newest backup of all {len(user.channels)} channel(s); "
+        f"{latest} peer(s) got a backup of all {len(user.channels)} channel(s); "
         f"{proven} proved at their last connection that they keep what they get"
     )
 

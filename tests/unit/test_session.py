@@ -258,12 +258,8 @@ def test_penalty_data_goes_to_so_many_replicas_whoever_leaves(
         assert len(sessions.due(INTERVAL)) == min(left, replicas)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a peer whose backup was due anyway counts as one that gets the penalty data, but when it leaves "
-    "nobody takes its place: it was not chosen",
-)
 def test_penalty_data_that_a_leaving_peer_was_to_get_with_its_first_backup_goes_to_another() -> None:
+    """Its backup was due anyway, so it counts as one that gets the penalty data."""
     sessions = settled("alice")
     sessions.connected("bob", 0)
     sessions.retrieved("bob")
@@ -271,6 +267,52 @@ def test_penalty_data_that_a_leaving_peer_was_to_get_with_its_first_backup_goes_
     assert sessions.due(INTERVAL) == ["bob"]
     sessions.disconnected("bob")
     assert sessions.due(INTERVAL) == ["alice"]
+
+
+def test_a_peer_that_is_due_anyway_beyond_the_replicas_is_replaced_by_nobody() -> None:
+    sessions = settled("alice")
+    for name in ("bob", "carol"):
+        sessions.connected(name, 0)
+        sessions.retrieved(name)
+    sessions.penalty_moved(1)
+    sessions.disconnected("carol")
+    assert sessions.due(INTERVAL) == ["bob"]
+    sessions.disconnected("bob")
+    assert sessions.due(INTERVAL) == ["alice"]
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 2, 3, 4])
+def test_a_peer_that_is_due_anyway_and_got_it_is_replaced_by_nobody(replicas: int) -> None:
+    sessions = settled("alice", "bob")
+    for name in ("carol", "dave"):
+        sessions.connected(name, 0)
+        sessions.retrieved(name)
+    sessions.penalty_moved(replicas)
+    due = sessions.due(INTERVAL)
+    assert len(due) == max(2, replicas)
+    assert {"carol", "dave"} <= set(due)
+    for name in due:
+        sessions.done(name, INTERVAL)
+        sessions.disconnected(name)
+    assert math.isinf(sessions.next_event())
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 8), st.data())
+def test_so_many_replicas_whoever_leaves_and_whoever_was_due_anyway(
+    clean: int, new: int, replicas: int, data: st.DataObject
+) -> None:
+    """Never fewer than are wanted, and none beyond those that were due anyway and so many."""
+    sessions = settled(*(f"clean {number}" for number in range(clean)))
+    for number in range(new):
+        sessions.connected(f"new {number}", 0)
+        sessions.retrieved(f"new {number}")
+    sessions.penalty_moved(replicas)
+    assert len(sessions.due(INTERVAL)) == max(new, min(clean + new, replicas))
+    for left in range(clean + new - 1, -1, -1):
+        sessions.disconnected(data.draw(st.sampled_from(list(sessions))))
+        due = sessions.due(INTERVAL)
+        assert len(due) >= min(left, replicas)
+        assert sum(name.startswith("clean") for name in due) <= replicas
 
 
 # The model

@@ -13,7 +13,7 @@ from peerstorage.errors import PeerstorageError, StoreError
 from peerstorage.store import NORMAL, RECOVERING, STATE, Key, SentRecord, State, Store, StoredMeta
 
 ALICE, BOB = "02" * 33, "03" * 33
-SENT = SentRecord(1_800_000_000, "ab" * 32, 65531, 4, 1_800_000_001, "current", 1, 2, 3, True)
+SENT = SentRecord(1_800_000_000, "ab" * 32, 65531, 4, "cd" * 32, 1_800_000_001, "current", 1, 2, 3, True)
 META = StoredMeta(3, "cd" * 32, 1_800_000_002)
 
 

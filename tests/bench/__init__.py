@@ -1,0 +1,1 @@
+"""`make bench`: one module a benchmark; the figures go to docs/benchmarks.md."""

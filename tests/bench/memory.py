@@ -1,0 +1,127 @@
+"""Memory of the idle plugin process, without and with other nodes' backups in the datastore, and its start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from peerstorage.store import Store, StoredMeta
+from peerstorage.wire import MAX_BLOB
+from tests.bench.result import Note, Result, Spread, Table
+from tests.simnet import Network, Node
+from tests.simnet.datastore import Datastore
+
+NAME = "memory"
+NEEDS_NODES = False
+
+_BLOBS = 1000
+_IDLE_SECONDS = 2.0
+
+
+def _fill(datastore: Datastore, blobs: int) -> None:
+    """As if the plugin had stored so many; one value in memory serves them all."""
+    blob = bytes(MAX_BLOB)
+    meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()))
+    store = Store(_Direct(datastore))
+    for number in range(blobs):
+        store.save_blob("02" + hashlib.sha256(str(number).encode()).hexdigest(), blob, meta)
+
+
+class _Direct:
+    """The plugin's store on the simulated datastore, without RPC."""
+
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+
+    def get(self, key: tuple[str, ...]) -> bytes | None:
+        return self._datastore.get(*key)
+
+    def put(self, key: tuple[str, ...], value: bytes) -> None:
+        self._datastore.put(*key, data=value)
+
+    def delete(self, key: tuple[str, ...]) -> None:
+        self._datastore.items.pop(key, None)
+
+    def children(self, key: tuple[str, ...]) -> list[tuple[str, bytes]]:
+        return [(found[-1], data) for found, data in self._datastore.under(*key).items()]
+
+
+def _megabytes(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
+
+
+def _bare_megabytes() -> float:
+    """A Python process that has imported pyln-client and does nothing."""
+    code = "import pyln.client, sys; print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        return _megabytes(process.pid)
+
+
+def _start(node: Node) -> float:
+    """Seconds from exec to the answer to init."""
+    begun = time.perf_counter()
+    node.start()
+    seconds = time.perf_counter() - begun
+    assert node.disabled is None, node.disabled
+    return seconds
+
+
+def _measure(net: Network, name: str, blobs: int, starts: int, note: Note) -> tuple[Spread, Spread]:
+    node = net.node(name, start=False)
+    _fill(node.datastore, blobs)
+    seconds, megabytes = [], []
+    for number in range(starts):
+        note(f"{blobs} blobs, start {number + 1} of {starts}")
+        seconds.append(_start(node))
+        time.sleep(_IDLE_SECONDS)
+        assert node.plugin is not None
+        megabytes.append(_megabytes(node.plugin.process.pid))
+        stored = node.call("peerstorage-list")
+        assert len(stored["peers"]) == blobs, json.dumps(stored)[:200]
+        node.stop()
+    return Spread(megabytes), Spread(seconds)
+
+
+def run(quick: bool, note: Note) -> Result:
+    starts = 2 if quick else 7
+    with tempfile.TemporaryDirectory(prefix="peerstorage-bench-") as folder, Network(Path(folder)) as net:
+        empty, empty_start = _measure(net, "empty", 0, starts, note)
+        full, full_start = _measure(net, "full", _BLOBS, starts, note)
+    bare = Spread([_bare_megabytes() for _ in range(starts)])
+    return Result(
+        "Memory and start",
+        "The real plugin process, run by the virtual environment's Python on the simulated daemon, "
+        f"{_IDLE_SECONDS:.0f} s after its start; {starts} starts.",
+        [
+            f"The idle plugin takes {empty.median / bare.median:.2f} times the memory of a Python process that "
+            "has only imported pyln-client.",
+            f"{_BLOBS:,} stored blobs ({_BLOBS * MAX_BLOB / 2**20:.0f} MiB in the datastore) change its memory by "
+            f"{(full.median - empty.median) * 2**20 / _BLOBS / 1000:.1f} kB each, and its start by a factor of "
+            f"{full_start.median / empty_start.median:.2f}.",
+        ],
+        [
+            Table(
+                ["stored blobs", "resident, MB", "middle 80 %", "exec to init answer, s", "middle 80 %"],
+                [
+                    ["0", empty.text(1), empty.range(1), empty_start.text(), empty_start.range()],
+                    [f"{_BLOBS:,}", full.text(1), full.range(1), full_start.text(), full_start.range()],
+                    ["only Python and pyln-client", bare.text(1), bare.range(1), "-", "-"],
+                ],
+            )
+        ],
+        [
+            "Memory at work: a blob on its way in or out takes a few times its size for a moment.",
+            "lightningd's own memory and database.",
+            "The start on a cold disk; here Python's files are in the page cache.",
+        ],
+    )

@@ -1,0 +1,71 @@
+"""What a benchmark hands back, how it is written, and the little statistics that all of them use."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> list[str]:
+        lines = [self.headers, ["---"] * len(self.headers), *self.rows]
+        return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+@dataclass(frozen=True)
+class Result:
+    """`ratios`: sentences with figures that carry over to other machines. `limits`: what is not shown."""
+
+    title: str
+    how: str
+    ratios: Sequence[str]
+    tables: Sequence[Table]
+    limits: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of a series: median, and the range of its middle 80 %."""
+
+    values: Sequence[float] = field(repr=False)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        return self._at(0.1)
+
+    @property
+    def high(self) -> float:
+        return self._at(0.9)
+
+    def _at(self, share: float) -> float:
+        ordered = sorted(self.values)
+        return ordered[round(share * (len(ordered) - 1))]
+
+    def text(self, digits: int = 2) -> str:
+        return f"{self.median:.{digits}f}"
+
+    def range(self, digits: int = 2) -> str:
+        return f"{self.low:.{digits}f} to {self.high:.{digits}f}"
+
+
+def milliseconds(action: Callable[[], object], times: int) -> Spread:
+    """How long one run takes, after one that doesn't count."""
+    action()
+    values = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        action()
+        values.append((time.perf_counter() - begun) * 1000)
+    return Spread(values)
