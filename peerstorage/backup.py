@@ -98,6 +98,17 @@ def digest(channel_ids: Iterable[bytes]) -> bytes:
     return hashlib.sha256(b"".join(sorted(channel_ids))).digest()
 
 
+def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
+    """Fingerprints of the channels: their structure (a new host of the peer counts, not its port, which is new
+    at every inbound connection), and everything."""
+    structure, everything = hashlib.sha256(), hashlib.sha256()
+    for entry in sorted(channels, key=lambda entry: entry.channel_id):
+        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type, entry.address.host)
+        structure.update(b"".join(len(part).to_bytes(2, "big") + part for part in parts))
+        everything.update(entry.to_bytes())
+    return structure.digest(), everything.digest()
+
+
 def encode(
     timestamp: int, entries: Sequence[ChannelBackup], summary: Summary, length: int | None = None
 ) -> bytes:

@@ -2,8 +2,8 @@
 
 Our record holds the newest timestamp that we ever sent, and it ages with the database. So:
 - its revocations are ahead of ours: no backup can be ahead of its own database, so this one is old (LOST).
-- newer than the record, and it names a channel that we neither have nor know as closed: the database is lost
-  or old (LOST). Without a record every retrieval is newer.
+- newer than the record, or from a time when this database was not in use, and it names a channel that we
+  neither have nor know as closed: the database is lost or old (LOST). Without a record every retrieval is newer.
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
@@ -46,7 +46,7 @@ def judge(state: State, backup: Backup, channels: Mapping[bytes, int], closed: S
     )
     verdict = Verdict.FINE
     if backup.timestamp > state.acknowledged:
-        if ahead or (backup.timestamp > state.newest_sent and unknown):
+        if ahead or (unknown and state.is_foreign(backup.timestamp)):
             verdict = Verdict.LOST
         elif backup.timestamp < state.since and unknown:
             verdict = Verdict.EARLIER

@@ -24,6 +24,17 @@ class Contents:
     left_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class OurBackup:
+    """What we last put together: for status."""
+
+    timestamp: int
+    channels: int
+    in_full: int
+    left_out: int
+    size: int
+
+
 def fit(channels: Sequence[ChannelBackup], capacity: int = MAX_BLOB) -> Contents:
     """The entries for a sealed blob of at most `capacity` bytes. Same input, same output."""
     room = capacity - OVERHEAD - FIXED_LENGTH

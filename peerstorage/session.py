@@ -1,8 +1,8 @@
 """When each connected storage peer gets our backup. No clock here: `now` is monotonic seconds.
 
 Rules, in the order in which they hold:
-1. Nothing goes to a peer before it is settled: its retrieval came, or the settle time is over. What it
-   returns may be better than what we have.
+1. Nothing goes to a peer before it is settled: its retrieval came and was judged, or the settle time is over
+   without one. What it returns may be better than what we have.
 2. Never more than one update per interval to one peer, across its reconnections. What is newest waits; what
    waits is never lost, only replaced by what is newer.
 3. A structural change goes to every settled peer. Moved penalty data goes to a few, the longest waiting first.
@@ -30,6 +30,8 @@ class Sessions:
         self._interval = interval
         self._settle = settle
         self._peers: dict[str, _Peer] = {}
+        # Peers whose retrieval is here but not judged yet; the shell adds to it as soon as a message comes.
+        self.unjudged: set[str] = set()
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
         self._last_sent: dict[str, float] = {}
 
@@ -53,15 +55,14 @@ class Sessions:
             self._choose(1)
 
     def retrieved(self, peer_id: str) -> None:
-        """The peer's retrieval came (and was judged): no more reason to wait."""
+        """The peer's retrieval came and was judged: no more reason to wait."""
+        self.unjudged.discard(peer_id)
         if peer_id in self._peers:
             self._peers[peer_id].settled = True
 
     def unanswered(self, now: float) -> list[str]:
         """Peers whose settle time ended without a retrieval, each named once."""
-        late = [
-            peer_id for peer_id, peer in self._peers.items() if not peer.settled and now >= peer.settle_until
-        ]
+        late = [peer_id for peer_id in self._peers if self._settles_at(peer_id) <= now]
         for peer_id in late:
             self._peers[peer_id].settled = True
         return late
@@ -83,10 +84,13 @@ class Sessions:
         for peer_id in clean[: max(0, count)]:
             self._peers[peer_id].dirty = self._peers[peer_id].chosen = True
 
+    def is_ready(self, peer_id: str) -> bool:
+        """Whether a peer was heard, or had its time: only then may anything be sent."""
+        return peer_id in self._peers and self._peers[peer_id].settled and peer_id not in self.unjudged
+
     def push(self, peer_id: str, now: float) -> None:
-        """The operator wants it sent now: neither settle time nor interval count."""
-        peer = self._peers[peer_id]
-        peer.settled = peer.dirty = True
+        """The operator wants it sent now: the interval doesn't count."""
+        self._peers[peer_id].dirty = True
         self._last_sent[peer_id] = now - self._interval
 
     def due(self, now: float) -> list[str]:
@@ -96,12 +100,16 @@ class Sessions:
     def next_event(self) -> float:
         """When `due` or `unanswered` next has something to say; infinity: not before something happens."""
         times = [self._due_at(peer_id) for peer_id in self._peers]
-        times += [peer.settle_until for peer in self._peers.values() if not peer.settled]
+        times += [self._settles_at(peer_id) for peer_id in self._peers]
         return min(times, default=float("inf"))
+
+    def _settles_at(self, peer_id: str) -> float:
+        peer = self._peers[peer_id]
+        return float("inf") if peer.settled or peer_id in self.unjudged else peer.settle_until
 
     def _due_at(self, peer_id: str) -> float:
         peer = self._peers[peer_id]
-        if not peer.settled or not peer.dirty:
+        if not peer.dirty or not self.is_ready(peer_id):
             return float("inf")
         return self._last_sent.get(peer_id, float("-inf")) + self._interval
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Protocol, TypeVar
 
 from peerstorage.errors import StoreError
@@ -25,6 +25,8 @@ Key = tuple[str, ...]
 
 ROOT = "peerstorage"
 _VERSION = 1
+# As many starts are remembered.
+_MOST_GAPS = 200
 STATE: Key = (ROOT, "state")
 
 NORMAL, RECOVERING = "normal", "recovering"
@@ -50,6 +52,9 @@ class State:
     `newest_seen` is the newest timestamp sent or retrieved: the next backup is newer than that.
     `since` is the timestamp of the first backup that this database made.
     `acknowledged`: the operator has dealt with everything up to here.
+    `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
+    the last backup before a start to the first one after it. A backup from within was made by a database that is
+    not this one: this one is a copy from before.
     """
 
     mode: str = NORMAL
@@ -57,6 +62,16 @@ class State:
     newest_seen: int = 0
     since: int = 0
     acknowledged: int = 0
+    gaps: str = ""
+
+    def with_gap(self, after: int, before: int) -> State:
+        """The state after the first backup (`before`) since a start at which `after` was the newest."""
+        return replace(self, gaps=" ".join((*self.gaps.split()[1 - _MOST_GAPS :], f"{after}-{before}")))
+
+    def is_foreign(self, timestamp: int) -> bool:
+        """Whether a backup of this time can't have been sent by this database."""
+        gaps = (gap.split("-") for gap in self.gaps.split())
+        return timestamp > self.newest_sent or any(int(a) < timestamp < int(b) for a, b in gaps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.restore import Departures
 from peerstorage.shell.user import User
-from peerstorage.shell.worker import ORDINARY, URGENT, Worker
+from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store
 from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 
@@ -44,7 +44,7 @@ class App:
         self.worker = Worker(self._failed)
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         self.departures = Departures()
         self.restoring = threading.Lock()
         self._declare()
@@ -138,9 +138,9 @@ class App:
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
             if offers:
-                self.keeper.serve(peer_id)
                 if self.options.use:
                     self.user.connected(peer_id, time.monotonic())
+                self.keeper.serve(peer_id)
             if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)
@@ -150,8 +150,11 @@ class App:
 
     def _turned_away(self, peer_id: str) -> None:
         self._say(
-            f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status"
+            (peer_id, "turned away"),
+            f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
         )
+        # The database may know its channel by now: recoverchannel is not announced by anything.
+        self.worker.submit("look", lambda: self.user.look_soon(time.monotonic()))
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
@@ -168,11 +171,15 @@ class App:
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
-            self._say(f"peer {peer_id} sent a malformed message: {error}")
+            self.gate.judged(peer_id)
+            self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
         if message is None:
             return CONTINUE
         key = (peer_id, message.type)
+        if message.type == PEER_STORAGE_RETRIEVAL:
+            # From now on nothing is sent to this peer until its retrieval is judged.
+            self.user.sessions.unjudged.add(peer_id)
         with self._inbox_lock:
             waiting = key in self._inbox
             self._inbox[key] = message.blob
@@ -189,8 +196,25 @@ class App:
         elif self.options.use:
             try:
                 self.user.retrieved(peer_id, blob)
-            finally:
-                self.gate.judged(peer_id)
+            except PeerstorageError:
+                self._receive_again(key, blob)
+                raise
+            self.gate.judged(peer_id)
+
+    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+        """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
+        nor let in before."""
+
+        def again() -> None:
+            with self._inbox_lock:
+                if key in self._inbox:
+                    return
+                self._inbox[key] = blob
+            self.worker.submit("custommsg", lambda: self._receive(key))
+
+        timer = threading.Timer(REST_AFTER_FAILURE, again)
+        timer.daemon = True
+        timer.start()
 
     def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
         peer_id = str(disconnect["id"])
@@ -216,9 +240,10 @@ class App:
         with contextlib.suppress(OSError):
             self._plugin.log(message, level)
 
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _say(self, key: tuple[str, str], message: str) -> None:
+        """Logs once what a peer does again and again."""
+        if key not in self._said:
+            self._said.add(key)
             self._log("info", message)
 
     def _failed(self, name: str, error: Exception) -> None:

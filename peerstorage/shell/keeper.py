@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from peerstorage.config import Options
-from peerstorage.errors import PeerstorageError
+from peerstorage.errors import PeerstorageError, StoreError
 from peerstorage.provider import Provider
 from peerstorage.shell import spill
 from peerstorage.shell.node import Node, NodeError
@@ -42,15 +42,16 @@ class Keeper:
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
-        blob = self.provider.pending(peer_id)
-        if blob is None:
-            blob = self._store.blob(peer_id)
-        if not blob:
-            return
         try:
-            self._node.send(peer_id, Message(PEER_STORAGE_RETRIEVAL, blob))
+            blob = self.provider.pending(peer_id)
+            if blob is None:
+                blob = self._store.blob(peer_id)
+            if blob:
+                self._node.send(peer_id, Message(PEER_STORAGE_RETRIEVAL, blob))
         except NodeError as error:
             self._log("debug", f"peer {peer_id} left before it got its backup: {error}")
+        except StoreError as error:
+            self._log("warn", f"peer {peer_id} does not get its backup at this connection: {error}")
 
     def received(self, peer_id: str, blob: bytes) -> None:
         if self._options.provide != "none":

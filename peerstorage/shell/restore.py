@@ -1,4 +1,4 @@
-"""peerstorage-restore: brings each peer to close, and watches until the closes are seen.
+"""peerstorage-restore: collects all copies, brings each peer to close, and watches until the closes are seen.
 
 Rules:
 - A thread of its own with its own RPC: connecting takes long, and the worker answers hooks.
@@ -36,6 +36,8 @@ _AT_ONCE = 4
 # After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up.
 _HANG_UP_SECONDS = 10.0
 _POLL_SECONDS = 1.0
+# How long the worker may take to judge what a peer returned.
+_JUDGE_SECONDS = 2.0
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -47,7 +49,6 @@ class Restore:
     def __init__(self, node: Node, gate: Gate, departures: Departures, say: Say, progress: Progress) -> None:
         self._node, self._gate, self._departures = node, gate, departures
         self._say, self._progress = say, progress
-        self._tried: dict[str, list[str]] = {}
         self._done = 0
         self._lock = threading.Lock()
 
@@ -58,12 +59,39 @@ class Restore:
         }
         return plan(recovered.candidates, gossip)
 
+    def gather(self, plans: list[PeerPlan], heard: set[str]) -> None:
+        """Collects the copies of peers that were not heard yet; the gate turns each away as soon as it came.
+
+        A newer copy has newer penalty data, and may name more channels.
+        """
+        unheard = [peer for peer in self._open(plans) if peer.peer_id not in heard]
+        if unheard:
+            self._say(f"collecting the backups of {len(unheard)} more peer(s) before anything is closed")
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for _ in pool.map(lambda peer: self._hear(peer, heard), unheard):
+                pass
+
+    def _hear(self, peer: PeerPlan, heard: set[str]) -> None:
+        for address in peer.addresses:
+            try:
+                self._node.connect(peer.peer_id, address)
+            except NodeError:
+                # Turned away, as it should be, or not reached.
+                deadline = time.monotonic() + _JUDGE_SECONDS
+                while peer.peer_id not in heard and time.monotonic() < deadline:
+                    time.sleep(_JUDGE_SECONDS / 20)
+            if peer.peer_id in heard:
+                self._say(f"{peer.peer_id}: returned its copy")
+                return
+
+    def _open(self, plans: list[PeerPlan]) -> list[PeerPlan]:
+        """Plans with a channel that was not handed over yet."""
+        there = self._node.channel_states().keys()
+        return [peer for peer in plans if any(c.entry.channel_id.hex() not in there for c in peer.candidates)]
+
     def run(self, plans: list[PeerPlan], wait: float) -> None:
         """Lets peers in and hands their channels over, then watches for at most `wait` seconds."""
-        there = self._node.channel_states().keys()
-        open_plans = [
-            peer for peer in plans if any(c.entry.channel_id.hex() not in there for c in peer.candidates)
-        ]
+        open_plans = self._open(plans)
         self._progress(0, max(1, len(open_plans)))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for _ in pool.map(lambda peer: self._close_with(peer, len(open_plans)), open_plans):
@@ -87,11 +115,9 @@ class Restore:
 
     def _let_in(self, peer: PeerPlan) -> bool:
         """Connects until the peer's channel_reestablish was answered. True once it was."""
-        tried = self._tried.setdefault(peer.peer_id, [])
         with self._gate.invitation(peer.peer_id):
             for address in peer.addresses:
                 gone = self._departures.expect(peer.peer_id)
-                tried.append(address)
                 try:
                     self._node.connect(peer.peer_id, address)
                 except NodeError as error:

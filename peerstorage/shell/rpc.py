@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 RESUME_WORD = "discard"
 _MAX_FILE = 64 << 20
+_LONGEST_NAME = 200
 
 
 def register(plugin: Plugin, app: App) -> None:
@@ -163,6 +164,10 @@ def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -
         try:
             run = Restore(Node(app.node.rpc_path), app.gate, app.departures, request.notify, request.progress)
             plans = run.plan(recovered)
+            if not wishes.dry_run:
+                run.gather(plans, app.user.heard)
+                recovered = _merge(app)
+                plans = run.plan(recovered)
             total = sum(c.entry.funding_sats for c in recovered.candidates)
             request.notify(
                 f"{len(recovered.candidates)} channel(s) of {total} sat with {len(plans)} peer(s) "
@@ -211,15 +216,21 @@ def _read_source(source: str) -> tuple[str, bytes]:
         return "argument", bytes.fromhex(source)
     except ValueError:
         pass
-    path = Path(source)
+    name = source if len(source) <= _LONGEST_NAME else f"{source[:_LONGEST_NAME]}…"
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise UsageError(SOURCE_UNREADABLE, f"{source}: larger than {_MAX_FILE >> 20} MiB, no backup is")
-        return str(path), path.read_bytes()
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(SOURCE_UNREADABLE, f"{name}: neither hex nor a file")
+        with path.open("rb") as file:
+            blob = file.read(_MAX_FILE + 1)
     except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a path"
         raise UsageError(
-            SOURCE_UNREADABLE, f"{source[:200]}: neither hex nor a file that can be read: {error}"
+            SOURCE_UNREADABLE, f"{name}: neither hex nor a file that can be read: {why}"
         ) from error
+    if len(blob) > _MAX_FILE:
+        raise UsageError(SOURCE_UNREADABLE, f"{name}: larger than {_MAX_FILE >> 20} MiB, no backup is")
+    return name, blob
 
 
 def _status(app: App) -> dict[str, Any]:

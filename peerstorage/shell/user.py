@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from peerstorage import backup as format_
 from peerstorage.backup import Backup, Summary
 from peerstorage.config import Options
 from peerstorage.errors import (
     NOT_CONNECTED,
+    NOT_HEARD,
     NOT_OFFERED,
     NOTHING_TO_SEND,
     STILL_RECOVERING,
@@ -28,8 +29,7 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.guard import Judgement, Verdict, judge
-from peerstorage.plan import fit
-from peerstorage.scb import ChannelBackup
+from peerstorage.plan import OurBackup, fit
 from peerstorage.sealing import seal, unseal
 from peerstorage.session import Sessions
 from peerstorage.shell.node import Node, NodeError
@@ -40,19 +40,10 @@ from peerstorage.wire import PEER_STORAGE, Message
 _AFTER_CHANGE_SECONDS = 0.5
 # How often penalty data is looked at where the interval sets no limit.
 _SHORTEST_REFRESH_SECONDS = 10.0
+# sendcustommsg's code for "No such peer" and "Peer is not connected".
+_PEER_IS_GONE = -32600
 
 Log = Callable[[str, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class OurBackup:
-    """What we last put together: for status."""
-
-    timestamp: int
-    channels: int
-    in_full: int
-    left_out: int
-    size: int
 
 
 class User:
@@ -62,6 +53,7 @@ class User:
         self._node, self._store, self._key, self._options, self._log = node, store, key, options, log
         self.sessions = Sessions(options.interval, options.settle)
         self.state = store.state() or State()
+        self._newest_at_start = self.state.newest_sent
         self.records = store.sent_records()
         self.channels = node.channels()
         # For the gate, see Watch.
@@ -70,7 +62,7 @@ class User:
         self.heard = {peer_id for peer_id, record in self.records.items() if record.verified_timestamp}
         self._mark_entrance()
         self.latest: OurBackup | None = None
-        self._marks = _marks(self.channels)
+        self._marks = format_.fingerprints(self.channels)
         self.rival = ""
         self._returned: dict[str, int] = {}
         self._may_replace: set[str] = set()
@@ -115,7 +107,11 @@ class User:
     def channel_changed(self, new_state: str, now: float) -> None:
         """A channel_state_changed notification. CHANNELD_NORMAL counts as a change even if the backup is the
         same: the built-in at the other end has a slot for us only from then on."""
+        self.fresh = False
         self._structure_changed |= new_state == "CHANNELD_NORMAL"
+        self.look_soon(now)
+
+    def look_soon(self, now: float) -> None:
         self._refresh_at = min(self._refresh_at, now + _AFTER_CHANGE_SECONDS)
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
@@ -134,12 +130,15 @@ class User:
         same = hashlib.sha256(blob).hexdigest() == record.sha256
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
         judgement = self._judge(backup)
-        record = replace(record, withheld=judgement.verdict is Verdict.EARLIER)
-        if backup.timestamp > record.verified_timestamp:
+        newer = backup.timestamp > record.verified_timestamp
+        if newer:
             self._keep(peer_id, plaintext)
+        # The mode before the record: a record makes the peer count as heard, so that it is not held again.
+        self._apply(peer_id, backup, judgement)
+        record = replace(record, withheld=judgement.verdict is Verdict.EARLIER)
+        if newer:
             record = replace(record, verified_timestamp=backup.timestamp)
         self._remember(peer_id, record)
-        self._apply(peer_id, backup, judgement)
         self._look_for_rival(peer_id, backup.timestamp)
         self.heard.add(peer_id)
         self.sessions.retrieved(peer_id)
@@ -216,8 +215,8 @@ class User:
         for peer_id in self.sessions.unanswered(now):
             self._unanswered(peer_id)
         if now >= self._refresh_at:
-            self._refresh_at = now + self._refresh_period
             self.look()
+            self._refresh_at = now + self._refresh_period
             if self._structure_changed:
                 self._structure_changed = False
                 self.sessions.structure_changed()
@@ -242,7 +241,7 @@ class User:
         """Asks lightningd for the channels, and tells the sessions what changed."""
         self.channels = self._node.channels()
         self._mark_entrance()
-        structure, penalty = _marks(self.channels)
+        structure, penalty = format_.fingerprints(self.channels)
         if structure != self._marks[0]:
             self.sessions.structure_changed()
         elif penalty != self._marks[1]:
@@ -268,7 +267,14 @@ class User:
             raise UsageError(
                 NOT_CONNECTED, f"peer {peer_id} is not connected: lightning-cli connect it first"
             )
-        peers = list(self.sessions) if peer_id is None else [peer_id]
+        if peer_id is not None and not self.sessions.is_ready(peer_id):
+            raise UsageError(
+                NOT_HEARD,
+                f"peer {peer_id} may still return a better backup: try again in {self._options.settle} seconds",
+            )
+        peers = [peer for peer in self.sessions if self.sessions.is_ready(peer)]
+        if peer_id is not None:
+            peers = [peer_id]
         for peer in peers:
             record = self.records.get(peer, SentRecord())
             if peer_id is not None and record.withheld:
@@ -303,6 +309,7 @@ class User:
         latest = self.latest
         assert latest is not None  # noqa: S101  _make_blob has just set it
         sent = []
+        failure: NodeError | None = None
         for peer_id in peers:
             record = replace(
                 self.records.get(peer_id, SentRecord()),
@@ -317,14 +324,20 @@ class User:
             try:
                 self._node.send(peer_id, message)
             except NodeError as error:
-                # It left, or is about to: it gets a backup when it is back.
-                self._say(peer_id, "info", f"no backup for peer {peer_id}: {error}")
-                self.sessions.disconnected(peer_id)
+                if error.code == _PEER_IS_GONE:
+                    # It gets a backup when it is back.
+                    self._say(peer_id, "debug", f"no backup for peer {peer_id}: {error}")
+                    self.sessions.disconnected(peer_id)
+                else:
+                    failure = error
                 continue
             self.sessions.done(peer_id, now)
             if self.channels:
                 self._may_replace.add(peer_id)
             sent.append(peer_id)
+        if failure is not None:
+            # What could not be handed over stays due; the worker rests before it tries again.
+            raise failure
         return sent
 
     def _make_blob(self) -> bytes:
@@ -337,8 +350,11 @@ class User:
             newest_seen=timestamp,
             since=self.state.since or timestamp,
         )
+        if self._newest_at_start:
+            state = state.with_gap(self._newest_at_start, timestamp)
         self._store.save_state(state)
         self.state = state
+        self._newest_at_start = 0
         summary = Summary(
             channels=len(self.channels),
             complete=not contents.left_out,
@@ -381,14 +397,3 @@ class User:
         if (peer_id, message) not in self._said:
             self._said.add((peer_id, message))
             self._log(level, message)
-
-
-def _marks(channels: list[ChannelBackup]) -> tuple[bytes, bytes]:
-    """Fingerprints of the channels: their structure (a new host of the peer counts, not its port, which is new
-    at every inbound connection), and everything."""
-    structure, everything = hashlib.sha256(), hashlib.sha256()
-    for entry in sorted(channels, key=lambda entry: entry.channel_id):
-        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type, entry.address.host)
-        structure.update(b"".join(len(part).to_bytes(2, "big") + part for part in parts))
-        everything.update(entry.to_bytes())
-    return structure.digest(), everything.digest()

@@ -22,6 +22,8 @@ FINE, EARLIER, LOST = Verdict.FINE, Verdict.EARLIER, Verdict.LOST
 # Our record: this database made its first backup at 100 and its newest at 200.
 RECORD = State(newest_sent=200, newest_seen=200, since=100)
 NO_RECORD = State()
+# It was not in use from 120 to 150: an old copy of it was started, and sent at 150 before anybody proved it.
+RESTARTED = State(newest_sent=200, newest_seen=200, since=100).with_gap(120, 150)
 ACKNOWLEDGED = State(newest_sent=200, newest_seen=300, since=100, acknowledged=300)
 
 Case = tuple[str, State, Backup, list[ChannelBackup], list[ChannelBackup], Verdict, list[int], list[int]]
@@ -45,6 +47,19 @@ CASES: list[Case] = [
     ("old database: both", RECORD, foreign(201, A_AHEAD, B, C), [A], [C], LOST, [2], [1]),
     ("old database: revocations where we have none", RECORD, foreign(201, A), [A_SMALL], [], LOST, [], [1]),
     ("old database, all channels gone", RECORD, foreign(201, A), [], [], LOST, [1], []),
+    (
+        "old database that has sent since: unknown, of the gap",
+        RESTARTED,
+        foreign(149, B),
+        [A],
+        [],
+        LOST,
+        [2],
+        [],
+    ),
+    ("replay of before the gap", RESTARTED, foreign(120, B), [A], [], FINE, [2], []),
+    ("replay of after the gap", RESTARTED, foreign(150, B), [A], [], FINE, [2], []),
+    ("of the gap, all known: the built-in beside us", RESTARTED, foreign(130, A, B), [A], [B], FINE, [], []),
     (
         "old database that has sent since: revocations ahead",
         RECORD,

@@ -155,7 +155,18 @@ def test_nothing_to_send_leaves_the_interval_alone() -> None:
     assert sessions.due(1) == ["alice"]
 
 
-def test_push_waits_for_nothing() -> None:
+def test_nothing_goes_to_a_peer_whose_retrieval_is_not_judged() -> None:
+    sessions = Sessions(INTERVAL, SETTLE)
+    sessions.connected("alice", 0)
+    sessions.unjudged.add("alice")
+    assert sessions.unanswered(SETTLE + 1) == []
+    assert sessions.due(SETTLE + 1) == []
+    assert math.isinf(sessions.next_event())
+    sessions.retrieved("alice")
+    assert sessions.due(SETTLE + 1) == ["alice"]
+
+
+def test_push_waits_for_nothing_but_the_peers_copy() -> None:
     sessions = settled("alice")
     sessions.push("alice", 1)
     assert sessions.due(1) == ["alice"]
@@ -163,8 +174,11 @@ def test_push_waits_for_nothing() -> None:
     sessions.structure_changed()
     assert sessions.due(60) == []
     assert sessions.due(61) == ["alice"]
+    # But for the peer's own copy: it may be the better one.
     sessions.connected("bob", 61)
     sessions.push("bob", 61)
+    assert "bob" not in sessions.due(61)
+    sessions.retrieved("bob")
     assert "bob" in sessions.due(61)
     with pytest.raises(KeyError):
         sessions.push("nobody", 61)
@@ -356,6 +370,13 @@ class SessionModel(RuleBasedStateMachine):
         self.settle_at.pop(name, None)
 
     @rule(name=st.sampled_from(NAMES))
+    def retrieval_comes_and_waits_to_be_judged(self, name: str) -> None:
+        self.sessions.unjudged.add(name)
+        assert name not in self.sessions.due(self.now)
+        self.work()
+        self.retrieve(name)
+
+    @rule(name=st.sampled_from(NAMES))
     def retrieve(self, name: str) -> None:
         self.sessions.retrieved(name)
         if name in self.settle_at:
@@ -375,9 +396,9 @@ class SessionModel(RuleBasedStateMachine):
     def push(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.settle_at)))
         self.sessions.push(name, self.now)
-        self.settle_at[name] = min(self.settle_at[name], self.now)
+        self.has[name] = 0
         self.not_before[name] = self.now
-        assert name in self.sessions.due(self.now)
+        assert (name in self.sessions.due(self.now)) == self.sessions.is_ready(name)
 
     @rule()
     def run_worker(self) -> None:

@@ -81,6 +81,7 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
         "newest_seen": 2,
         "since": 3,
         "acknowledged": 4,
+        "gaps": "",
     }
     assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
     assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}
@@ -203,7 +204,8 @@ def test_one_bad_record_in_a_list_is_named(prefix: str, datastore: MemoryDatasto
     st.builds(
         State,
         st.sampled_from([NORMAL, RECOVERING]),
-        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:]),
+        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-1]),
+        st.sampled_from(["", "1-2", "1-2 5-9"]),
     )
 )
 def test_state_round_trip(state: State) -> None:
@@ -218,3 +220,14 @@ def test_any_bytes_are_refused_in_words(data: bytes) -> None:
     datastore.values[STATE] = data
     with pytest.raises(PeerstorageError):
         Store(datastore).state()
+
+
+def test_only_so_many_gaps_are_kept_and_the_newest_are() -> None:
+    state = State(newest_sent=10_000)
+    for number in range(0, 4_000, 10):
+        state = state.with_gap(number, number + 5)
+    assert len(state.gaps.split()) == 200
+    assert state.is_foreign(3_993)
+    assert not state.is_foreign(3_995)
+    assert not state.is_foreign(3)
+    assert state.is_foreign(10_001)

@@ -1,0 +1,261 @@
+"""Storing for others: whose blobs, how often they are written, and that they are given back."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from .common import PEER_STORAGE_RETRIEVAL, wait_for
+from .network import Network
+from .node import Node
+from .raw_peer import RawPeer
+from .test_plugin_helpers import (
+    QUICK,
+    QuickNetwork,
+    blob_kept,
+    give,
+    kept,
+    log_lines,
+    reconnect,
+    record,
+    status,
+    with_channel,
+    writes,
+)
+
+ALL = QUICK | {"peerstorage-provide": "all"}
+SLOW = ALL | {"peerstorage-interval": "3600"}
+
+
+def stored(node: Node, peer: RawPeer, blob: bytes) -> None:
+    """Wait until the node has the peer's blob and its small record."""
+    wait_for(
+        lambda: blob_kept(node, peer) == blob and record(node, "meta", peer.node_id).get("size") == len(blob)
+    )
+
+
+def listed(node: Node) -> dict[str, int]:
+    """Sizes by node_id in peerstorage-list."""
+    return {item["peer_id"]: item["size_bytes"] for item in node.call("peerstorage-list")["peers"]}
+
+
+@pytest.mark.parametrize("policy", ["channels", "all", "none"])
+def test_policy_says_whose_blobs_are_stored(tmp_path: Path, policy: str) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=QUICK | {"peerstorage-provide": policy})
+        bob, carol = net.raw_peer("bob"), net.raw_peer("carol")
+        net.connect(carol, alice)
+        with_channel(net, alice, bob)
+        give(bob, alice, b"bob's")
+        give(carol, alice, b"carol's")
+        expected = {"channels": {bob.node_id}, "all": {bob.node_id, carol.node_id}, "none": set()}[policy]
+        if policy == "channels":
+            alice.wait_for_log(f"{carol.node_id}: its backup is not stored: there is no channel")
+        wait_for(lambda: listed(alice).keys() == expected)
+        wait_for(lambda: status(alice)["stored_for_others"]["peers"] == len(expected))
+        assert {key[2] for key in kept(alice) if key[1] == "blobs"} == expected
+
+
+def test_channel_that_is_not_committed_yet_is_none(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        net.connect(alice, bob)
+        channel = net.open_channel(alice, bob, normal=False)
+        end = channel.end(alice)
+        assert end
+        end.state = "OPENINGD"
+        give(bob, alice, b"too early")
+        alice.wait_for_log("is not stored: there is no channel")
+        end.state = "CHANNELD_AWAITING_LOCKIN"
+        give(bob, alice, b"in time")
+        stored(alice, bob, b"in time")
+
+
+def test_policy_that_was_tightened_still_gives_back(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=ALL), net.raw_peer("bob")
+        net.connect(alice, bob)
+        give(bob, alice, b"bob's")
+        stored(alice, bob, b"bob's")
+        alice.options["peerstorage-provide"] = "none"
+        alice.restart()
+        net.connect(alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL))
+        give(bob, alice, b"new")
+        assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"bob's"]
+        reconnect(net, alice, bob)
+        wait_for(lambda: len(bob.received(PEER_STORAGE_RETRIEVAL)) == 2)
+        assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"bob's"] * 2
+
+
+@pytest.mark.parametrize("size", [1, 65530, 65531])
+def test_newest_blob_replaces_and_is_given_back_after_a_restart(tmp_path: Path, size: int) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=ALL), net.raw_peer("bob")
+        net.connect(alice, bob)
+        for letter in (b"a", b"b"):
+            give(bob, alice, letter * size)
+            stored(alice, bob, letter * size)
+        alice.restart()
+        net.connect(alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL))
+        assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"b" * size]
+        assert listed(alice) == {bob.node_id: size}
+
+
+def test_identical_blob_is_not_written_twice(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=ALL), net.raw_peer("bob")
+        net.connect(alice, bob)
+        for blob in (b"one", b"one", b"one", b"two"):
+            give(bob, alice, blob)
+            status(alice)  # the worker is through with it
+        stored(alice, bob, b"two")
+        assert writes(alice, "blobs") == [b"one", b"two"]
+        alice.restart()
+        net.connect(alice, bob)
+        give(bob, alice, b"two")
+        give(bob, alice, b"two")
+        status(alice)
+        assert writes(alice, "blobs") == [b"one", b"two"]
+
+
+def test_first_blob_is_written_at_once_and_then_one_per_interval(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=ALL | {"peerstorage-interval": "2"}), net.raw_peer("bob")
+        net.connect(alice, bob)
+        start = time.monotonic()
+        give(bob, alice, b"0")
+        stored(alice, bob, b"0")
+        assert time.monotonic() - start < 1.5
+        # A chatty peer: the pending write is not put off, and the newest is what gets written.
+        number = 0
+        while time.monotonic() - start < 2.5:
+            number += 1
+            give(bob, alice, b"%d" % number)
+            time.sleep(0.05)
+        assert len(writes(alice, "blobs")) == 2
+        stored(alice, bob, b"%d" % number)
+        assert len(writes(alice, "blobs")) == 3
+        assert time.monotonic() - start > 3.9
+
+
+def test_pending_blob_is_what_a_reconnecting_peer_gets(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=SLOW), net.raw_peer("bob")
+        with_channel(net, alice, bob)
+        give(bob, alice, b"old")
+        stored(alice, bob, b"old")
+        give(bob, alice, b"new")
+        status(alice)
+        assert blob_kept(alice, bob) == b"old"
+        net.disconnect(alice, bob)
+        stored(alice, bob, b"new")
+        net.connect(alice, bob)
+        assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"new"]
+
+
+def pending(net: Network) -> tuple[Node, RawPeer]:
+    """A node that has b"old" of a peer on disk, and b"new" waiting for the interval."""
+    alice, bob = net.node("alice", options=SLOW), net.raw_peer("bob")
+    net.connect(alice, bob)
+    give(bob, alice, b"old")
+    stored(alice, bob, b"old")
+    give(bob, alice, b"new")
+    status(alice)
+    assert blob_kept(alice, bob) == b"old"
+    return alice, bob
+
+
+def test_pending_blob_is_written_when_the_plugin_is_stopped(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = pending(net)
+        alice.stop_plugin()
+        assert blob_kept(alice, bob) == b"new"
+
+
+def test_pending_blob_survives_a_restart_of_lightningd(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = pending(net)
+        alice.restart()
+        stored(alice, bob, b"new")
+        net.connect(alice, bob)
+        assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"new"]
+
+
+def test_blob_that_waited_for_a_start_never_replaces_a_newer_one(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = pending(net)
+        alice.restart()
+        stored(alice, bob, b"new")
+        alice.options["peerstorage-interval"] = "0"
+        alice.restart()
+        net.connect(alice, bob)
+        give(bob, alice, b"newest")
+        stored(alice, bob, b"newest")
+        alice.restart()
+        status(alice)
+        assert blob_kept(alice, bob) == b"newest"
+
+
+def test_empty_blob_deletes(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob, carol = net.node("alice", options=ALL), net.raw_peer("bob"), net.raw_peer("carol")
+        for peer in (bob, carol):
+            net.connect(alice, peer)
+            give(peer, alice, peer.name.encode())
+            stored(alice, peer, peer.name.encode())
+        give(bob, alice, b"")
+        wait_for(lambda: listed(alice).keys() == {carol.node_id})
+        assert {key[1:] for key in kept(alice) if key[1] in ("blobs", "meta")} == {
+            ("blobs", carol.node_id),
+            ("meta", carol.node_id),
+        }
+        reconnect(net, alice, bob)
+        give(bob, alice, b"")  # once more: nothing to delete is no error
+        status(alice)
+        assert not bob.received(PEER_STORAGE_RETRIEVAL)
+
+
+def test_full_quota_refuses_newcomers_and_updates_fit(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        # Room for the largest blob of two peers, less some bytes of a third one's.
+        alice = net.node("alice", options=ALL | {"peerstorage-quota": "196592B"})
+        bob, carol, dave = (net.raw_peer(name) for name in ("bob", "carol", "dave"))
+        for peer in (bob, carol, dave):
+            net.connect(alice, peer)
+        for peer in (bob, carol):
+            give(peer, alice, b"first")
+            stored(alice, peer, b"first")
+        before = kept(alice)
+        for _ in range(3):
+            give(dave, alice, b"d")
+            alice.wait_for_log(f"{dave.node_id}: its backup is not stored: .*quota")
+            status(alice)
+        assert kept(alice) == before
+        assert len(log_lines(alice, f"{dave.node_id}: its backup is not stored")) == 1
+        for peer in (bob, carol):
+            give(peer, alice, peer.name[:1].encode() * 65531)
+            stored(alice, peer, peer.name[:1].encode() * 65531)
+        alice.restart()
+        assert status(alice)["stored_for_others"]["bytes"] == 2 * 65531
+        for peer in (dave, bob):
+            net.connect(alice, peer)
+        give(dave, alice, b"d")
+        wait_for(lambda: len(log_lines(alice, f"{dave.node_id}: its backup is not stored")) == 2)
+        give(bob, alice, b"")
+        wait_for(lambda: bob.node_id not in listed(alice))
+        give(dave, alice, b"now")
+        stored(alice, dave, b"now")
+
+
+def test_blobs_outlive_the_channel(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        channel = with_channel(net, alice, bob)
+        give(bob, alice, b"bob's")
+        stored(alice, bob, b"bob's")
+        net.close_channel(channel)
+        reconnect(net, alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL) == [b"bob's"])
+        assert blob_kept(alice, bob) == b"bob's"
