@@ -35,6 +35,22 @@ class Judgement:
     unknown: frozenset[bytes]
     ahead: frozenset[bytes]
 
+    def explain(self, peer_id: str, backup: Backup) -> str:
+        """For the operator, what a verdict other than FINE means and what to do."""
+        if self.verdict is Verdict.LOST:
+            return (
+                f"RECOVERING: peer {peer_id} returned a backup that is newer than this database: "
+                f"{len(self.unknown)} of its {len(backup.entries)} channels are unknown here, {len(self.ahead)} "
+                "have gone further. The database was lost or is an old copy. Nothing is sent to peers, and peers "
+                "whose channels are unknown here are turned away so that they close nothing. See lightning-cli "
+                "peerstorage-status and peerstorage-recover."
+            )
+        return (
+            f"peer {peer_id} holds a backup from before this database, with {len(self.unknown)} channels that are "
+            "unknown here. It is kept, see lightning-cli peerstorage-recover, and what this peer holds is not "
+            f"replaced until you say lightning-cli peerstorage-push {peer_id}"
+        )
+
 
 def judge(state: State, backup: Backup, channels: Mapping[bytes, int], closed: Set[bytes]) -> Judgement:
     """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: known closed ids."""

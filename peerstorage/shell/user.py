@@ -118,28 +118,39 @@ class User:
         """A peer returned a backup: compare, judge, keep."""
         record = self.records.get(peer_id, SentRecord())
         record = replace(record, checked_at=int(time.time()))
+        same = hashlib.sha256(blob).hexdigest() == record.sha256
         try:
             plaintext = unseal(self._key, blob)
-            backup = format_.decode(plaintext)
-        except (SealError, FormatError) as error:
+        except SealError as error:
             self._say(peer_id, "warn", f"peer {peer_id} returned a backup that is of no use: {error}")
-            self._remember(peer_id, replace(record, state="altered"))
-            self.heard.add(peer_id)
-            self.sessions.retrieved(peer_id)
+            self._done_with(peer_id, replace(record, state="altered"))
             return
-        same = hashlib.sha256(blob).hexdigest() == record.sha256
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
+        try:
+            backup = format_.decode(plaintext)
+        except FormatError as error:
+            # Ours all the same, of another version perhaps: nothing that we could send is surely better.
+            self._say(
+                peer_id, "warn", f"peer {peer_id} holds a backup of ours that can't be read here: {error}"
+            )
+            self._keep(peer_id, plaintext)
+            self._done_with(peer_id, replace(record, withheld=True))
+            return
         judgement = self._judge(backup)
         newer = backup.timestamp > record.verified_timestamp
         if newer:
             self._keep(peer_id, plaintext)
         # The mode before the record: a record makes the peer count as heard, so that it is not held again.
         self._apply(peer_id, backup, judgement)
-        record = replace(record, withheld=judgement.verdict is Verdict.EARLIER)
+        unreadable = bool(backup.lost) and not same
+        record = replace(record, withheld=judgement.verdict is Verdict.EARLIER or unreadable)
         if newer:
             record = replace(record, verified_timestamp=backup.timestamp)
-        self._remember(peer_id, record)
         self._look_for_rival(peer_id, backup.timestamp)
+        self._done_with(peer_id, record)
+
+    def _done_with(self, peer_id: str, record: SentRecord) -> None:
+        self._remember(peer_id, record)
         self.heard.add(peer_id)
         self.sessions.retrieved(peer_id)
 
@@ -183,23 +194,9 @@ class User:
         if state != self.state:
             self._store.save_state(state)
         if state.mode != self.state.mode:
-            self._log(
-                "warn",
-                f"RECOVERING: peer {peer_id} returned a backup that is newer than this database: "
-                f"{len(judgement.unknown)} of its {len(backup.entries)} channels are unknown here, "
-                f"{len(judgement.ahead)} have gone further. The database was lost or is an old copy. Nothing "
-                "is sent to peers, and peers whose channels are unknown here are turned away so that they "
-                "close nothing. See lightning-cli peerstorage-status and peerstorage-recover.",
-            )
+            self._log("warn", judgement.explain(peer_id, backup))
         elif judgement.verdict is Verdict.EARLIER:
-            self._say(
-                peer_id,
-                "warn",
-                f"peer {peer_id} holds a backup from before this database, with {len(judgement.unknown)} "
-                "channels that are unknown here. It is kept, see lightning-cli peerstorage-recover, and what "
-                "this peer holds is not replaced until you say lightning-cli peerstorage-push "
-                f"{peer_id}",
-            )
+            self._say(peer_id, "warn", judgement.explain(peer_id, backup))
         self.state = state
         if judgement.verdict is Verdict.FINE:
             self._may_replace.add(peer_id)
@@ -300,8 +297,9 @@ class User:
     def _may_get(self, peer_id: str) -> bool:
         if self.records.get(peer_id, SentRecord()).withheld:
             return False
-        # A backup without channels goes only where it is sure what it replaces.
-        return bool(self.channels) or peer_id in self._may_replace
+        # A backup without channels goes only where it is sure what it replaces, and never from a node without
+        # history: it would be the end of looking before leaping.
+        return bool(self.channels) or (self.state.newest_sent > 0 and peer_id in self._may_replace)
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         blob = self._make_blob()
