@@ -21,7 +21,8 @@ from peerstorage.scb import WireAddress
 # Where Linux starts to hand out ports for outgoing connections.
 _FIRST_EPHEMERAL_PORT = 32768
 
-UNREACHABLE, WAITING, SPENT, CLOSING, CLOSED = "unreachable", "waiting", "close sent", "closing seen", "swept"
+NOT_STARTED, UNREACHABLE, WAITING = "not started", "unreachable", "waiting"
+SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
 _BLOCK_SECONDS = 600
 _SPARE_BLOCKS = 144
 # lightningd's states of a channel whose funding output is spent.
@@ -83,6 +84,7 @@ def advice(state: str, rescan: int) -> str:
 
 
 ADVICE = {
+    NOT_STARTED: "nothing was done about it yet: peerstorage-restore without dry_run will have its peer close it",
     UNREACHABLE: "the peer was not reached: connect to it with another address, or run peerstorage-restore again "
     "later. Its channel is open and safe until the peer closes it",
     WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",

@@ -69,9 +69,12 @@ class State:
         return replace(self, gaps=" ".join((*self.gaps.split()[1 - _MOST_GAPS :], f"{after}-{before}")))
 
     def is_foreign(self, timestamp: int) -> bool:
-        """Whether a backup of this time can't have been sent by this database."""
+        """Whether a backup of this time can't have been sent by this database.
+
+        The end of a gap counts as within: a database that was lost may have got as far in the same second.
+        """
         gaps = (gap.split("-") for gap in self.gaps.split())
-        return timestamp > self.newest_sent or any(int(a) < timestamp < int(b) for a, b in gaps)
+        return timestamp > self.newest_sent or any(int(a) < timestamp <= int(b) for a, b in gaps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _sentence(user: User, proven: int, latest: int) -> str:
     if user.recovering:
         return (
             "RECOVERING: this database was lost or is an old copy. Nothing is sent to peers. "
-            "Next: lightning-cli peerstorage-recover"
+            "Next: lightning-cli peerstorage-restore dry_run=true, and the README's chapter on recovery"
         )
     if not user.channels:
         return "no channels yet, so nothing to back up"

@@ -20,6 +20,7 @@ from peerstorage.restore import (
     ADVICE,
     CLOSED,
     CLOSING,
+    NOT_STARTED,
     SPENT,
     UNREACHABLE,
     WAITING,
@@ -50,6 +51,7 @@ class Restore:
         self._node, self._gate, self._departures = node, gate, departures
         self._say, self._progress = say, progress
         self._done = 0
+        self._tried: set[str] = set()
         self._lock = threading.Lock()
 
     def plan(self, recovered: Recovered) -> list[PeerPlan]:
@@ -92,7 +94,7 @@ class Restore:
     def run(self, plans: list[PeerPlan], wait: float) -> None:
         """Lets peers in and hands their channels over, then watches for at most `wait` seconds."""
         open_plans = self._open(plans)
-        self._progress(0, max(1, len(open_plans)))
+        self._show_progress(0, len(open_plans))
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             for _ in pool.map(lambda peer: self._close_with(peer, len(open_plans)), open_plans):
                 pass
@@ -111,10 +113,16 @@ class Restore:
         finally:
             with self._lock:
                 self._done += 1
-                self._progress(self._done, total)
+                self._show_progress(self._done, total)
+
+    def _show_progress(self, done: int, total: int) -> None:
+        """lightning-cli counts from 0, and dies of a bar with one step or with more than its total."""
+        if total:
+            self._progress(min(done, total), total + 1)
 
     def _let_in(self, peer: PeerPlan) -> bool:
         """Connects until the peer's channel_reestablish was answered. True once it was."""
+        self._tried.add(peer.peer_id)
         with self._gate.invitation(peer.peer_id):
             for address in peer.addresses:
                 gone = self._departures.expect(peer.peer_id)
@@ -158,6 +166,8 @@ class Restore:
         for peer in plans:
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
+                if states[channel_id] == UNREACHABLE and peer.peer_id not in self._tried:
+                    states[channel_id] = NOT_STARTED
                 if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
                     states[channel_id] = SPENT
         rows = [

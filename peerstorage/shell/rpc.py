@@ -110,12 +110,14 @@ def _guarded(request: Any, task: Callable[[], None]) -> Callable[[], None]:
 
 
 def _refuse(request: Any, error: PeerstorageError) -> None:
-    request.set_exception(RpcException(str(error), getattr(error, "code", 0) or NODE_REFUSED))
+    """Answers with an error. pyln's own way would show the operator a Python traceback with every refusal."""
+    details = {"code": getattr(error, "code", 0) or NODE_REFUSED, "message": str(error)}
+    request._write_result({"jsonrpc": "2.0", "id": request.id, "error": details})
 
 
 def _refuse_unknown(request: Any, unknown: dict[str, Any]) -> None:
     names = ", ".join(map(repr, unknown))
-    request.set_exception(RpcException(f"{request.method} has no parameter {names}", INVALID_PARAMS))
+    _refuse(request, UsageError(INVALID_PARAMS, f"{request.method} has no parameter {names}"))
 
 
 def _recover(app: App, source: str | None) -> dict[str, Any]:

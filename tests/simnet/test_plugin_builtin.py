@@ -105,7 +105,7 @@ def test_fresh_node_beside_the_stock_plugin_harms_nothing(tmp_path: Path) -> Non
         turned_away(net, bob, alice)
         settle_down(alice)
         assert not alice.sent
-        assert bob.blobs[alice.node_id] == held
+        assert (bob.blobs[alice.node_id] == held) is True
         assert bob.channels[channel.channel_id].state == "CHANNELD_NORMAL"
         recovered = alice.call("peerstorage-recover")
         assert [item["channel_id"] for item in recovered["channels"]] == [channel.channel_id]

@@ -49,7 +49,7 @@ def test_better_backup_is_not_replaced_when_judging_it_fails(tmp_path: Path, met
         net.connect(alice, bob)
         alice.wait_for_log("out of order")
         settle_down(alice, 1.4)
-        assert bob.blobs[alice.node_id] == held
+        assert (bob.blobs[alice.node_id] == held) is True
 
 
 def test_better_backup_is_not_replaced_while_its_retrieval_waits_behind_a_slow_call(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_better_backup_is_not_replaced_while_its_retrieval_waits_behind_a_slow_c
         alice.rpc_fault("listdatastore", hang=2, times=1)
         net.connect(alice, net.raw_peer("dave"))
         settle_down(alice, 1)
-        assert bob.blobs[alice.node_id] == held
+        assert (bob.blobs[alice.node_id] == held) is True
         assert mode(alice) == "recovering"
 
 
@@ -73,4 +73,4 @@ def test_better_backup_is_not_replaced_by_a_push_to_all_before_it_came(tmp_path:
         with contextlib.suppress(RpcError):
             alice.call("peerstorage-push")
         wait_for(lambda: mode(alice) == "recovering", timeout=2)
-        assert bob.blobs[alice.node_id] == held
+        assert (bob.blobs[alice.node_id] == held) is True

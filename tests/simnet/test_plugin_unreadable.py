@@ -54,7 +54,7 @@ def test_backup_of_an_unknown_format_is_kept_and_not_replaced_until_push(tmp_pat
         reconnect(net, alice, bob)
         second = with_channel(net, alice, carol)
         wait_until_held([carol], alice, first, second, still=True)
-        assert bob.blobs[alice.node_id] == strange
+        assert (bob.blobs[alice.node_id] == strange) is True
         assert row(alice, bob)["withheld"]
         assert log_lines(alice, "can't be read here")
         assert ("peerstorage", "retrieved", bob.node_id) in kept(alice)

@@ -58,7 +58,8 @@ CASES: list[Case] = [
         [],
     ),
     ("replay of before the gap", RESTARTED, foreign(120, B), [A], [], FINE, [2], []),
-    ("replay of after the gap", RESTARTED, foreign(150, B), [A], [], FINE, [2], []),
+    ("old database: both lives sent in the same second", RESTARTED, foreign(150, B), [A], [], LOST, [2], []),
+    ("replay of after the gap", RESTARTED, foreign(151, B), [A], [], FINE, [2], []),
     ("of the gap, all known: the built-in beside us", RESTARTED, foreign(130, A, B), [A], [B], FINE, [], []),
     (
         "old database that has sent since: revocations ahead",

@@ -227,7 +227,8 @@ def test_only_so_many_gaps_are_kept_and_the_newest_are() -> None:
     for number in range(0, 4_000, 10):
         state = state.with_gap(number, number + 5)
     assert len(state.gaps.split()) == 200
-    assert state.is_foreign(3_993)
-    assert not state.is_foreign(3_995)
+    assert not state.is_foreign(3_990)
+    assert state.is_foreign(3_995)
+    assert not state.is_foreign(3_996)
     assert not state.is_foreign(3)
     assert state.is_foreign(10_001)
