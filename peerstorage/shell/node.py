@@ -16,6 +16,8 @@ _NO_SUCH_KEY = 1200
 # Channels that exist only in memory so far: staticbackup leaves them out too.
 _UNCOMMITTED = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY"}
 BUILTIN = "chanbackup"
+# The short_channel_id of every channel that recoverchannel makes.
+_STUB = "1x1x1"
 
 
 class NodeError(PeerstorageError):
@@ -106,6 +108,15 @@ class Node:
         """lightningd's state by channel_id in hex, of channels that have one."""
         channels = self.call("listpeerchannels")["channels"]
         return {channel["channel_id"]: channel["state"] for channel in channels if "channel_id" in channel}
+
+    def living_channels(self) -> set[str]:
+        """Channel ids in hex of channels that are lightningd's own, not made by recoverchannel."""
+        channels = self.call("listpeerchannels")["channels"]
+        return {
+            channel["channel_id"]
+            for channel in channels
+            if "channel_id" in channel and channel.get("short_channel_id") != _STUB
+        }
 
     def announced_addresses(self, peer_id: str) -> list[str]:
         """What gossip knows of a peer, as `connect` takes it; websockets and Tor v2 left out."""

@@ -55,11 +55,14 @@ class Restore:
         self._lock = threading.Lock()
 
     def plan(self, recovered: Recovered) -> list[PeerPlan]:
+        # An old copy of a database has channels of its own, which are none of ours to close.
+        living = self._node.living_channels()
+        lost = [c for c in recovered.candidates if c.entry.channel_id.hex() not in living]
         gossip = {
             peer_id: self._node.announced_addresses(peer_id)
-            for peer_id in {candidate.entry.node_id.hex() for candidate in recovered.candidates}
+            for peer_id in {candidate.entry.node_id.hex() for candidate in lost}
         }
-        return plan(recovered.candidates, gossip)
+        return plan(lost, gossip)
 
     def gather(self, plans: list[PeerPlan], heard: set[str]) -> None:
         """Collects the copies of peers that were not heard yet; the gate turns each away as soon as it came.

@@ -168,11 +168,12 @@ def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -
             plans = run.plan(recovered)
             if not wishes.dry_run:
                 run.gather(plans, app.user.heard)
+                _stop_beside_rival(app, wishes)
                 recovered = _merge(app)
                 plans = run.plan(recovered)
-            total = sum(c.entry.funding_sats for c in recovered.candidates)
+            sats = [c.entry.funding_sats for peer in plans for c in peer.candidates]
             request.notify(
-                f"{len(recovered.candidates)} channel(s) of {total} sat with {len(plans)} peer(s) "
+                f"{len(sats)} channel(s) of {sum(sats)} sat with {len(plans)} peer(s) "
                 + ("would be closed" if wishes.dry_run else "will be closed")
             )
             if not wishes.dry_run:
@@ -202,14 +203,18 @@ def _ready_to_restore(app: App, wishes: _Wishes) -> recovery.Recovered:
             NOTHING_TO_SEND,
             "this node is not recovering: connect to a peer that stores its backup first; it is noticed then",
         )
-    if app.user.rival and not (wishes.force or wishes.dry_run):
-        raise UsageError(STILL_ALIVE, f"{app.user.rival} If you are sure that it is not: force=true")
+    _stop_beside_rival(app, wishes)
     recovered = _merge(app)
     if not recovered.candidates:
         raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned yet")
     if not app.restoring.acquire(blocking=False):
         raise UsageError(STILL_RECOVERING, "a restore is running already")
     return recovered
+
+
+def _stop_beside_rival(app: App, wishes: _Wishes) -> None:
+    if app.user.rival and not (wishes.force or wishes.dry_run):
+        raise UsageError(STILL_ALIVE, f"{app.user.rival} If you are sure that it is not: force=true")
 
 
 def _read_source(source: str) -> tuple[str, bytes]:

@@ -175,6 +175,9 @@ def test_old_database_is_noticed(node_factory: Any, tmp_path: Path) -> None:
     assert states(l3, l1) == ["CHANNELD_NORMAL"]
     assert (held_blob(l3, l1) == held) is True
     assert len(l1.rpc.call("peerstorage-recover")["channels"]) == 2
+    # A restore would close the channel that was lost, and not the one that the database has.
+    plan = l1.rpc.call("peerstorage-restore", {"dry_run": True})
+    assert [row["peer_id"] for row in plan["channels"]] == [l3.info["id"]]
 
 
 def test_we_recover_from_the_builtins_blob(node_factory: Any) -> None:
