@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-URGENT, ORDINARY, LAST = 0, 1, 9
+URGENT, ORDINARY = 0, 1
 # Nothing announced: look again after this many seconds all the same.
 _LONGEST_SLEEP = 60.0
 REST_AFTER_FAILURE = 10.0
