@@ -38,6 +38,10 @@ class PeerPlan:
     addresses: tuple[str, ...]
 
     @property
+    def channel_ids(self) -> list[str]:
+        return [candidate.entry.channel_id.hex() for candidate in self.candidates]
+
+    @property
     def scb(self) -> list[str]:
         return [candidate.scb for candidate in self.candidates]
 

@@ -2,7 +2,7 @@
 
 Rules:
 - A thread of its own with its own RPC: connecting takes long, and the worker answers hooks.
-- Peers are let in one by one, only here, only for as long as it takes.
+- Peers are let in a few at a time, only here, only for as long as it takes.
 - Nothing is remembered but in lightningd's database: run it again at any time.
 """
 
@@ -92,7 +92,7 @@ class Restore:
     def _open(self, plans: list[PeerPlan]) -> list[PeerPlan]:
         """Plans with a channel that was not handed over yet."""
         there = self._node.channel_states().keys()
-        return [peer for peer in plans if any(c.entry.channel_id.hex() not in there for c in peer.candidates)]
+        return [peer for peer in plans if not there >= set(peer.channel_ids)]
 
     def run(self, plans: list[PeerPlan], wait: float) -> None:
         """Lets peers in and hands their channels over, then watches for at most `wait` seconds."""
@@ -141,7 +141,7 @@ class Restore:
         return False
 
     def _watch(self, plans: list[PeerPlan], wait: float) -> None:
-        ids = [candidate.entry.channel_id.hex() for peer in plans for candidate in peer.candidates]
+        ids = [channel_id for peer in plans for channel_id in peer.channel_ids]
         deadline = time.monotonic() + wait
         seen = -1
         while True:
@@ -162,7 +162,7 @@ class Restore:
 
     def report(self, plans: list[PeerPlan], recovered: Recovered) -> dict[str, Any]:
         """The answer: one row a channel, with what to do next."""
-        ids = [candidate.entry.channel_id.hex() for peer in plans for candidate in peer.candidates]
+        ids = [channel_id for peer in plans for channel_id in peer.channel_ids]
         states = self._states(ids)
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,16 @@ def lose_everything(node: Any) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name != "hsm_secret":
             path.unlink()
+
+
+def put_back(node: Any, copy: Path) -> None:
+    """The node comes up again with a copy of its database in place of the one it has."""
+    node.stop()
+    database = Path(node.daemon.lightning_dir) / "regtest/lightningd.sqlite3"
+    for leftover in database.parent.glob("lightningd.sqlite3*"):
+        leftover.unlink()
+    shutil.copy(copy, database)
+    node.start()
 
 
 def status(node: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -31,6 +30,7 @@ from tests.integration.helpers import (
     holds_all,
     is_connected,
     lose_everything,
+    put_back,
     row,
     secret,
     states,
@@ -136,11 +136,7 @@ def test_true_database_after_all(node_factory: Any, tmp_path: Path) -> None:
     l1.start()
     connect_refused(l1, l2)
     wait_for(lambda: status(l1)["mode"] == "recovering")
-    l1.stop()
-    for leftover in database.parent.glob("lightningd.sqlite3*"):
-        os.unlink(leftover)
-    shutil.copy(tmp_path / "copy", database)
-    l1.start()
+    put_back(l1, tmp_path / "copy")
     connect(l1, l2)
     wait_for(lambda: row(l1, l2)["state"] == "current")
     assert status(l1)["mode"] == "normal"
@@ -163,11 +159,7 @@ def test_old_database_is_noticed(node_factory: Any, tmp_path: Path) -> None:
     wait_for(lambda: holds_all(l3, l1, key) and holds_all(l2, l1, key))
     time.sleep(1)
     held = held_blob(l3, l1)
-    l1.stop()
-    for leftover in database.parent.glob("lightningd.sqlite3*"):
-        os.unlink(leftover)
-    shutil.copy(tmp_path / "copy", database)
-    l1.start()
+    put_back(l1, tmp_path / "copy")
     connect(l1, l2)
     wait_for(lambda: status(l1)["mode"] == "recovering")
     # The peer whose channel this database doesn't know is turned away, so its channel stays open.
