@@ -19,9 +19,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from peerstorage.errors import FormatError
-from peerstorage.scb import ChannelBackup
+from peerstorage.scb import ChannelBackup, WireAddress
 from peerstorage.sealing import OVERHEAD
-from peerstorage.wire import MAX_BLOB, Reader, decode_tlvs, encode_tlvs
+from peerstorage.wire import MAX_BLOB, NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, is_point
 
 LEGACY, MODERN = 6135, 6137
 VERSION = 1
@@ -29,7 +29,7 @@ VERSION = 1
 _VERSION_MASK = 0x5555555555555555
 
 MAGIC = b"psx1"
-_SUMMARY, _PADDING, _FILL = 1, 5, 7
+_SUMMARY, _DIRECTORY, _PADDING, _FILL = 1, 3, 5, 7
 _SUMMARY_LENGTH = 4 + 1 + 4 + 32
 
 MAX_TIMESTAMP = 0xFFFFFFFF
@@ -77,13 +77,34 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Contact:
+    """A peer that holds backups of ours, and where it can be reached."""
+
+    node_id: bytes
+    address: WireAddress
+
+    @classmethod
+    def read(cls, reader: Reader) -> Contact:
+        node_id = reader.take(NODE_ID_LENGTH, "contact node_id")
+        if not is_point(node_id):
+            raise FormatError(f"contact node_id {node_id.hex()} is no point of secp256k1")
+        address = WireAddress.read(reader)
+        address.check()
+        return cls(node_id, address)
+
+    def to_bytes(self) -> bytes:
+        return self.node_id + self.address.to_bytes()
+
+
+@dataclass(frozen=True, slots=True)
 class Backup:
     """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
-    `summary` is None for the built-in's."""
+    `summary` is None and `directory` empty for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
     summary: Summary | None
+    directory: tuple[Contact, ...] = ()
     legacy: bool = False
     faults: tuple[str, ...] = ()
     lost: int = 0
@@ -110,7 +131,11 @@ def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
 
 
 def encode(
-    timestamp: int, entries: Sequence[ChannelBackup], summary: Summary, length: int | None = None
+    timestamp: int,
+    entries: Sequence[ChannelBackup],
+    summary: Summary,
+    length: int | None = None,
+    directory: Sequence[Contact] = (),
 ) -> bytes:
     """The plaintext of a backup, padded to `length` bytes; None: not padded."""
     if len(entries) > MAX_ENTRIES:
@@ -125,6 +150,8 @@ def encode(
         )
     )
     records = [(_SUMMARY, summary.to_bytes())]
+    if directory:
+        records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
     if length is None:
         return content
@@ -185,7 +212,7 @@ def decode(plaintext: bytes) -> Backup:
         except FormatError as error:
             # The length of this entry is unknown, so what comes after it is out of reach.
             faults.append(f"entry {number + 1} of {count} can't be read, and none after it: {error}")
-            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults), count - len(entries))
+            return Backup(timestamp, tuple(entries), None, (), legacy, tuple(faults), count - len(entries))
         try:
             entry.check()
         except FormatError as error:
@@ -193,14 +220,18 @@ def decode(plaintext: bytes) -> Backup:
         else:
             entries.append(entry)
     lost = count - len(entries)
+    summary: Summary | None = None
+    directory: tuple[Contact, ...] = ()
     try:
-        summary = _extension(plaintext[reader.offset :])
+        records = _extension(plaintext[reader.offset :])
+        directory = _directory(records.get(_DIRECTORY, b""), faults)
+        summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults), lost)
+    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
@@ -209,13 +240,27 @@ def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
         raise FormatError("the summary says complete, but it doesn't match the entries")
 
 
-def _extension(data: bytes) -> Summary | None:
+def _extension(data: bytes) -> dict[int, bytes]:
+    """The extension's records by type; none where there is no extension."""
     if not data.startswith(MAGIC):
-        return None
+        return {}
     records = decode_tlvs(data[len(MAGIC) :], lambda _: False, "extension")
     if any(records.get(_PADDING, b"")):
         raise FormatError("padding has a byte that is not zero")
-    return Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
+    return records
+
+
+def _directory(data: bytes, faults: list[str]) -> tuple[Contact, ...]:
+    """Contacts up to the first that can't be read: what comes after an unknown type of address is out of reach,
+    and a directory that is cut short takes nothing from the channels."""
+    reader = Reader(data)
+    contacts: list[Contact] = []
+    try:
+        while reader.left:
+            contacts.append(Contact.read(reader))
+    except FormatError as error:
+        faults.append(f"directory: {len(contacts)} contacts can be read, and none after them: {error}")
+    return tuple(contacts)
 
 
 def unpadded(plaintext: bytes) -> bytes:

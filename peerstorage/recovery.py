@@ -136,7 +136,7 @@ def _closings(sources: Sequence[Source]) -> list[_Closing]:
     return [
         _Closing(backup.summary.since, backup.timestamp, backup.channel_ids)
         for backup in (source.backup for source in sources)
-        if backup.summary is not None and backup.summary.complete and not backup.faults
+        if backup.summary is not None and backup.summary.complete and not backup.lost
     ]
 
 

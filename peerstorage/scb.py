@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import base64
+import contextlib
 import ipaddress
 from dataclasses import dataclass, replace
 
@@ -58,6 +59,26 @@ class WireAddress:
             raise FormatError(f"address type {kind} is unknown")
         return cls(kind, reader.take(length, "address"), reader.uint(2, "address port"))
 
+    @classmethod
+    def parse(cls, text: str) -> WireAddress:
+        """`host:port` as lightningd writes it, IPv6 in brackets. Raises FormatError."""
+        host, _, port = text.rpartition(":")
+        if not (port.isascii() and port.isdecimal() and int(port) <= 0xFFFF):
+            raise FormatError(f"address {text!r} has no port")
+        host = host.removeprefix("[").removesuffix("]")
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(host)
+            return cls(_IPV4 if address.version == 4 else _IPV6, address.packed, int(port))
+        if host.endswith(".onion"):
+            with contextlib.suppress(ValueError):
+                key = base64.b32decode(host.removesuffix(".onion").upper())
+                if len(key) == _ADDRESS_LENGTHS[_TOR_V3]:
+                    return cls(_TOR_V3, key, int(port))
+            raise FormatError(f"address {text!r} is no Tor v3 address")
+        name = cls(_DNS, host.encode("ascii", "backslashreplace"), int(port))
+        name.check()
+        return name
+
     def to_bytes(self) -> bytes:
         length = bytes([len(self.host)]) if self.type == _DNS else b""
         return bytes([self.type]) + length + self.host + self.port.to_bytes(2, "big")
@@ -68,14 +89,19 @@ class WireAddress:
             host = str(ipaddress.IPv4Address(self.host))
         elif self.type == _IPV6:
             host = f"[{ipaddress.IPv6Address(self.host)}]"
-        elif self.type in {_TOR_V2, _TOR_V3}:
+        elif self.is_tor:
             host = base64.b32encode(self.host).decode().lower() + ".onion"
         else:
             host = self.host.decode("ascii", "backslashreplace")
         return f"{host}:{self.port}"
 
+    @property
+    def is_tor(self) -> bool:
+        return self.type in {_TOR_V2, _TOR_V3}
+
     def check(self) -> None:
-        if self.type == _DNS and (not self.host or not _HOST_NAME_CHARACTERS.issuperset(self.host)):
+        valid = 1 <= len(self.host) <= 0xFF and _HOST_NAME_CHARACTERS.issuperset(self.host)
+        if self.type == _DNS and not valid:
             raise FormatError(f"address name {self.host!r} is no host name")
 
 

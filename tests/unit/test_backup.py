@@ -18,6 +18,7 @@ from peerstorage.backup import (
     MAX_TIMESTAMP,
     SMALLEST_BUCKET,
     Backup,
+    Contact,
     Summary,
     decode,
     digest,
@@ -29,7 +30,7 @@ from peerstorage.errors import FormatError
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import OVERHEAD, seal, unseal
 from peerstorage.wire import MAX_BLOB, decode_tlvs
-from tests.unit.samples import KEY, entries, entry, named, stream, summary, unpack, vectors
+from tests.unit.samples import KEY, POINTS, addresses, entries, entry, named, stream, summary, unpack, vectors
 
 VECTORS = vectors("backup.json")
 LARGEST = MAX_BLOB - OVERHEAD
@@ -62,6 +63,8 @@ def test_backups_read(case: dict[str, Any]) -> None:
             field: told[field] for field in SUMMARY_FIELDS
         }
         assert backup.summary.digest.hex() == told["digest"]
+    contacts = [[contact.node_id.hex(), str(contact.address)] for contact in backup.directory]
+    assert contacts == expected["directory"]
     assert len(backup.faults) == len(expected["faults"])
     for found, fault in zip(backup.faults, expected["faults"], strict=True):
         assert fault in found
@@ -103,13 +106,17 @@ def test_backups_written(name: str) -> None:
         st.binary(min_size=32, max_size=32),
     ),
     st.one_of(st.none(), st.integers(2, 900)),
+    st.lists(st.builds(Contact, st.sampled_from(POINTS), addresses), max_size=8),
 )
-def test_round_trip(timestamp: int, channels: list[ChannelBackup], told: Summary, more: int | None) -> None:
+def test_round_trip(
+    timestamp: int, channels: list[ChannelBackup], told: Summary, more: int | None, contacts: list[Contact]
+) -> None:
     if told.complete:
         told = summary(channels, since=told.since)
-    content = encode(timestamp, channels, told)
-    plaintext = content if more is None else encode(timestamp, channels, told, len(content) + more)
-    assert decode(plaintext) == Backup(timestamp, tuple(channels), told)
+    content = encode(timestamp, channels, told, directory=contacts)
+    plaintext = content if more is None else encode(timestamp, channels, told, len(content) + more, contacts)
+    assert decode(plaintext) == Backup(timestamp, tuple(channels), told, tuple(contacts))
+    assert decode(unpadded(plaintext)) == decode(plaintext)
     assert decode(unpadded(plaintext)) == decode(plaintext)
     assert unpadded(plaintext) == content
 

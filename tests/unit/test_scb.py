@@ -170,6 +170,39 @@ def test_address_round_trip(address: WireAddress) -> None:
     assert str(address).endswith(f":{address.port}")
 
 
+@given(addresses.filter(lambda address: address.type != 3))
+def test_an_address_is_read_from_what_people_write(address: WireAddress) -> None:
+    text = str(address)
+    parsed = WireAddress.parse(text)
+    parsed.check()
+    assert str(parsed) == text
+    # A DNS name that looks like an IP address is one.
+    assert parsed == address or (address.type, parsed.type) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        ":9735",
+        "host:65536",
+        "host:-1",
+        "host:٣",
+        "ho st:1",
+        "ü.example:1",
+        "/a/socket",
+        "a" * 16 + ".onion:1",
+        "8" * 56 + ".onion:1",
+        "a" * 256 + ":1",
+    ],
+)
+def test_no_address(text: str) -> None:
+    with pytest.raises(FormatError):
+        WireAddress.parse(text)
+
+
 def test_an_address_that_is_no_host_name_can_be_shown_without_harm() -> None:
     assert str(WireAddress(5, b"a\xff\nb", 1)).isascii()
 

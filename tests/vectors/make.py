@@ -653,6 +653,16 @@ INCOMPLETE = summary(3, 0, 1_700_000_000, [ID, b"\xc2" * 32, b"\xc3" * 32])
 BOTH = summary(2, 1, 1_700_000_000, [ID, b"\xc2" * 32])
 NONE = summary(0, 1, 1_700_000_000, [])
 OURS = container([ONE]) + b"psx1"
+# Contacts of a directory: the bytes, and node_id and address as people write them.
+CONTACTS = [
+    (POINT + address + b"\x26\x07", [POINT.hex(), f"{text}:9735"])
+    for address, text in (
+        (b"\1\x7f\0\0\1", "127.0.0.1"),
+        (b"\2" + bytes(15) + b"\1", "[::1]"),
+        (b"\4" + b"\xff" * 35, "7" * 56 + ".onion"),
+        (b"\5\x10node.example.com", "node.example.com"),
+    )
+]
 
 
 def told(channels: int, complete: bool, data: bytes) -> Case:
@@ -671,6 +681,7 @@ def backups() -> list[Case]:
         "timestamp": 1_800_000_000,
         "legacy": False,
         "entries": [ONE.hex()],
+        "directory": [],
         "faults": [],
         "lost": 0,
     }
@@ -720,7 +731,35 @@ def backups() -> list[Case]:
         ("half a magic behind the entries", container([ONE]) + b"psx", plain),
         ("the magic and nothing else", OURS, plain),
         ("extension without summary", OURS + tlv(5, b"\0\0"), plain),
-        ("unknown odd type 3 (reserved) is skipped", ours + tlv(3, b"\1\2") + tlv(5, b""), one),
+        (
+            "a directory: every type of address",
+            ours + tlv(3, b"".join(contact for contact, _ in CONTACTS)) + tlv(5, b""),
+            {**one, "directory": [text for _, text in CONTACTS]},
+        ),
+        (
+            "a directory that ends in the middle of a contact",
+            ours + tlv(3, CONTACTS[0][0] + CONTACTS[1][0][:-1]) + tlv(5, b""),
+            {
+                **one,
+                "directory": [CONTACTS[0][1]],
+                "faults": ["directory: 1 contacts can be read, and none after them: address port: needs 2"],
+            },
+        ),
+        (
+            "a directory with an address of an unknown type hides the contacts after it, no entry",
+            ours + tlv(3, CONTACTS[0][0] + CONTACTS[1][0][:33] + b"\x63" + CONTACTS[1][0][34:]),
+            {
+                **one,
+                "directory": [CONTACTS[0][1]],
+                "faults": ["directory: 1 contacts can be read, and none after them: address type 99"],
+            },
+        ),
+        (
+            "a directory whose contact is no point",
+            ours + tlv(3, b"\5" + CONTACTS[0][0][1:]),
+            {**one, "faults": ["directory: 0 contacts can be read, and none after them: contact node_id 05"]},
+        ),
+        ("a directory without contacts", ours + tlv(3, b""), one),
         ("unknown odd type 9 is skipped", ours + tlv(5, b"") + tlv(9, b"\xff"), one),
         (
             "unknown even type: the entries count, the extension doesn't",
