@@ -7,15 +7,17 @@ the close is seen when it confirms. The other way round a peer with payments beh
 Rules:
 - What lightningd's own database says is the only memory: a channel that is there was handed over, so a restore
   can be stopped at any moment and started again.
-- An address that a peer connected from is most likely useless, so what gossip knows comes first.
+- Addresses, best first: where the peer was reached, what gossip says, what the directory says, the entries' own.
+  One that a peer connected from is most likely useless: its host at the usual port comes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from peerstorage.recovery import Candidate
+from peerstorage.backup import Contact
+from peerstorage.recovery import Candidate, Source
 from peerstorage.scb import WireAddress
 
 # Where Linux starts to hand out ports for outgoing connections.
@@ -31,11 +33,15 @@ _SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
 @dataclass(frozen=True, slots=True)
 class PeerPlan:
-    """One peer: its channels, and where to try it, best first."""
+    """One peer: its channels (none where it only holds backups), and where to try it, best first.
+
+    `out_of_reach`: addresses that this node can't connect to, for want of a Tor proxy.
+    """
 
     peer_id: str
     candidates: tuple[Candidate, ...]
     addresses: tuple[str, ...]
+    out_of_reach: tuple[str, ...]
 
     @property
     def channel_ids(self) -> list[str]:
@@ -45,23 +51,56 @@ class PeerPlan:
     def scb(self) -> list[str]:
         return [candidate.scb for candidate in self.candidates]
 
+    @property
+    def sats(self) -> int:
+        return sum(candidate.entry.funding_sats for candidate in self.candidates)
 
-def plan(candidates: Sequence[Candidate], gossip: Mapping[str, Sequence[str]]) -> list[PeerPlan]:
-    """One plan for each peer, the most valuable first; `gossip`: announced addresses by node_id."""
+
+def directory(sources: Iterable[Source]) -> list[Contact]:
+    """The contacts of all backups, those of the newest first."""
+    newest_first = sorted(sources, key=lambda source: -source.backup.timestamp)
+    return list(dict.fromkeys(contact for source in newest_first for contact in source.backup.directory))
+
+
+def plan(
+    candidates: Sequence[Candidate],
+    contacts: Iterable[Contact],
+    known: Mapping[str, Sequence[WireAddress]],
+    *,
+    tor: bool,
+) -> list[PeerPlan]:
+    """One plan for each peer, the most valuable first, those without channels last.
+
+    `known`: addresses of this node's own knowledge by node_id; `tor`: whether it can connect to Tor.
+    """
     by_peer: dict[str, list[Candidate]] = {}
     for candidate in candidates:
         by_peer.setdefault(candidate.entry.node_id.hex(), []).append(candidate)
-    plans = [
-        PeerPlan(peer_id, tuple(theirs), addresses(theirs, gossip.get(peer_id, ())))
-        for peer_id, theirs in by_peer.items()
-    ]
-    return sorted(plans, key=lambda peer: -sum(c.entry.funding_sats for c in peer.candidates))
+    listed: dict[str, list[WireAddress]] = {}
+    for contact in contacts:
+        listed.setdefault(contact.node_id.hex(), []).append(contact.address)
+    plans = []
+    for peer_id in by_peer.keys() | listed.keys():
+        theirs = by_peer.get(peer_id, [])
+        inside = [candidate.entry.address for candidate in theirs]
+        places = _places((*known.get(peer_id, ()), *listed.get(peer_id, ())), inside)
+        usable = tuple(text for text, is_tor in places.items() if tor or not is_tor)
+        plans.append(
+            PeerPlan(peer_id, tuple(theirs), usable, tuple(text for text in places if text not in usable))
+        )
+    return sorted(plans, key=lambda peer: (-peer.sats, peer.peer_id))
 
 
-def addresses(candidates: Sequence[Candidate], announced: Sequence[str]) -> tuple[str, ...]:
-    """Where a peer may be, each place once: announced, then from the entries, inbound ports last."""
-    known = sorted({candidate.entry.address for candidate in candidates}, key=lambda a: (_inbound(a), str(a)))
-    return tuple(dict.fromkeys((*announced, *map(str, known))))
+def _places(known: Sequence[WireAddress], inside: Sequence[WireAddress]) -> dict[str, bool]:
+    """Each place once, best first, and whether it is on Tor. Without a port it is the network's usual one."""
+    outbound = sorted((address for address in inside if not _inbound(address)), key=str)
+    inbound = sorted((address for address in inside if _inbound(address)), key=str)
+    usual = {str(address).rpartition(":")[0]: address.is_tor for address in inbound}
+    return (
+        {str(address): address.is_tor for address in (*known, *outbound)}
+        | usual
+        | {str(address): address.is_tor for address in inbound}
+    )
 
 
 def _inbound(address: WireAddress) -> bool:
@@ -82,15 +121,17 @@ def rescan_height(height: int, backup_age: float) -> int:
     return max(1, height - int(2 * max(backup_age, 0.0) / _BLOCK_SECONDS) - _SPARE_BLOCKS)
 
 
-def advice(state: str, rescan: int) -> str:
-    """What to do next about a channel in `state`; `rescan`: the height for a rescan."""
-    return ADVICE[state].format(rescan=rescan)
+def advice(state: str, rescan: int, why: str) -> str:
+    """What to do next about a channel in `state`; `rescan`: the height for a rescan, `why` its peer was not
+    reached."""
+    return ADVICE[state].format(rescan=rescan, why=why)
 
 
 ADVICE = {
     NOT_STARTED: "nothing was done about it yet: peerstorage-restore without dry_run will have its peer close it",
-    UNREACHABLE: "the peer was not reached: connect to it with another address, or run peerstorage-restore again "
-    "later. Its channel is open and safe until the peer closes it",
+    UNREACHABLE: "the peer was not reached: {why}. If you know another address, lightning-cli connect to it (it "
+    "is turned away, but the address is remembered), and run peerstorage-restore again, now or later. Its channel "
+    "is open until then, and waiting loses nothing",
     WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",
     SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
     "it could be watched: restart lightningd once with rescan=-{rescan}",

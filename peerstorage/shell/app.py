@@ -21,7 +21,8 @@ from typing import Any
 from pyln.client import Plugin
 
 from peerstorage.config import DECLARATIONS, Options
-from peerstorage.errors import MessageError, PeerstorageError
+from peerstorage.errors import FormatError, MessageError, PeerstorageError
+from peerstorage.scb import WireAddress
 from peerstorage.shell import rpc
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
@@ -124,6 +125,9 @@ class App:
 
     def _on_peer_connected(self, peer: dict[str, Any], request: Any, **_: Any) -> None:
         peer_id, offers = str(peer["id"]), offers_storage(str(peer["features"]))
+        if peer.get("direction") == "out":
+            with contextlib.suppress(FormatError):
+                self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
         if self.options.use:
             decision = self.gate.decide(self.user, peer_id, offers=offers)

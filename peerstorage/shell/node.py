@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pyln.client import LightningRpc, RpcError
 
-from peerstorage.errors import PeerstorageError, StoreError
-from peerstorage.scb import ChannelBackup
+from peerstorage.errors import FormatError, PeerstorageError, StoreError
+from peerstorage.scb import ChannelBackup, WireAddress
 from peerstorage.store import Key
 from peerstorage.wire import Message
 
@@ -118,16 +119,19 @@ class Node:
             if "channel_id" in channel and channel.get("short_channel_id") != _STUB
         }
 
-    def announced_addresses(self, peer_id: str) -> list[str]:
-        """What gossip knows of a peer, as `connect` takes it; websockets and Tor v2 left out."""
+    def announced_addresses(self, peer_id: str) -> list[WireAddress]:
+        """What gossip knows of a peer; websockets, Tor v2 and what can't be read left out."""
         found = []
         for known in self.call("listnodes", id=peer_id)["nodes"]:
             for address in known.get("addresses", []):
-                if address["type"] in {"ipv4", "torv3", "dns"}:
-                    found.append(f"{address['address']}:{address['port']}")
-                elif address["type"] == "ipv6":
-                    found.append(f"[{address['address']}]:{address['port']}")
+                if address["type"] in {"ipv4", "ipv6", "torv3", "dns"}:
+                    with contextlib.suppress(FormatError):
+                        found.append(WireAddress.parse(f"{address['address']}:{address['port']}"))
         return found
+
+    def has_tor_proxy(self) -> bool:
+        """Whether lightningd can connect to Tor addresses."""
+        return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
 
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")

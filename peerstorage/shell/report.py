@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from peerstorage.config import Options
 from peerstorage.recovery import Recovered
+from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
 from peerstorage.store import SentRecord, StoredMeta
 from peerstorage.wire import MAX_BLOB, offers_storage
@@ -45,9 +46,53 @@ def recovered(result: Recovered) -> dict[str, Any]:
             }
             for source in sorted(result.sources, key=lambda source: -source.backup.timestamp)
         ],
-        "rejected": [{"peer_id": item.name, "reason": item.reason} for item in result.rejected],
+        "rejected": _rejected(result),
         "missing": result.missing,
         "complete": result.complete,
+    }
+
+
+def _rejected(result: Recovered) -> list[dict[str, str]]:
+    return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
+
+
+def restored(
+    plans: Sequence[PeerPlan],
+    result: Recovered,
+    *,
+    states: Mapping[str, str],
+    rescan: int,
+    why: Mapping[str, str],
+    unheard: Sequence[str],
+) -> dict[str, Any]:
+    """The answer of peerstorage-restore: one row a channel, with what to do next.
+
+    `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "channel_id": candidate.entry.channel_id.hex(),
+            "peer_id": peer.peer_id,
+            "funding": candidate.entry.funding,
+            "funding_sats": candidate.entry.funding_sats,
+            "state": states[candidate.entry.channel_id.hex()],
+            "next": advice(states[candidate.entry.channel_id.hex()], rescan, why[peer.peer_id]),
+            "addresses": [*peer.addresses, *peer.out_of_reach],
+        }
+        for peer in plans
+        for candidate in peer.candidates
+    ]
+    counts = {state: sum(row["state"] == state for row in rows) for state in ADVICE}
+    at_most = {state: sum(row["funding_sats"] for row in rows if row["state"] == state) for state in ADVICE}
+    return {
+        "channels": rows,
+        "counts": counts,
+        "at_most_sats": at_most,
+        "missing": result.missing,
+        "may_hold_more": [] if result.complete else list(unheard),
+        "complete": result.complete,
+        "finished": bool(rows) and result.complete and counts[CLOSED] == len(rows),
+        "rejected": _rejected(result),
     }
 
 
@@ -57,20 +102,21 @@ def status(
     """`connected`: features in hex by node_id of the peers connected now."""
     stored = list(stored)
     rows = [
-        _row(peer_id, user.records.get(peer_id, SentRecord()), connected)
-        for peer_id in sorted(user.records.keys() | set(user.sessions))
+        _row(peer_id, user.ledger.record(peer_id), connected)
+        for peer_id in sorted(user.ledger.records.keys() | set(user.sessions))
     ]
     proven = sum(row["state"] == "current" for row in rows)
     latest = sum(
-        bool(record.timestamp) and record.content == user.content for record in user.records.values()
+        bool(record.timestamp) and record.content == user.ledger.content
+        for record in user.ledger.records.values()
     )
     answer: dict[str, Any] = {
-        "mode": user.state.mode,
+        "mode": user.ledger.state.mode,
         "summary": _sentence(user, proven, latest),
         "backup": {
-            "channels": len(user.channels),
-            "newest_timestamp": user.state.newest_sent or None,
-            "newest": time_text(user.state.newest_sent),
+            "channels": len(user.ledger.channels),
+            "newest_timestamp": user.ledger.state.newest_sent or None,
+            "newest": time_text(user.ledger.state.newest_sent),
         },
         "peers": rows,
         "holding": {"got_all_channels": latest, "proved_at_last_check": proven},
@@ -80,11 +126,11 @@ def status(
             "quota_bytes": options.quota,
         },
     }
-    if user.latest is not None:
+    if user.sender.latest is not None:
         answer["backup"] |= {
-            "in_full": user.latest.in_full,
-            "left_out": user.latest.left_out,
-            "size_bytes": user.latest.size,
+            "in_full": user.sender.latest.in_full,
+            "left_out": user.sender.latest.left_out,
+            "size_bytes": user.sender.latest.size,
         }
     return answer
 
@@ -109,7 +155,7 @@ def _sentence(user: User, proven: int, latest: int) -> str:
             "RECOVERING: this database was lost or is an old copy. Nothing is sent to peers. "
             "Next: lightning-cli peerstorage-restore dry_run=true, and the README's chapter on recovery"
         )
-    if not user.channels:
+    if not user.ledger.channels:
         return "no channels yet, so nothing to back up"
     if not latest:
         return (
@@ -117,7 +163,7 @@ def _sentence(user: User, proven: int, latest: int) -> str:
             "(feature bit 42/43), see peers"
         )
     return (
-        f"{latest} peer(s) got a backup of all {len(user.channels)} channel(s); "
+        f"{latest} peer(s) got a backup of all {len(user.ledger.channels)} channel(s); "
         f"{proven} proved at their last connection that they keep what they get"
     )
 

@@ -2,6 +2,8 @@
 
 Rules:
 - A thread of its own with its own RPC: connecting takes long, and the worker answers hooks.
+- Nothing is closed before every peer that can be reached was heard, and before there was time to see whether
+  another node with our key is alive.
 - Peers are let in a few at a time, only here, only for as long as it takes.
 - Nothing is remembered but in lightningd's database: run it again at any time.
 """
@@ -10,14 +12,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from peerstorage.errors import PeerstorageError
-from peerstorage.recovery import Recovered
+from peerstorage.config import Options
+from peerstorage.errors import NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
+from peerstorage.recovery import Recovered, merge, open_sources
 from peerstorage.restore import (
-    ADVICE,
     CLOSED,
     CLOSING,
     NOT_STARTED,
@@ -25,92 +28,213 @@ from peerstorage.restore import (
     UNREACHABLE,
     WAITING,
     PeerPlan,
-    advice,
     channel_state,
+    directory,
     plan,
     rescan_height,
 )
+from peerstorage.shell import report
+from peerstorage.shell.contacts import Contacts
 from peerstorage.shell.gate import Gate
 from peerstorage.shell.node import Node, NodeError
+from peerstorage.shell.user import User
+from peerstorage.store import Store
 
-_AT_ONCE = 4
+_AT_ONCE = 8
 # After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up.
 _HANG_UP_SECONDS = 10.0
 _POLL_SECONDS = 1.0
 # How long the worker may take to judge what a peer returned.
 _JUDGE_SECONDS = 2.0
+# Peers that are heard twice, to see whether somebody else sends.
+_WITNESSES = 3
+# For the old node to reconnect, beside its interval and settle time.
+_RECONNECT_SECONDS = 5.0
+# Between two attempts to reach a peer.
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+# connect's code for a peer that was reached and hung up, or was turned away.
+_HUNG_UP = 402
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
+
+class Screen(Protocol):
+    """A pyln request: what lightning-cli shows while it waits."""
+
+    def notify(self, message: str) -> None: ...
+
+    def progress(self, progress: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The parameters of peerstorage-restore; `wait` in seconds."""
+
+    dry_run: bool
+    wait: int
+    force: bool
 
 
 class Restore:
-    """One run. `departures` tells of peers that disconnect."""
+    """One run."""
 
-    def __init__(self, node: Node, gate: Gate, departures: Departures, say: Say, progress: Progress) -> None:
-        self._node, self._gate, self._departures = node, gate, departures
-        self._say, self._progress = say, progress
+    def __init__(
+        self, node: Node, key: bytes, options: Options, *, user: User, gate: Gate, departures: Departures
+    ) -> None:
+        self._key, self._options = key, options
+        self._user, self._gate, self._departures = user, gate, departures
+        # A connection of its own.
+        self._node = Node(node.rpc_path)
+        self._store = Store(self._node)
+        self._contacts = Contacts(self._node, user.reached)
+        self._tor = self._node.has_tor_proxy()
         self._done = 0
-        self._tried: set[str] = set()
+        self._closing: set[str] = set()
+        self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def plan(self, recovered: Recovered) -> list[PeerPlan]:
+    def work(self, screen: Screen, wishes: Wishes) -> dict[str, Any]:
+        """All of it; the answer of the method. Raises UsageError when it is not safe."""
+        self._screen, self._wishes = screen, wishes
+        self._stop_beside_rival()
+        recovered = self._gather()
+        if not recovered.candidates:
+            raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned")
+        plans = self._plan(recovered)
+        self._announce(plans, recovered)
+        if not wishes.dry_run:
+            self._listen(plans)
+            self._close(plans)
+            # A peer that was let in has returned its backup too, and it may name more.
+            more = self._merge()
+            if len(more.candidates) > len(recovered.candidates):
+                recovered, plans = more, self._plan(more)
+                self._close(plans)
+            self._watch(plans)
+        return self._report(plans, recovered)
+
+    def _merge(self) -> Recovered:
+        sources, rejected = open_sources(self._key, self._store.all_retrieved())
+        in_use = {entry.database_id: entry.channel_id for entry in self._node.channels()}
+        return merge(sources, rejected, in_use)
+
+    def _plan(self, recovered: Recovered) -> list[PeerPlan]:
         # An old copy of a database has channels of its own, which are none of ours to close.
         living = self._node.living_channels()
         lost = [c for c in recovered.candidates if c.entry.channel_id.hex() not in living]
-        gossip = {
-            peer_id: self._node.announced_addresses(peer_id)
-            for peer_id in {candidate.entry.node_id.hex() for candidate in lost}
-        }
-        return plan(lost, gossip)
+        contacts = directory(recovered.sources)
+        peers = {c.entry.node_id.hex() for c in lost} | {contact.node_id.hex() for contact in contacts}
+        known = {peer_id: self._contacts.addresses(peer_id) for peer_id in peers}
+        return plan(lost, contacts, known, tor=self._tor)
 
-    def gather(self, plans: list[PeerPlan], heard: set[str]) -> None:
+    def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
+        for peer in plans:
+            if peer.candidates:
+                self._say(
+                    f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat"
+                    + (f"; {self._failures[peer.peer_id]}" if peer.peer_id in self._failures else "")
+                )
+        if recovered.missing:
+            self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
+        channels = sum(len(peer.candidates) for peer in plans)
+        self._say(
+            f"{channels} channel(s) of {sum(peer.sats for peer in plans)} sat with "
+            f"{sum(bool(peer.candidates) for peer in plans)} peer(s) "
+            + ("would be closed" if self._wishes.dry_run else "will be closed")
+        )
+
+    # Hearing
+
+    def _gather(self) -> Recovered:
         """Collects the copies of peers that were not heard yet; the gate turns each away as soon as it came.
 
-        A newer copy has newer penalty data, and may name more channels.
+        A newer copy has newer penalty data, and may name more channels and more peers.
         """
-        unheard = [peer for peer in self._open(plans) if peer.peer_id not in heard]
-        if unheard:
+        tried: set[str] = set()
+        while True:
+            recovered = self._merge()
+            known = self._user.heard | tried
+            unheard = [peer for peer in self._open(self._plan(recovered)) if peer.peer_id not in known]
+            if not unheard:
+                return recovered
             self._say(f"collecting the backups of {len(unheard)} more peer(s) before anything is closed")
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for _ in pool.map(lambda peer: self._hear(peer, heard), unheard):
-                pass
+            tried |= {peer.peer_id for peer in unheard}
+            _all_at_once(self._hear, unheard)
 
-    def _hear(self, peer: PeerPlan, heard: set[str]) -> None:
+    def _hear(self, peer: PeerPlan) -> None:
         for address in peer.addresses:
-            try:
-                self._node.connect(peer.peer_id, address)
-            except NodeError:
-                # Turned away, as it should be, or not reached.
-                deadline = time.monotonic() + _JUDGE_SECONDS
-                while peer.peer_id not in heard and time.monotonic() < deadline:
-                    time.sleep(_JUDGE_SECONDS / 20)
-            if peer.peer_id in heard:
-                self._say(f"{peer.peer_id}: returned its copy")
+            self._connect(peer, address)
+            if peer.peer_id not in self._failures:
+                heard = _wait_until(lambda: peer.peer_id in self._user.heard, _JUDGE_SECONDS)
+                self._say(f"{peer.peer_id}: {'returned its copy' if heard else 'returned no copy'}")
                 return
 
-    def _open(self, plans: list[PeerPlan]) -> list[PeerPlan]:
-        """Plans with a channel that was not handed over yet."""
-        there = self._node.channel_states().keys()
-        return [peer for peer in plans if not there >= set(peer.channel_ids)]
+    def _connect(self, peer: PeerPlan, address: str) -> NodeError | None:
+        """None, or why it failed. A peer that hung up, or was turned away, was reached all the same."""
+        failure = None
+        try:
+            self._node.connect(peer.peer_id, address)
+        except NodeError as error:
+            failure = error
+        if failure is None or failure.code == _HUNG_UP:
+            self._failures.pop(peer.peer_id, None)
+        else:
+            self._failures[peer.peer_id] = str(failure)
+        return failure
 
-    def run(self, plans: list[PeerPlan], wait: float) -> None:
-        """Lets peers in and hands their channels over, then watches for at most `wait` seconds."""
-        open_plans = self._open(plans)
+    def _open(self, plans: Iterable[PeerPlan]) -> list[PeerPlan]:
+        """Plans with a channel that was not handed over yet, or without channels."""
+        there = self._node.channel_states().keys()
+        return [peer for peer in plans if not peer.candidates or not there >= set(peer.channel_ids)]
+
+    def _listen(self, plans: Sequence[PeerPlan]) -> None:
+        """Hears some peers a second time: an old node that is alive sends again after we took its connection."""
+        ahead = [peer for peer in self._open(plans) if peer.addresses]
+        if self._wishes.force or not any(peer.candidates for peer in ahead):
+            return
+        first = self._user.rival.first
+        if not any(peer.peer_id in first for peer in ahead):
+            self._hear_again(ahead[:_WITNESSES])
+        witnesses = sorted(
+            (peer for peer in ahead if peer.peer_id in first), key=lambda p: first[p.peer_id][1]
+        )
+        if not witnesses:
+            return
+        witnesses = witnesses[:_WITNESSES]
+        long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
+        left = first[witnesses[0].peer_id][1] + long_enough - time.monotonic()
+        if left > 0:
+            self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
+            time.sleep(left)
+        self._hear_again(witnesses)
+        self._stop_beside_rival()
+
+    def _hear_again(self, peers: Sequence[PeerPlan]) -> None:
+        # Else the gate turns them away before they return anything.
+        self._user.heard -= {peer.peer_id for peer in peers}
+        _all_at_once(self._hear, peers)
+
+    def _stop_beside_rival(self) -> None:
+        sign = self._user.rival.sign
+        if sign and not (self._wishes.force or self._wishes.dry_run):
+            raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
+
+    # Closing
+
+    def _close(self, plans: Sequence[PeerPlan]) -> None:
+        """Lets peers in and hands their channels over."""
+        open_plans = [peer for peer in self._open(plans) if peer.candidates]
+        self._done = 0
         self._show_progress(0, len(open_plans))
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for _ in pool.map(lambda peer: self._close_with(peer, len(open_plans)), open_plans):
-                pass
-        self._watch(plans, wait)
+        _all_at_once(lambda peer: self._close_with(peer, len(open_plans)), open_plans)
+        self._stop_beside_rival()
 
     def _close_with(self, peer: PeerPlan, total: int) -> None:
         try:
-            reached = self._let_in(peer)
-            if reached:
+            self._stop_beside_rival()
+            if self._let_in(peer):
                 stubs = self._node.recoverchannel(peer.scb)
                 self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
             else:
-                self._say(f"{peer.peer_id}: not reached at {', '.join(peer.addresses)}")
+                self._say(f"{peer.peer_id}: {self._why_not_reached(peer)}")
         except PeerstorageError as error:
             self._say(f"{peer.peer_id}: {error}")
         finally:
@@ -121,38 +245,59 @@ class Restore:
     def _show_progress(self, done: int, total: int) -> None:
         """lightning-cli counts from 0, and dies of a bar with one step or with more than its total."""
         if total:
-            self._progress(min(done, total), total + 1)
+            self._screen.progress(min(done, total), total + 1)
 
     def _let_in(self, peer: PeerPlan) -> bool:
         """Connects until the peer's channel_reestablish was answered. True once it was."""
-        self._tried.add(peer.peer_id)
+        self._closing.add(peer.peer_id)
         with self._gate.invitation(peer.peer_id):
             for address in peer.addresses:
                 gone = self._departures.expect(peer.peer_id)
-                try:
-                    self._node.connect(peer.peer_id, address)
-                except NodeError as error:
-                    self._say(f"{peer.peer_id}: {error}")
-                    continue
-                # A peer that stays knows nothing of a channel, or speaks only when spoken to: recoverchannel's
-                # own bogus channel_reestablish is for those.
-                gone.wait(_HANG_UP_SECONDS)
-                return True
+                failure = self._connect(peer, address)
+                if failure is None:
+                    # A peer that stays knows nothing of a channel, or speaks only when spoken to: recoverchannel's
+                    # own bogus channel_reestablish is for those.
+                    gone.wait(_HANG_UP_SECONDS)
+                    return True
+                if failure.code == _HUNG_UP:
+                    # Too early for recoverchannel, unless the peer was faster than lightningd's answer.
+                    if _wait_until(lambda: self._any_spent(peer), _HANG_UP_SECONDS):
+                        return True
+                    self._failures[peer.peer_id] = f"it hung up at {address} and closed nothing"
         return False
 
-    def _watch(self, plans: list[PeerPlan], wait: float) -> None:
+    def _any_spent(self, peer: PeerPlan) -> bool:
+        return any(self._node.is_spent(candidate.entry.funding) for candidate in peer.candidates)
+
+    def _why_not_reached(self, peer: PeerPlan) -> str:
+        if peer.addresses:
+            return self._failures.get(peer.peer_id, "not tried yet")
+        if peer.out_of_reach:
+            return (
+                f"known only at {', '.join(peer.out_of_reach)}: set proxy= to a Tor proxy in lightningd's "
+                "configuration"
+            )
+        return "no address of it is known"
+
+    def _watch(self, plans: Sequence[PeerPlan]) -> None:
+        """Until all closes are seen, or time is up. Peers that were not reached are tried again and again."""
         ids = [channel_id for peer in plans for channel_id in peer.channel_ids]
-        deadline = time.monotonic() + wait
+        deadline = time.monotonic() + self._wishes.wait
+        pause = _FIRST_PAUSE
+        retry_at = time.monotonic() + pause
         seen = -1
         while True:
             states = self._states(ids)
-            handed_over = [state for state in states.values() if state != UNREACHABLE]
-            resolved = sum(state in {CLOSING, CLOSED} for state in handed_over)
+            resolved = sum(state in {CLOSING, CLOSED} for state in states.values())
             if resolved != seen:
                 seen = resolved
                 self._say(f"the close of {resolved} of {len(ids)} channel(s) is seen on chain")
-            if resolved == len(handed_over) or time.monotonic() >= deadline:
+            if resolved == len(ids) or time.monotonic() >= deadline:
                 return
+            if time.monotonic() >= retry_at:
+                self._close(plans)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                retry_at = time.monotonic() + pause
             time.sleep(_POLL_SECONDS)
 
     def _states(self, ids: list[str]) -> dict[str, str]:
@@ -160,41 +305,39 @@ class Restore:
         closed = frozenset(channel_id.hex() for channel_id in self._node.closed_channel_ids())
         return {channel_id: channel_state(channel_id, states, closed) for channel_id in ids}
 
-    def report(self, plans: list[PeerPlan], recovered: Recovered) -> dict[str, Any]:
-        """The answer: one row a channel, with what to do next."""
-        ids = [channel_id for peer in plans for channel_id in peer.channel_ids]
-        states = self._states(ids)
-        newest = max((source.backup.timestamp for source in recovered.sources), default=0)
-        rescan = rescan_height(self._node.height(), time.time() - newest)
+    def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
+        states = self._states([channel_id for peer in plans for channel_id in peer.channel_ids])
         for peer in plans:
+            reached = peer.addresses and peer.peer_id not in self._failures
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
-                if states[channel_id] == UNREACHABLE and peer.peer_id not in self._tried:
+                if states[channel_id] == UNREACHABLE and reached and peer.peer_id not in self._closing:
                     states[channel_id] = NOT_STARTED
                 if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
                     states[channel_id] = SPENT
-        rows = [
-            {
-                "channel_id": candidate.entry.channel_id.hex(),
-                "peer_id": peer.peer_id,
-                "funding": candidate.entry.funding,
-                "funding_sats": candidate.entry.funding_sats,
-                "state": states[candidate.entry.channel_id.hex()],
-                "next": advice(states[candidate.entry.channel_id.hex()], rescan),
-                "addresses": list(peer.addresses),
-            }
-            for peer in plans
-            for candidate in peer.candidates
-        ]
-        counts = {state: sum(row["state"] == state for row in rows) for state in ADVICE}
-        return {
-            "channels": rows,
-            "counts": counts,
-            "missing": recovered.missing,
-            "complete": recovered.complete,
-            "finished": bool(rows) and recovered.complete and counts[CLOSED] == len(rows),
-            "rejected": [{"peer_id": item.name, "reason": item.reason} for item in recovered.rejected],
-        }
+        newest = max((source.backup.timestamp for source in recovered.sources), default=0)
+        rescan = rescan_height(self._node.height(), time.time() - newest)
+        unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
+        why = {peer.peer_id: self._why_not_reached(peer) for peer in plans}
+        return report.restored(plans, recovered, states=states, rescan=rescan, why=why, unheard=unheard)
+
+    def _say(self, message: str) -> None:
+        self._screen.notify(message)
+
+
+def _all_at_once(task: Callable[[PeerPlan], None], peers: Sequence[PeerPlan]) -> None:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(task, peers):
+            pass
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(seconds / 40)
+    return True
 
 
 class Departures:

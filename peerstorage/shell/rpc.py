@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +19,13 @@ from peerstorage.errors import (
     NODE_REFUSED,
     NOTHING_TO_SEND,
     SOURCE_UNREADABLE,
-    STILL_ALIVE,
     STILL_RECOVERING,
     SWITCHED_OFF,
     PeerstorageError,
     UsageError,
 )
 from peerstorage.shell import report
-from peerstorage.shell.node import Node
-from peerstorage.shell.restore import Restore
+from peerstorage.shell.restore import Restore, Wishes
 
 if TYPE_CHECKING:
     from peerstorage.shell.app import App
@@ -68,11 +65,14 @@ def register(plugin: Plugin, app: App) -> None:
     ) -> None:
         """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
 
-        dry_run shows the plan and closes nothing; wait: seconds to watch the closes. Run it again at any time."""
-        if not str(wait).isdecimal():
+        dry_run only collects the backups and shows the plan; wait: seconds to watch the closes and to try peers
+        that are not reached. Run it again at any time."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        elif not str(wait).isdecimal():
             _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
-            return
-        _restore(app, request, unknown, _Wishes(_true(dry_run), int(wait), _true(force)))
+        else:
+            _restore(app, request, Wishes(_true(dry_run), int(wait), _true(force)))
 
     for name, function in (
         ("peerstorage-recover", recover),
@@ -136,85 +136,44 @@ def _merge(app: App, source: str | None = None) -> recovery.Recovered:
     return recovery.merge(sources, rejected, in_use)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    dry_run: bool
-    wait: int
-    force: bool
-
-
 def _true(value: object) -> bool:
     """lightning-cli passes true and false as they are, other callers may pass text."""
     return value is True or str(value).lower() == "true"
 
 
-def _restore(app: App, request: Any, unknown: dict[str, Any], wishes: _Wishes) -> None:
-    """The worker plans, a thread of its own carries out."""
+def _restore(app: App, request: Any, wishes: Wishes) -> None:
+    """The worker says whether it can begin, a thread of its own carries it out."""
 
-    def prepare() -> None:
-        try:
-            recovered = _ready_to_restore(app, wishes)
-        except PeerstorageError as error:
-            _refuse(request, error)
-            return
-        threading.Thread(
-            target=_guarded(request, lambda: work(recovered)), name="restore", daemon=True
-        ).start()
-
-    def work(first: recovery.Recovered) -> None:
-        recovered = first
-        try:
-            run = Restore(Node(app.node.rpc_path), app.gate, app.departures, request.notify, request.progress)
-            plans = run.plan(recovered)
-            if not wishes.dry_run:
-                run.gather(plans, app.user.heard)
-                _stop_beside_rival(app, wishes)
-                recovered = _merge(app)
-                plans = run.plan(recovered)
-            sats = [c.entry.funding_sats for peer in plans for c in peer.candidates]
-            request.notify(
-                f"{len(sats)} channel(s) of {sum(sats)} sat with {len(plans)} peer(s) "
-                + ("would be closed" if wishes.dry_run else "will be closed")
+    def begin() -> None:
+        if not app.user.recovering:
+            raise UsageError(
+                NOTHING_TO_SEND,
+                f"this node ({app.node.node_id()}) is not recovering: connect to a peer that stores its backup "
+                "first, it is noticed then. If it is another node than the one that you lost, the hsm_secret is "
+                "another one",
             )
-            if not wishes.dry_run:
-                run.run(plans, wishes.wait)
-                # A peer that was let in has returned its backup too, and it may name more.
-                more = _merge(app)
-                if len(more.candidates) > len(recovered.candidates):
-                    recovered, plans = more, run.plan(more)
-                    run.run(plans, wishes.wait)
-            answer = run.report(plans, recovered)
+        if not app.restoring.acquire(blocking=False):
+            raise UsageError(STILL_RECOVERING, "a restore is running already")
+        threading.Thread(target=_guarded(request, work), name="restore", daemon=True).start()
+
+    def work() -> None:
+        try:
+            run = Restore(
+                app.node,
+                app.key,
+                app.options,
+                user=app.user,
+                gate=app.gate,
+                departures=app.departures,
+            )
+            answer = run.work(request, wishes)
         finally:
             app.restoring.release()
         if answer["finished"] and not wishes.dry_run:
             app.worker.submit("restored", app.user.resume)
         request.set_result(answer)
 
-    if unknown:
-        _refuse_unknown(request, unknown)
-        return
-    app.worker.submit(request.method, _guarded(request, prepare))
-
-
-def _ready_to_restore(app: App, wishes: _Wishes) -> recovery.Recovered:
-    """The merged backups, and the restore lock taken. Raises UsageError."""
-    if not app.user.recovering:
-        raise UsageError(
-            NOTHING_TO_SEND,
-            "this node is not recovering: connect to a peer that stores its backup first; it is noticed then",
-        )
-    _stop_beside_rival(app, wishes)
-    recovered = _merge(app)
-    if not recovered.candidates:
-        raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned yet")
-    if not app.restoring.acquire(blocking=False):
-        raise UsageError(STILL_RECOVERING, "a restore is running already")
-    return recovered
-
-
-def _stop_beside_rival(app: App, wishes: _Wishes) -> None:
-    if app.user.rival and not (wishes.force or wishes.dry_run):
-        raise UsageError(STILL_ALIVE, f"{app.user.rival} If you are sure that it is not: force=true")
+    app.worker.submit(request.method, _guarded(request, begin))
 
 
 def _read_source(source: str) -> tuple[str, bytes]:
@@ -248,8 +207,8 @@ def _status(app: App) -> dict[str, Any]:
 def _push(app: App, peer_id: str | None) -> dict[str, Any]:
     if not app.options.use:
         raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
-    sent = app.user.push(peer_id, time.monotonic())
-    return {"sent": sent, "timestamp": app.user.state.newest_sent}
+    sent = app.user.sender.push(peer_id, time.monotonic())
+    return {"sent": sent, "timestamp": app.user.ledger.state.newest_sent}
 
 
 def _resume(app: App, word: str | None) -> dict[str, Any]:
@@ -260,4 +219,4 @@ def _resume(app: App, word: str | None) -> dict[str, Any]:
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
         )
     app.user.resume()
-    return {"mode": app.user.state.mode}
+    return {"mode": app.user.ledger.state.mode}

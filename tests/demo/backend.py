@@ -50,3 +50,9 @@ class Backend(Protocol):
 
     def start_hub(self) -> None:
         """Starts it again on what is left."""
+
+    def mine(self, blocks: int) -> None:
+        """Blocks with the peers' closing transactions in the first."""
+
+    def sweep(self) -> str:
+        """Waits until the money of the closed channels is in the hub's wallet; says how much came."""

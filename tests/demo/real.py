@@ -23,6 +23,7 @@ class RealBackend:
         )
         self._net: RealNetwork | None = None
         self._nodes: dict[str, Any] = {}
+        self._before_closing: list[int] = []
 
     def start(self) -> None:
         from tests.integration.helpers import LOSING, OURS, SLOW, connect
@@ -108,3 +109,24 @@ class RealBackend:
 
     def start_hub(self) -> None:
         self._nodes[HUB].start()
+
+    def mine(self, blocks: int) -> None:
+        assert self._net is not None
+        self._before_closing = self._confirmed_sats()
+        self._net.bitcoind.generate_block(blocks, wait_for_mempool=1)
+
+    def sweep(self) -> str:
+        assert self._net is not None
+        chain = self._net.bitcoind
+        before = self._before_closing
+
+        def swept() -> bool:
+            chain.generate_block(1)
+            return len(self._confirmed_sats()) >= len(before) + len(PEERS)
+
+        wait_until("the sweeps", swept)
+        gain = sum(self._confirmed_sats()) - sum(before)
+        return f"The hub's wallet holds {gain} sat more than before, swept from them."
+
+    def _confirmed_sats(self) -> list[int]:
+        return [int(o["amount_msat"]) // 1000 for o in self._outputs() if o["status"] == "confirmed"]

@@ -67,3 +67,9 @@ class SimulatedBackend:
 
     def start_hub(self) -> None:
         self._nodes[HUB].start()
+
+    def mine(self, blocks: int) -> None:
+        self._net.mine(blocks)
+
+    def sweep(self) -> str:
+        return "lightningd sweeps the hub's money from there (which is not simulated)."

@@ -200,15 +200,32 @@ class Tour:
 
     def _recover(self) -> None:
         screen = self._screen
-        screen.step("What came back is opened with the hub's key, and given to lightningd.")
-        found = self._call(HUB, "peerstorage-recover")
-        screen.say(
-            f"   {len(found['channels'])} channels from {len(found['sources'])} peer; "
-            f"missing: {found['missing']}, complete: {str(found['complete']).lower()}"
+        screen.step("The plan: which channels came back in the backups. It closes nothing.")
+        self._restore("dry_run=true", True)
+        screen.step("The hub lets its peers notice that it lost its data, so that they close, and watches.")
+        counts = self._restore("wait=0", False, 0)
+        screen.wait(
+            "until the peers' closing transactions are sent",
+            lambda: self._net.call(HUB, "peerstorage-restore", True)["counts"]["close sent"] == len(PEERS),
         )
-        self._command(HUB, 'lightning-cli recoverchannel "$(lightning-cli peerstorage-recover | jq -c .scb)"')
-        stubs = self._net.call(HUB, "recoverchannel", found["scb"])["stubs"]
-        screen.say(f"   lightningd took {len(stubs)} channels.")
+        self._net.mine(1)
+        counts = self._restore("wait=30", False, 30)
+        if counts["closing seen"] != len(PEERS):
+            raise AssertionError(f"not all closes are seen: {counts}")
+
+    def _restore(self, shown: str, *arguments: object) -> Json:
+        self._command(HUB, f"lightning-cli peerstorage-restore {shown}")
+        answer = self._net.call(HUB, "peerstorage-restore", *arguments)
+        names = {self._net.node_id(peer): peer for peer in PEERS}
+        self._screen.table(
+            ["peer", "capacity", "state"],
+            [
+                [names[row["peer_id"]], f"{row['funding_sats']} sat", row["state"]]
+                for row in answer["channels"]
+            ],
+        )
+        counts: Json = answer["counts"]
+        return counts
 
     def _compare(self, before: list[ChannelRow], after: list[ChannelRow]) -> bool:
         screen = self._screen
@@ -232,8 +249,10 @@ class Tour:
         screen.table(["channel_id", "peer", "funding", "before", "recovered", "equal"], table)
         equal = bool(before) and before == after
         if equal:
-            screen.say(f"\nAll {len(before)} channels are back, from hsm_secret and one peer.")
-            screen.say("lightningd watches the chain for them, and takes the hub's money when a peer closes.")
+            screen.say(
+                f"\nAll {len(before)} channels came back and are closed, from hsm_secret and one peer."
+            )
+            screen.say(self._net.sweep())
         else:
             screen.say("\nThey are NOT the same.")
         return equal

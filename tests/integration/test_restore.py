@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
+from peerstorage.errors import STILL_ALIVE
 from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     LOSING,
@@ -22,6 +25,7 @@ from tests.integration.helpers import (
     fund,
     held_backup,
     holds_all,
+    is_connected,
     lose_everything,
     secret,
     states,
@@ -55,7 +59,8 @@ def test_money_on_chain(node_factory: Any) -> None:
     wait_for(lambda: status(hub)["mode"] == "recovering")
 
     dry = hub.rpc.call("peerstorage-restore", {"dry_run": True})
-    assert {row["state"] for row in dry["channels"]} == {"not started"}
+    dry_states = {row["peer_id"]: row["state"] for row in dry["channels"]}
+    assert [dry_states[peer.info["id"]] for peer in peers] == ["not started", "not started", "unreachable"]
     assert states(ours, hub) == ["CHANNELD_NORMAL"]
 
     started = time.monotonic()
@@ -183,3 +188,39 @@ def test_restore_can_be_killed_and_run_again(node_factory: Any, executor: Any, v
     assert len(answer["channels"]) == len(l1.rpc.listpeerchannels()["channels"]) == 3
     l1.bitcoin.generate_block(1, wait_for_mempool=3)
     assert l1.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 3
+
+
+def test_nothing_is_closed_while_the_old_node_is_alive(node_factory: Any) -> None:
+    """Two nodes with one key: the old one takes its connections back and sends, and that gives it away."""
+    reconnecting = {key: value for key, value in OURS.items() if key != "dev-no-reconnect"}
+    old, peer = node_factory.get_nodes(2, opts=[reconnecting | LOSING, SLOW | LOSING])
+    fund(old, peer)
+    key = secret(old)
+    wait_for(lambda: holds_all(peer, old, key))
+    new = node_factory.get_node(options=_options(OURS), start=False, **_harness(OURS | LOSING))
+    folder = Path(new.daemon.lightning_dir) / "regtest"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(old.daemon.lightning_dir) / "regtest/hsm_secret", folder)
+    new.start()
+    assert new.info["id"] == old.info["id"]
+    assert connect_refused(new, peer) == 402
+    wait_for(lambda: status(new)["mode"] == "recovering")
+    with pytest.raises(RpcError, match="THE OLD NODE IS ALIVE") as refused:
+        new.rpc.call("peerstorage-restore", {"wait": 0})
+    assert refused.value.error["code"] == STILL_ALIVE
+    assert new.rpc.listpeerchannels()["channels"] == []
+    wait_for(lambda: is_connected(old, peer))
+    assert states(peer, old) == states(old, peer) == ["CHANNELD_NORMAL"]
+
+
+_HARNESS = {"may_reconnect", "may_fail", "allow_warning", "allow_bad_gossip", "broken_log"}
+
+
+def _options(everything: dict[str, Any]) -> dict[str, Any]:
+    """lightningd's own."""
+    return {name: value for name, value in everything.items() if name not in _HARNESS}
+
+
+def _harness(everything: dict[str, Any]) -> dict[str, Any]:
+    """pyln-testing's own."""
+    return {name: value for name, value in everything.items() if name in _HARNESS}

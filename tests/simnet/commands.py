@@ -35,6 +35,7 @@ SIGNATURES = {
     "deldatastore": "key generation?",
     "disconnect": "id force?",
     "getinfo": "",
+    "getutxout": "txid vout",
     "listclosedchannels": "id?",
     "listconfigs": "config?",
     "listdatastore": "key?",
@@ -142,6 +143,14 @@ class Commands:
             "lightning-dir": str(node.dir),
             "our_features": {place: FEATURE_SET[place] for place in ("init", "node", "channel", "invoice")},
         }
+
+    def getutxout(self, txid: str, vout: int) -> Json:
+        """bcli's: of an output that is spent, be it in the mempool, or unknown, all is null."""
+        for channel in list(self.node.net.channels.values()):
+            unspent = channel.spent_height is None and not channel.closing
+            if (channel.funding_txid, channel.funding_outnum) == (txid, vout) and unspent:
+                return {"amount": channel.sats, "script": "0020" + "00" * 32}
+        return {"amount": None, "script": None}
 
     def listconfigs(self, config: str | None = None) -> Json:
         base = str(self.node.dir.parent) + "/"

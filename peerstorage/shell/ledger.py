@@ -1,0 +1,66 @@
+"""What this node knows of its channels and their backups, in memory and in the datastore.
+
+Rules:
+- The datastore first: what memory says was written.
+- A record that didn't change is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peerstorage.backup import fingerprints
+from peerstorage.scb import ChannelBackup
+from peerstorage.store import RECOVERING, SentRecord, State, Store
+
+Log = Callable[[str, str], None]
+
+
+class Ledger:
+    """`state`, `records` by node_id in hex, and `channels` as lightningd said last. Used on the worker."""
+
+    def __init__(self, store: Store, channels: list[ChannelBackup], log: Log) -> None:
+        self.store = store
+        self.state = store.state() or State()
+        self.records = store.sent_records()
+        self._channels = channels
+        self.marks = fingerprints(channels)
+        self._log = log
+        self._said: set[tuple[str, str]] = set()
+
+    @property
+    def channels(self) -> list[ChannelBackup]:
+        return self._channels
+
+    @channels.setter
+    def channels(self, channels: list[ChannelBackup]) -> None:
+        self._channels = channels
+        self.marks = fingerprints(channels)
+
+    @property
+    def content(self) -> str:
+        """Fingerprint of our channels, penalty data aside: a peer that got it holds all of them."""
+        return self.marks[0].hex()
+
+    @property
+    def recovering(self) -> bool:
+        return self.state.mode == RECOVERING
+
+    def record(self, peer_id: str) -> SentRecord:
+        return self.records.get(peer_id, SentRecord())
+
+    def save(self, state: State) -> None:
+        if state != self.state:
+            self.store.save_state(state)
+            self.state = state
+
+    def remember(self, peer_id: str, record: SentRecord) -> None:
+        if self.records.get(peer_id) != record:
+            self.store.save_sent(peer_id, record)
+            self.records[peer_id] = record
+
+    def say(self, peer_id: str, level: str, message: str) -> None:
+        """Logs a condition of a peer once, not at each of its reconnections."""
+        if (peer_id, message) not in self._said:
+            self._said.add((peer_id, message))
+            self._log(level, message)

@@ -1,0 +1,151 @@
+"""peerstorage-restore: whom it asks, what stops it, and whom it tries again."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from .channels import Channel
+from .common import wait_for
+from .network import Network
+from .node import Node
+from .raw_peer import RawPeer
+from .test_plugin_helpers import (
+    SETTLING,
+    QuickNetwork,
+    backup_of,
+    entries_of,
+    fails,
+    honest,
+    log_lines,
+    mode,
+    reconnect,
+    sealed,
+    turned_away,
+    wait_until_held,
+    with_channel,
+)
+
+NOTHING, ALIVE = 2101, 2107
+
+
+def established(net: Network, *names: str) -> tuple[Node, list[RawPeer], list[Channel]]:
+    """alice and her peers, a channel with each, and each holds them all."""
+    net.autoconnect_stubs = False
+    alice = net.node("alice", options=SETTLING)
+    peers = [honest(net, name) for name in names]
+    channels = [with_channel(net, alice, peer) for peer in peers]
+    channels[0].pay(3)
+    wait_until_held(peers, alice, *channels, still=True)
+    return alice, peers, channels
+
+
+def lose(net: Network, alice: Node, first: RawPeer) -> None:
+    """All is lost, and the first peer tells."""
+    alice.lose_data()
+    alice.start()
+    turned_away(net, alice, first)
+    wait_for(lambda: mode(alice) == "recovering")
+
+
+def restore(alice: Node, **params: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = alice.call("peerstorage-restore", {"wait": 0} | params)
+    return answer
+
+
+def states(answer: dict[str, Any]) -> dict[str, str]:
+    return {row["channel_id"]: row["state"] for row in answer["channels"]}
+
+
+def test_one_peer_leads_to_all_the_others(tmp_path: Path) -> None:
+    """bob's copy is from before the channel with dave, but its directory names carol, who has no channel."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (first,) = established(net, "bob")
+        carol, dave = honest(net, "carol"), honest(net, "dave")
+        net.connect(alice, carol)
+        wait_until_held([carol], alice, first, still=True)
+        reconnect(net, alice, bob)
+        wait_until_held([bob], alice, first, still=True)
+        old = bob.blobs[alice.node_id]
+        second = with_channel(net, alice, dave)
+        wait_until_held([bob, carol, dave], alice, first, second, still=True)
+        bob.blobs[alice.node_id] = old
+        dave.blobs.clear()
+        lose(net, alice, bob)
+        assert len(alice.call("peerstorage-recover")["channels"]) == 1
+        answer = restore(alice, dry_run=True)
+        assert states(answer) == {first.channel_id: "not started", second.channel_id: "not started"}
+        assert (answer["missing"], answer["complete"], answer["may_hold_more"]) == (0, True, [])
+        assert answer["at_most_sats"]["not started"] == first.sats + second.sats
+        assert bob.channels[first.channel_id].state == "CHANNELD_NORMAL"
+        assert states(restore(alice)) == dict.fromkeys(states(answer), "close sent")
+        net.mine()
+        assert states(restore(alice, wait=5)) == dict.fromkeys(states(answer), "closing seen")
+
+
+def test_a_backup_that_gets_newer_stops_everything(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels = established(net, "bob", "carol")
+        entries = entries_of(alice)
+        newest = backup_of(alice, bob.blobs[alice.node_id])[0]
+        lose(net, alice, bob)
+        bob.blobs[alice.node_id] = sealed(alice, newest + 1, entries)
+        assert "THE OLD NODE IS ALIVE" in fails(ALIVE, lambda: restore(alice))
+        assert alice.call("listpeerchannels") == {"channels": []}
+        assert {end.state for peer in (bob, carol) for end in peer.channels.values()} == {"CHANNELD_NORMAL"}
+        # From now on at once, and a plan is all that it gives.
+        fails(ALIVE, lambda: restore(alice))
+        assert set(states(restore(alice, dry_run=True)).values()) == {"not started"}
+        answer = restore(alice, force=True)
+        assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+
+
+def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (_, channel) = established(net, "bob", "carol")
+        carol.announced = False
+        carol.port += 1
+        lose(net, alice, bob)
+        answer = restore(alice)
+        assert states(answer)[channel.channel_id] == "unreachable"
+        row = next(row for row in answer["channels"] if row["channel_id"] == channel.channel_id)
+        assert f"{carol.host}:{carol.port - 1}: Connection establishment: Connection refused" in row["next"]
+        turned_away(net, alice, carol)
+        assert states(restore(alice))[channel.channel_id] == "close sent"
+
+
+def test_a_peer_that_is_away_is_tried_again(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (_, channel) = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        carol.running = False
+        answers: list[dict[str, Any]] = []
+        run = threading.Thread(target=lambda: answers.append(restore(alice, wait=30)))
+        run.start()
+        wait_for(lambda: alice.call("listpeerchannels")["channels"], what="bob's channel handed over")
+        carol.running = True
+        wait_for(lambda: carol.channels[channel.channel_id].state == "AWAITING_UNILATERAL")
+        net.mine()
+        run.join(30)
+        assert set(states(answers[0]).values()) == {"closing seen"}
+
+
+def test_a_node_that_lost_nothing_is_told_which_node_it_is(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=SETTLING)
+        assert alice.node_id in fails(NOTHING, lambda: restore(alice))
+
+
+def test_a_new_channel_while_recovering_is_warned_about(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels = established(net, "bob", "carol")
+        old = alice.snapshot()
+        channels.append(net.open_channel(alice, carol))
+        wait_until_held([bob, carol], alice, *channels, still=True)
+        alice.stop()
+        alice.rollback(old)
+        alice.start()
+        net.connect(alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert not log_lines(alice, "a channel is being opened while this node is recovering")
+        net.open_channel(alice, bob)
+        wait_for(lambda: log_lines(alice, "a channel is being opened while this node is recovering"))

@@ -1,0 +1,148 @@
+"""What a restore does with each peer, in which order, and what it says of each channel."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peerstorage.backup import Backup, Contact
+from peerstorage.recovery import Candidate, Source
+from peerstorage.restore import (
+    ADVICE,
+    CLOSED,
+    CLOSING,
+    UNREACHABLE,
+    WAITING,
+    advice,
+    channel_state,
+    directory,
+    plan,
+    rescan_height,
+)
+from peerstorage.scb import ChannelBackup, WireAddress
+from tests.unit.samples import POINTS, addresses, entry
+
+ONION = "a" * 56 + ".onion"
+
+
+def at(text: str) -> WireAddress:
+    return WireAddress.parse(text)
+
+
+def candidate(channel: ChannelBackup) -> Candidate:
+    return Candidate(channel, Source("peer", Backup(1, (channel,), None)))
+
+
+def contact(peer: int, text: str) -> Contact:
+    return Contact(POINTS[peer], at(text))
+
+
+def node_id(peer: int) -> str:
+    return POINTS[peer].hex()
+
+
+def source(timestamp: int, *contacts: Contact) -> Source:
+    return Source("peer", Backup(timestamp, (), None, contacts))
+
+
+# Peers
+
+
+def test_one_plan_for_each_peer_the_most_valuable_first() -> None:
+    channels = [entry(1, peer=0, sats=5), entry(2, peer=1, sats=7), entry(3, peer=0, sats=4)]
+    plans = plan([candidate(channel) for channel in channels], [contact(2, "192.0.2.1:1")], {}, tor=False)
+    assert [peer.peer_id for peer in plans] == [node_id(0), node_id(1), node_id(2)]
+    assert [peer.sats for peer in plans] == [9, 7, 0]
+    assert plans[0].channel_ids == [channels[0].channel_id.hex(), channels[2].channel_id.hex()]
+    assert plans[2].candidates == ()
+    assert plans[2].addresses == ("192.0.2.1:1",)
+
+
+def test_the_directories_of_the_newest_backups_come_first_and_nobody_twice() -> None:
+    first, second = contact(0, "192.0.2.1:1"), contact(1, "192.0.2.2:2")
+    assert directory([source(1, first), source(2, second, first)]) == [second, first]
+
+
+# Addresses
+
+
+def test_where_a_peer_was_reached_comes_first_and_an_inbound_port_last() -> None:
+    listening = candidate(entry(1, address=at("192.0.2.1:9735")))
+    inbound = candidate(entry(2, address=at("192.0.2.9:40000")))
+    plans = plan(
+        [inbound, listening],
+        [contact(0, "192.0.2.3:3"), contact(0, "192.0.2.2:2")],
+        {node_id(0): [at("192.0.2.2:2")]},
+        tor=False,
+    )
+    assert plans[0].addresses == (
+        "192.0.2.2:2",
+        "192.0.2.3:3",
+        "192.0.2.1:9735",
+        "192.0.2.9",
+        "192.0.2.9:40000",
+    )
+
+
+@pytest.mark.parametrize("text", ["192.0.2.9:40000", "[2001:db8::1]:0", "[2001:db8::1]:65535"])
+def test_the_host_of_an_inbound_connection_is_tried_at_the_usual_port_first(text: str) -> None:
+    plans = plan([candidate(entry(1, address=at(text)))], [], {}, tor=False)
+    assert plans[0].addresses == (text.rpartition(":")[0], text)
+
+
+@pytest.mark.parametrize("tor", [False, True])
+def test_tor_addresses_need_a_proxy(tor: bool) -> None:
+    channels = [candidate(entry(1, address=at(f"{ONION}:9735"))), candidate(entry(2, address=at("[::1]:1")))]
+    peer = plan(channels, [], {}, tor=tor)[0]
+    assert peer.addresses == (("[::1]:1", f"{ONION}:9735") if tor else ("[::1]:1",))
+    assert peer.out_of_reach == (() if tor else (f"{ONION}:9735",))
+
+
+@given(st.lists(addresses, max_size=6), st.lists(addresses, max_size=4), st.booleans())
+def test_no_address_is_lost_and_none_is_there_twice(
+    inside: list[WireAddress], known: list[WireAddress], tor: bool
+) -> None:
+    channels = [candidate(entry(number, address=address)) for number, address in enumerate(inside, 1)]
+    peers = plan(channels, [], {node_id(0): known}, tor=tor)
+    assert len(peers) == bool(inside)
+    for peer in peers:
+        everywhere = [*peer.addresses, *peer.out_of_reach]
+        assert len(everywhere) == len(set(everywhere))
+        assert {str(address) for address in (*inside, *known)} <= set(everywhere)
+
+
+# Channels
+
+
+@pytest.mark.parametrize(
+    ("states", "closed", "expected"),
+    [
+        ({}, False, UNREACHABLE),
+        ({"id": "CHANNELD_NORMAL"}, False, WAITING),
+        ({"id": "AWAITING_UNILATERAL"}, False, WAITING),
+        ({"id": "FUNDING_SPEND_SEEN"}, False, CLOSING),
+        ({"id": "ONCHAIN"}, False, CLOSING),
+        ({"id": "ONCHAIN"}, True, CLOSED),
+        ({}, True, CLOSED),
+        ({"other": "ONCHAIN"}, False, UNREACHABLE),
+    ],
+)
+def test_state_of_a_channel(states: dict[str, str], closed: bool, expected: str) -> None:
+    assert channel_state("id", states, frozenset({"id"} if closed else ())) == expected
+
+
+@pytest.mark.parametrize("state", ADVICE)
+def test_every_state_has_its_advice(state: str) -> None:
+    text = advice(state, 812, "it hung {up}")
+    assert "{rescan}" not in text
+    assert ("-812" in text) is (state == "close sent")
+    assert ("it hung {up}" in text) is (state == UNREACHABLE)
+
+
+@pytest.mark.parametrize(
+    ("height", "age", "expected"),
+    [(1000, 0, 856), (1000, 600, 854), (1000, 600 * 100, 656), (1000, -600, 856), (100, 0, 1), (100, 1e9, 1)],
+)
+def test_a_rescan_goes_back_far_enough(height: int, age: float, expected: int) -> None:
+    assert rescan_height(height, age) == expected
