@@ -27,6 +27,7 @@ class NodeError(PeerstorageError):
     def __init__(self, method: str, code: int, message: str) -> None:
         super().__init__(f"{method}: {message}")
         self.code = code
+        self.reason = message
 
 
 class Node:

@@ -88,7 +88,9 @@ class Restore:
         self._tor = self._node.has_tor_proxy()
         self._done = 0
         self._closing: set[str] = set()
-        self._failures: dict[str, str] = {}
+        # By node_id: why each address that was tried last failed; empty for a peer that was reached.
+        self._failures: dict[str, dict[str, str]] = {}
+        self._told: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def work(self, screen: Screen, wishes: Wishes) -> dict[str, Any]:
@@ -126,18 +128,17 @@ class Restore:
         return plan(lost, contacts, known, tor=self._tor)
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
-        for peer in plans:
-            if peer.candidates:
-                self._say(
-                    f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat"
-                    + (f"; {self._failures[peer.peer_id]}" if peer.peer_id in self._failures else "")
-                )
+        ahead = [peer for peer in self._open(plans) if peer.candidates]
+        for peer in ahead:
+            unreached = f"; {self._why_not_reached(peer)}" if self._is_unreached(peer) else ""
+            self._say(
+                f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{unreached}"
+            )
         if recovered.missing:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
-        channels = sum(len(peer.candidates) for peer in plans)
+        channels = sum(len(peer.candidates) for peer in ahead)
         self._say(
-            f"{channels} channel(s) of {sum(peer.sats for peer in plans)} sat with "
-            f"{sum(bool(peer.candidates) for peer in plans)} peer(s) "
+            f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")
         )
 
@@ -160,24 +161,27 @@ class Restore:
             _all_at_once(self._hear, unheard)
 
     def _hear(self, peer: PeerPlan) -> None:
+        self._failures[peer.peer_id] = {}
         for address in peer.addresses:
             self._connect(peer, address)
-            if peer.peer_id not in self._failures:
+            if not self._failures[peer.peer_id]:
                 heard = _wait_until(lambda: peer.peer_id in self._user.heard, _JUDGE_SECONDS)
                 self._say(f"{peer.peer_id}: {'returned its copy' if heard else 'returned no copy'}")
                 return
 
     def _connect(self, peer: PeerPlan, address: str) -> NodeError | None:
         """None, or why it failed. A peer that hung up, or was turned away, was reached all the same."""
-        failure = None
+        failure: NodeError | None = None
         try:
             self._node.connect(peer.peer_id, address)
         except NodeError as error:
             failure = error
         if failure is None or failure.code == _HUNG_UP:
-            self._failures.pop(peer.peer_id, None)
+            self._failures[peer.peer_id] = {}
         else:
-            self._failures[peer.peer_id] = str(failure)
+            # lightningd lists all addresses that it tried: it was this one.
+            reason = failure.reason.rpartition("Connection establishment: ")[2]
+            self._failures[peer.peer_id][address] = reason.rstrip(". ")
         return failure
 
     def _open(self, plans: Iterable[PeerPlan]) -> list[PeerPlan]:
@@ -219,28 +223,29 @@ class Restore:
 
     # Closing
 
-    def _close(self, plans: Sequence[PeerPlan]) -> None:
-        """Lets peers in and hands their channels over."""
+    def _close(self, plans: Sequence[PeerPlan], *, quiet: bool = False) -> None:
+        """Lets peers in and hands their channels over; `quiet`: without a progress bar."""
         open_plans = [peer for peer in self._open(plans) if peer.candidates]
+        steps = 0 if quiet else len(open_plans)
         self._done = 0
-        self._show_progress(0, len(open_plans))
-        _all_at_once(lambda peer: self._close_with(peer, len(open_plans)), open_plans)
+        self._show_progress(0, steps)
+        _all_at_once(lambda peer: self._close_with(peer, steps), open_plans)
         self._stop_beside_rival()
 
-    def _close_with(self, peer: PeerPlan, total: int) -> None:
+    def _close_with(self, peer: PeerPlan, steps: int) -> None:
         try:
             self._stop_beside_rival()
             if self._let_in(peer):
                 stubs = self._node.recoverchannel(peer.scb)
                 self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
             else:
-                self._say(f"{peer.peer_id}: {self._why_not_reached(peer)}")
+                self._say_once(peer, self._why_not_reached(peer))
         except PeerstorageError as error:
             self._say(f"{peer.peer_id}: {error}")
         finally:
             with self._lock:
                 self._done += 1
-                self._show_progress(self._done, total)
+                self._show_progress(self._done, steps)
 
     def _show_progress(self, done: int, total: int) -> None:
         """lightning-cli counts from 0, and dies of a bar with one step or with more than its total."""
@@ -250,6 +255,7 @@ class Restore:
     def _let_in(self, peer: PeerPlan) -> bool:
         """Connects until the peer's channel_reestablish was answered. True once it was."""
         self._closing.add(peer.peer_id)
+        self._failures[peer.peer_id] = {}
         with self._gate.invitation(peer.peer_id):
             for address in peer.addresses:
                 gone = self._departures.expect(peer.peer_id)
@@ -263,21 +269,25 @@ class Restore:
                     # Too early for recoverchannel, unless the peer was faster than lightningd's answer.
                     if _wait_until(lambda: self._any_spent(peer), _HANG_UP_SECONDS):
                         return True
-                    self._failures[peer.peer_id] = f"it hung up at {address} and closed nothing"
+                    self._failures[peer.peer_id] = {address: "it hung up and closed nothing"}
         return False
 
     def _any_spent(self, peer: PeerPlan) -> bool:
         return any(self._node.is_spent(candidate.entry.funding) for candidate in peer.candidates)
 
+    def _is_unreached(self, peer: PeerPlan) -> bool:
+        return bool(self._failures.get(peer.peer_id)) or not peer.addresses
+
     def _why_not_reached(self, peer: PeerPlan) -> str:
-        if peer.addresses:
-            return self._failures.get(peer.peer_id, "not tried yet")
+        failures = self._failures.get(peer.peer_id, {})
+        if failures:
+            return "not reached at " + "; ".join(f"{address} ({why})" for address, why in failures.items())
         if peer.out_of_reach:
             return (
                 f"known only at {', '.join(peer.out_of_reach)}: set proxy= to a Tor proxy in lightningd's "
                 "configuration"
             )
-        return "no address of it is known"
+        return "not tried yet" if peer.addresses else "no address of it is known"
 
     def _watch(self, plans: Sequence[PeerPlan]) -> None:
         """Until all closes are seen, or time is up. Peers that were not reached are tried again and again."""
@@ -295,7 +305,7 @@ class Restore:
             if resolved == len(ids) or time.monotonic() >= deadline:
                 return
             if time.monotonic() >= retry_at:
-                self._close(plans)
+                self._close(plans, quiet=True)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 retry_at = time.monotonic() + pause
             time.sleep(_POLL_SECONDS)
@@ -308,10 +318,10 @@ class Restore:
     def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
         states = self._states([channel_id for peer in plans for channel_id in peer.channel_ids])
         for peer in plans:
-            reached = peer.addresses and peer.peer_id not in self._failures
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
-                if states[channel_id] == UNREACHABLE and reached and peer.peer_id not in self._closing:
+                tried = peer.peer_id in self._closing or self._is_unreached(peer)
+                if states[channel_id] == UNREACHABLE and not tried:
                     states[channel_id] = NOT_STARTED
                 if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
                     states[channel_id] = SPENT
@@ -323,6 +333,12 @@ class Restore:
 
     def _say(self, message: str) -> None:
         self._screen.notify(message)
+
+    def _say_once(self, peer: PeerPlan, message: str) -> None:
+        """Not at each attempt."""
+        if self._told.get(peer.peer_id) != message:
+            self._told[peer.peer_id] = message
+            self._say(f"{peer.peer_id}: {message}")
 
 
 def _all_at_once(task: Callable[[PeerPlan], None], peers: Sequence[PeerPlan]) -> None:

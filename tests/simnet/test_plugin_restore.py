@@ -108,7 +108,7 @@ def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
         answer = restore(alice)
         assert states(answer)[channel.channel_id] == "unreachable"
         row = next(row for row in answer["channels"] if row["channel_id"] == channel.channel_id)
-        assert f"{carol.host}:{carol.port - 1}: Connection establishment: Connection refused" in row["next"]
+        assert f"not reached at {carol.host}:{carol.port - 1} (Connection refused)" in row["next"]
         turned_away(net, alice, carol)
         assert states(restore(alice))[channel.channel_id] == "close sent"
 
@@ -123,7 +123,8 @@ def test_a_peer_that_is_away_is_tried_again(tmp_path: Path) -> None:
         run.start()
         wait_for(lambda: alice.call("listpeerchannels")["channels"], what="bob's channel handed over")
         carol.running = True
-        wait_for(lambda: carol.channels[channel.channel_id].state == "AWAITING_UNILATERAL")
+        wait_for(lambda: len(alice.call("listpeerchannels")["channels"]) == 2, what="carol's too")
+        assert carol.channels[channel.channel_id].state == "AWAITING_UNILATERAL"
         net.mine()
         run.join(30)
         assert set(states(answers[0]).values()) == {"closing seen"}
