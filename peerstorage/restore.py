@@ -130,7 +130,8 @@ def advice(state: str, rescan: int, why: str) -> str:
 ADVICE = {
     NOT_STARTED: "nothing was done about it yet: peerstorage-restore without dry_run will have its peer close it",
     UNREACHABLE: "{why}. If you know another address, lightning-cli connect to it (the peer is turned away, but "
-    "the address is remembered), and run peerstorage-restore again, now or later. Its channel stays open until then",
+    "the address is remembered), and run peerstorage-restore again, now or later. Its channel stays open until "
+    "then",
     WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",
     SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
     "it could be watched: restart lightningd once with rescan=-{rescan}",
