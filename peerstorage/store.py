@@ -20,11 +20,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Protocol, TypeVar
 
 from peerstorage.errors import StoreError
+from peerstorage.wire import MAX_BLOB
 
 Key = tuple[str, ...]
 
 ROOT = "peerstorage"
 _VERSION = 1
+# Records from before there were these don't have them; the default says the same.
+_LATER_FIELDS = {"capacity", "proven", "misses", "probed_at"}
 # As many starts are remembered.
 _MOST_GAPS = 200
 STATE: Key = (ROOT, "state")
@@ -84,6 +87,8 @@ class SentRecord:
     `content`: fingerprint of the channels that were sent, penalty data aside.
     `state`: what its last check showed: current, stale, altered or missing; unverified before the first.
     `withheld`: it holds a backup from before this database that names channels unknown to us.
+    `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
+    `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was tried.
     """
 
     timestamp: int = 0
@@ -97,6 +102,10 @@ class SentRecord:
     verified_at: int = 0
     verified_timestamp: int = 0
     withheld: bool = False
+    capacity: int = MAX_BLOB
+    proven: int = 0
+    misses: int = 0
+    probed_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,8 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
     if version != _VERSION:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
     types = {field.name: str(field.type) for field in fields(kind)}
-    if set(values) != set(types) or any(type(values[field]).__name__ != types[field] for field in types):
+    well_typed = all(type(value).__name__ == types.get(name) for name, value in values.items())
+    if not well_typed or set(types) - set(values) - _LATER_FIELDS:
         raise StoreError(f"datastore key {name} does not have the fields of this version")
     return kind(**values)
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "peerstorage"
 LAYERS = (
     {"config", "errors"},
     {"backup", "scb", "sealing", "wire"},
-    {"session", "provider", "recovery", "plan", "guard", "store", "restore", "rival"},
+    {"session", "provider", "recovery", "plan", "guard", "store", "restore", "rival", "capacity"},
 )
 CORE = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in {"__init__", "__main__"})
 # The clock, randomness, processes, the network, files and lightningd belong to the shell.

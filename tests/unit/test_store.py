@@ -232,3 +232,15 @@ def test_only_so_many_gaps_are_kept_and_the_newest_are() -> None:
     assert not state.is_foreign(3_996)
     assert not state.is_foreign(3)
     assert state.is_foreign(10_001)
+
+
+def test_a_record_of_an_older_version_has_no_capacity(datastore: MemoryDatastore) -> None:
+    later = {"capacity", "proven", "misses", "probed_at"}
+    older = {"version": 1} | {key: value for key, value in asdict(SENT).items() if key not in later}
+    key = ("peerstorage", "sent", ALICE)
+    datastore.values[key] = json.dumps(older).encode()
+    assert Store(datastore).sent_records() == {ALICE: SENT}
+    del older["channels"]
+    datastore.values[key] = json.dumps(older).encode()
+    with pytest.raises(StoreError, match="does not have the fields of this version"):
+        Store(datastore).sent_records()
