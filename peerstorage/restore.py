@@ -48,10 +48,6 @@ class PeerPlan:
         return [candidate.entry.channel_id.hex() for candidate in self.candidates]
 
     @property
-    def scb(self) -> list[str]:
-        return [candidate.scb for candidate in self.candidates]
-
-    @property
     def sats(self) -> int:
         return sum(candidate.entry.funding_sats for candidate in self.candidates)
 

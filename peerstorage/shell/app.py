@@ -27,7 +27,7 @@ from peerstorage.shell import rpc
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
-from peerstorage.shell.restore import Departures
+from peerstorage.shell.reach import Departures
 from peerstorage.shell.user import User
 from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store

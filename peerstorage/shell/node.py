@@ -137,6 +137,9 @@ class Node:
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")
 
+    def disconnect(self, peer_id: str) -> None:
+        self.call("disconnect", id=peer_id, force=True)
+
     def recoverchannel(self, scb: list[str]) -> list[str]:
         """Hands entries over; they must have been checked, for lightningd aborts on bad ones."""
         return [str(stub) for stub in self.call("recoverchannel", scb=scb)["stubs"]]

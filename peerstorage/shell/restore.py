@@ -4,7 +4,8 @@ Rules:
 - A thread of its own with its own RPC: connecting takes long, and the worker answers hooks.
 - Nothing is closed before every peer that can be reached was heard, and before there was time to see whether
   another node with our key is alive.
-- Peers are let in a few at a time, only here, only for as long as it takes.
+- Peers are let in a few at a time, only here, only for as long as it takes. A channel is handed over once it is
+  closed, or its peer was told.
 - Nothing is remembered but in lightningd's database: run it again at any time.
 """
 
@@ -36,24 +37,19 @@ from peerstorage.restore import (
 from peerstorage.shell import report
 from peerstorage.shell.contacts import Contacts
 from peerstorage.shell.gate import Gate
-from peerstorage.shell.node import Node, NodeError
+from peerstorage.shell.node import Node
+from peerstorage.shell.reach import Departures, Reach
 from peerstorage.shell.user import User
 from peerstorage.store import Store
 
 _AT_ONCE = 8
-# After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up.
-_HANG_UP_SECONDS = 10.0
 _POLL_SECONDS = 1.0
-# How long the worker may take to judge what a peer returned.
-_JUDGE_SECONDS = 2.0
 # Peers that are heard twice, to see whether somebody else sends.
 _WITNESSES = 3
 # For the old node to reconnect, beside its interval and settle time.
 _RECONNECT_SECONDS = 5.0
 # Between two attempts to reach a peer.
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
-# connect's code for a peer that was reached and hung up, or was turned away.
-_HUNG_UP = 402
 
 
 class Screen(Protocol):
@@ -80,16 +76,14 @@ class Restore:
         self, node: Node, key: bytes, options: Options, *, user: User, gate: Gate, departures: Departures
     ) -> None:
         self._key, self._options = key, options
-        self._user, self._gate, self._departures = user, gate, departures
+        self._user = user
         # A connection of its own.
         self._node = Node(node.rpc_path)
+        self._reach = Reach(self._node, gate, departures, user.heard)
         self._store = Store(self._node)
         self._contacts = Contacts(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
         self._done = 0
-        self._closing: set[str] = set()
-        # By node_id: why each address that was tried last failed; empty for a peer that was reached.
-        self._failures: dict[str, dict[str, str]] = {}
         self._told: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -130,7 +124,7 @@ class Restore:
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
         ahead = [peer for peer in self._open(plans) if peer.candidates]
         for peer in ahead:
-            unreached = f"; {self._why_not_reached(peer)}" if self._is_unreached(peer) else ""
+            unreached = f"; {self._reach.why_not_reached(peer)}" if self._reach.is_unreached(peer) else ""
             self._say(
                 f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{unreached}"
             )
@@ -161,28 +155,9 @@ class Restore:
             _all_at_once(self._hear, unheard)
 
     def _hear(self, peer: PeerPlan) -> None:
-        self._failures[peer.peer_id] = {}
-        for address in peer.addresses:
-            self._connect(peer, address)
-            if not self._failures[peer.peer_id]:
-                heard = _wait_until(lambda: peer.peer_id in self._user.heard, _JUDGE_SECONDS)
-                self._say(f"{peer.peer_id}: {'returned its copy' if heard else 'returned no copy'}")
-                return
-
-    def _connect(self, peer: PeerPlan, address: str) -> NodeError | None:
-        """None, or why it failed. A peer that hung up, or was turned away, was reached all the same."""
-        failure: NodeError | None = None
-        try:
-            self._node.connect(peer.peer_id, address)
-        except NodeError as error:
-            failure = error
-        if failure is None or failure.code == _HUNG_UP:
-            self._failures[peer.peer_id] = {}
-        else:
-            # lightningd lists all addresses that it tried: it was this one.
-            reason = failure.reason.rpartition("Connection establishment: ")[2]
-            self._failures[peer.peer_id][address] = reason.rstrip(". ")
-        return failure
+        outcome = self._reach.hear(peer)
+        if outcome:
+            self._say(f"{peer.peer_id}: {outcome}")
 
     def _open(self, plans: Iterable[PeerPlan]) -> list[PeerPlan]:
         """Plans with a channel that was not handed over yet, or without channels."""
@@ -235,11 +210,12 @@ class Restore:
     def _close_with(self, peer: PeerPlan, steps: int) -> None:
         try:
             self._stop_beside_rival()
-            if self._let_in(peer):
-                stubs = self._node.recoverchannel(peer.scb)
+            told = self._reach.bring_to_close(peer)
+            if told:
+                stubs = self._node.recoverchannel([candidate.scb for candidate in told])
                 self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
-            else:
-                self._say_once(peer, self._why_not_reached(peer))
+            if len(told) < len(peer.candidates):
+                self._say_once(peer, self._reach.why_not_reached(peer))
         except PeerstorageError as error:
             self._say(f"{peer.peer_id}: {error}")
         finally:
@@ -251,43 +227,6 @@ class Restore:
         """lightning-cli counts from 0, and dies of a bar with one step or with more than its total."""
         if total:
             self._screen.progress(min(done, total), total + 1)
-
-    def _let_in(self, peer: PeerPlan) -> bool:
-        """Connects until the peer's channel_reestablish was answered. True once it was."""
-        self._closing.add(peer.peer_id)
-        self._failures[peer.peer_id] = {}
-        with self._gate.invitation(peer.peer_id):
-            for address in peer.addresses:
-                gone = self._departures.expect(peer.peer_id)
-                failure = self._connect(peer, address)
-                if failure is None:
-                    # A peer that stays knows nothing of a channel, or speaks only when spoken to: recoverchannel's
-                    # own bogus channel_reestablish is for those.
-                    gone.wait(_HANG_UP_SECONDS)
-                    return True
-                if failure.code == _HUNG_UP:
-                    # Too early for recoverchannel, unless the peer was faster than lightningd's answer.
-                    if _wait_until(lambda: self._any_spent(peer), _HANG_UP_SECONDS):
-                        return True
-                    self._failures[peer.peer_id] = {address: "it hung up and closed nothing"}
-        return False
-
-    def _any_spent(self, peer: PeerPlan) -> bool:
-        return any(self._node.is_spent(candidate.entry.funding) for candidate in peer.candidates)
-
-    def _is_unreached(self, peer: PeerPlan) -> bool:
-        return bool(self._failures.get(peer.peer_id)) or not peer.addresses
-
-    def _why_not_reached(self, peer: PeerPlan) -> str:
-        failures = self._failures.get(peer.peer_id, {})
-        if failures:
-            return "not reached at " + "; ".join(f"{address} ({why})" for address, why in failures.items())
-        if peer.out_of_reach:
-            return (
-                f"known only at {', '.join(peer.out_of_reach)}: set proxy= to a Tor proxy in lightningd's "
-                "configuration"
-            )
-        return "not tried yet" if peer.addresses else "no address of it is known"
 
     def _watch(self, plans: Sequence[PeerPlan]) -> None:
         """Until all closes are seen, or time is up. Peers that were not reached are tried again and again."""
@@ -320,7 +259,7 @@ class Restore:
         for peer in plans:
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
-                tried = peer.peer_id in self._closing or self._is_unreached(peer)
+                tried = peer.peer_id in self._reach.closing or self._reach.is_unreached(peer)
                 if states[channel_id] == UNREACHABLE and not tried:
                     states[channel_id] = NOT_STARTED
                 if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
@@ -328,7 +267,7 @@ class Restore:
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)
         unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
-        why = {peer.peer_id: self._why_not_reached(peer) for peer in plans}
+        why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
         return report.restored(plans, recovered, states=states, rescan=rescan, why=why, unheard=unheard)
 
     def _say(self, message: str) -> None:
@@ -345,27 +284,3 @@ def _all_at_once(task: Callable[[PeerPlan], None], peers: Sequence[PeerPlan]) ->
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for _ in pool.map(task, peers):
             pass
-
-
-def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(seconds / 40)
-    return True
-
-
-class Departures:
-    """Events for peers that are expected to leave."""
-
-    def __init__(self) -> None:
-        self._events: dict[str, threading.Event] = {}
-
-    def expect(self, peer_id: str) -> threading.Event:
-        return self._events.setdefault(peer_id, threading.Event())
-
-    def left(self, peer_id: str) -> None:
-        event = self._events.pop(peer_id, None)
-        if event is not None:
-            event.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -120,7 +121,7 @@ def test_a_peer_is_learned_and_stays_learned(limit: int) -> None:
     assert sizes[:2] == [MAX_BLOB, MAX_BLOB]
     assert sizes[2] == SMALL
     assert sizes.count(MAX_BLOB) <= 2 + 1 + 400 * 3600 // WEEK
-    assert (MAX_BLOB, MAX_BLOB) not in zip(sizes[2:], sizes[3:], strict=False)
+    assert (MAX_BLOB, MAX_BLOB) not in pairwise(sizes[2:])
 
 
 def test_a_peer_that_was_away_from_its_disk_is_found_again() -> None:
