@@ -1,27 +1,70 @@
-"""What goes into a blob of a given size.
+"""Which channels go into which peer's blob.
 
-Rules: every channel in full where it fits; else every channel at least in the small form (no penalty data)
-with as many in full as fit; else as many as fit. Where not all have room the most valuable channels come first.
+Rules, in this order:
+- A peer's blob has its own channels in any case, then the directory, then others.
+- All channels in full where they fit; else, where they fit without penalty data (the small form), all of them with
+  the penalty data of as many as fit; else a share.
+- Shares: each channel has an order of peers (rendezvous hashing); its copies go to the first of them with room, so
+  that it lies with `replicas` peers. Where there is less room the most valuable channels come first, but none gets
+  a second copy before each has one. Small peers are asked only where the large ones are full.
+- Penalty data: of the peer's own channels first, then of each channel at `replicas` other peers.
+- What room is left is filled with more channels and then more penalty data: of a small peer by value, of a large
+  one in its own order, so that one channel more or less changes the blobs that hold it and hardly any other.
+
+Same input, same output, in whatever order it comes. Scores are integers, so that no machine rounds differently.
+Large peers are ranked alike, whatever they keep: one that is full passes on to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
+from operator import attrgetter
+from typing import NamedTuple
 
-from peerstorage.backup import FIXED_LENGTH, MAX_ENTRIES
+from peerstorage.backup import FIXED_LENGTH
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import OVERHEAD
-from peerstorage.wire import MAX_BLOB
+from peerstorage.wire import MAX_BLOB, bigsize
+
+# LDK keeps 1024 bytes, Core Lightning and eclair all that BOLT 1 allows.
+SMALL_PEER = 8192
+# The directory gets at most this part of a large blob, and this part of a small one's room.
+_DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
+# A blob has room for 227 channels (IPv4, small form). Of a large peer's order about twice as many are worked out,
+# of a channel's order about so many peers or more; who is beyond that is asked only where these are full.
+_NEAR_CHANNELS, _NEAR_PEERS = 512, 16
+_SCORES = 1 << 64
+_MASK = _SCORES - 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoragePeer:
+    """`capacity`: the largest sealed blob that it keeps, in bytes."""
+
+    node_id: bytes
+    capacity: int = MAX_BLOB
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The entries of one blob, in the order given; how many are in full and how many had no room."""
+    """What one blob holds: entries, the most valuable channels first; how many of them are in full; how many had
+    no room; how many records of the directory. Equal where the blobs are."""
 
     entries: tuple[ChannelBackup, ...]
+    full: int = field(compare=False)
+    left_out: int = field(compare=False)
+    contacts: int = 0
+
+
+class Copies(NamedTuple):
+    """In how many blobs a channel lies in full, and in how many in the small form."""
+
     full: int
-    left_out: int
+    small: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +78,299 @@ class OurBackup:
     size: int
 
 
-def fit(channels: Sequence[ChannelBackup], capacity: int = MAX_BLOB) -> Contents:
-    """The entries for a sealed blob of at most `capacity` bytes. Same input, same output."""
-    room = capacity - OVERHEAD - FIXED_LENGTH
-    chosen: dict[int, ChannelBackup] = {}
-    by_value = sorted(
-        range(len(channels)), key=lambda number: (-channels[number].funding_sats, channels[number].channel_id)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`contents` by node_id. `thin`: channels that lie in fewer than `replicas` blobs; `uncovered`: in none."""
+
+    contents: Mapping[bytes, Contents]
+    thin: tuple[bytes, ...]
+    uncovered: tuple[bytes, ...]
+    _scores: _Scores = field(repr=False, compare=False)
+    _filled: Mapping[bytes, _Filled] = field(repr=False, compare=False)
+
+    def copies(self) -> dict[bytes, Copies]:
+        """By channel_id."""
+        channels = self._scores.channels
+        in_full = {id(entry) for channel in channels.values() for entry in channel.full}
+        full, small = dict.fromkeys(channels, 0), dict.fromkeys(channels, 0)
+        for contents in self.contents.values():
+            last = b""
+            for entry in contents.entries:
+                # Two entries of one channel are one copy of it.
+                if entry.channel_id != last:
+                    last = entry.channel_id
+                    (full if id(entry) in in_full else small)[last] += 1
+        return {channel_id: Copies(full[channel_id], small[channel_id]) for channel_id in channels}
+
+
+def plan(
+    channels: Sequence[ChannelBackup],
+    peers: Iterable[StoragePeer],
+    replicas: int,
+    contacts: Iterable[int] = (),
+    previous: Plan | None = None,
+) -> Plan:
+    """What each peer's blob holds. `contacts`: the lengths in bytes of the directory's records, the most important
+    first. `previous`: an earlier plan; it saves work and changes nothing of the outcome."""
+    by_id = {peer.node_id: peer for peer in sorted(peers, key=lambda peer: (peer.node_id, -peer.capacity))}
+    large = tuple(node_id for node_id, peer in by_id.items() if peer.capacity >= SMALL_PEER)
+    scores = _scores(channels, large, None if previous is None else previous._scores)
+    by_value = sorted(scores.channels.values(), key=attrgetter("order"))
+    blobs = [
+        _Blob(by_id[node_id], own_hash, wish)
+        for node_id, own_hash, wish in zip(large, scores.hashes, scores.nearest, strict=True)
+    ]
+    small = [peer for peer in by_id.values() if peer.capacity < SMALL_PEER]
+    blobs += [_Blob(peer, _hash(peer.node_id), by_value) for peer in small]
+    holders = _start(blobs, by_value, [0, *accumulate(contacts)])
+    _spread(blobs, holders, replicas)
+    _add_penalty_data(blobs, holders, replicas)
+    shortest = min((channel.length for channel in by_value), default=0)
+    known = {} if previous is None else previous._filled
+    filled = {
+        blob.peer.node_id: _fill(blob, shortest, len(channels), known.get(blob.peer.node_id))
+        for blob in blobs
+    }
+    return Plan(
+        {node_id: one.contents for node_id, one in filled.items()},
+        tuple(channel.channel_id for channel, numbers in holders.items() if len(numbers) < replicas),
+        tuple(channel.channel_id for channel, numbers in holders.items() if not numbers),
+        scores,
+        filled,
     )
-    extra: list[tuple[int, int]] = []
-    for number in by_value:
-        small = channels[number].small()
-        length = len(small.to_bytes())
-        if length <= room and len(chosen) < MAX_ENTRIES:
-            chosen[number] = small
-            room -= length
-            extra.append((number, len(channels[number].to_bytes()) - length))
-    full = 0
-    for number, length in extra:
-        if length <= room:
-            chosen[number] = channels[number]
-            room -= length
-            full += 1
-    entries = tuple(chosen[number] for number in sorted(chosen))
-    return Contents(entries, full, len(channels) - len(entries))
+
+
+def fit(channels: Sequence[ChannelBackup], capacity: int = MAX_BLOB) -> Contents:
+    """The contents of the only blob there is."""
+    return plan(channels, [StoragePeer(b"", capacity)], 1).contents[b""]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Channel:
+    """A channel and its place in the order of value. Where the database has two entries of it they stay together.
+    `ranks`: numbers of the large peers near it, the nearest first."""
+
+    channel_id: bytes
+    order: tuple[int, bytes]
+    full: tuple[ChannelBackup, ...]
+    small: tuple[ChannelBackup, ...]
+    length: int
+    penalty_length: int
+    hash: int
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Who is near whom: the part of a plan that takes longest and changes least. `limit`: a score from which on a
+    pair isn't near; `nearest`: the channels near each large peer, in its order."""
+
+    peers: tuple[bytes, ...]
+    limit: int
+    hashes: tuple[int, ...]
+    channels: dict[bytes, _Channel]
+    nearest: list[list[_Channel]]
+
+
+@dataclass(slots=True, eq=False)
+class _Blob:
+    """A blob while it is filled. `held`: the channels that it holds, and whether in full; `wish`: what its room is
+    filled up with."""
+
+    peer: StoragePeer
+    hash: int
+    wish: list[_Channel]
+    room: int = 0
+    contacts: int = 0
+    own: list[_Channel] = field(default_factory=list)
+    held: dict[_Channel, bool] = field(default_factory=dict)
+
+    def distance(self, channel: _Channel) -> tuple[bool, int]:
+        return self.peer.capacity < SMALL_PEER, _score(self.hash, channel.hash)
+
+    def add(self, channel: _Channel) -> bool:
+        if channel.length > self.room or channel in self.held:
+            return False
+        self.held[channel] = not channel.penalty_length
+        self.room -= channel.length
+        return True
+
+    def upgrade(self, channel: _Channel) -> bool:
+        """Adds the penalty data of a channel that it holds."""
+        if channel.penalty_length > self.room or self.held.get(channel, True):
+            return False
+        self.held[channel] = True
+        self.room -= channel.penalty_length
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """What a blob had before it was filled up, and what came of it."""
+
+    room: int
+    held: dict[_Channel, bool]
+    wish: list[_Channel]
+    contents: Contents
+
+
+def _hash(data: bytes) -> int:
+    # Odd, so that no bit is lost where it is multiplied.
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") | 1
+
+
+def _score(one: int, other: int) -> int:
+    """Of two hashes (multiply-shift): a hash of each pair itself would take seconds for millions of them."""
+    return one * other & _MASK
+
+
+def _scores(channels: Iterable[ChannelBackup], peers: tuple[bytes, ...], known: _Scores | None) -> _Scores:
+    entries: dict[bytes, list[ChannelBackup]] = {}
+    for entry in channels:
+        entries.setdefault(entry.channel_id, []).append(entry)
+    # It moves where the number of channels passes a power of two, so that hardly any change of it does.
+    limit = _NEAR_CHANNELS * _SCORES >> max(len(entries).bit_length() - 1, 0)
+    limit = max(limit, _NEAR_PEERS * _SCORES // max(len(peers), 1))
+    if known is None or (known.peers, known.limit) != (peers, limit):
+        known = _Scores(peers, limit, tuple(map(_hash, peers)), {}, [[] for _ in peers])
+    found: dict[bytes, _Channel] = {}
+    new: list[_Channel] = []
+    for channel_id, listed in entries.items():
+        full = tuple(listed if len(listed) == 1 else sorted(listed, key=ChannelBackup.to_bytes))
+        channel = known.channels.get(channel_id)
+        if channel is None or channel.full != full:
+            channel = _channel(full, known.hashes, limit)
+            new.append(channel)
+        found[channel_id] = channel
+    gone = [channel for channel_id, channel in known.channels.items() if found.get(channel_id) is not channel]
+    return _Scores(peers, limit, known.hashes, found, _nearest(known, gone, new))
+
+
+def _channel(full: tuple[ChannelBackup, ...], hashes: Sequence[int], limit: int) -> _Channel:
+    small = tuple(entry.small() for entry in full)
+    length = sum(len(entry.to_bytes()) for entry in small)
+    own_hash = _hash(full[0].channel_id)
+    # Written out, not a call of _score: it runs for every pair.
+    near = {
+        score: number for number, other in enumerate(hashes) if (score := own_hash * other & _MASK) < limit
+    }
+    return _Channel(
+        full[0].channel_id,
+        (-max(entry.funding_sats for entry in full), full[0].channel_id),
+        full,
+        small,
+        length,
+        sum(len(entry.to_bytes()) for entry in full) - length,
+        own_hash,
+        tuple(near[score] for score in sorted(near)),
+    )
+
+
+def _nearest(known: _Scores, gone: Sequence[_Channel], new: Sequence[_Channel]) -> list[list[_Channel]]:
+    """The channels near each large peer, without those that are gone and with the new ones."""
+    nearest = list(known.nearest)
+    removed = set(gone)
+    for number in {number for channel in chain(gone, new) for number in channel.ranks}:
+        nearest[number] = [channel for channel in nearest[number] if channel not in removed]
+    touched = set()
+    for channel in new:
+        for number in channel.ranks:
+            nearest[number].append(channel)
+            touched.add(number)
+    for number in touched:
+        own_hash = known.hashes[number]
+        nearest[number].sort(key=lambda channel: _score(own_hash, channel.hash))
+    return nearest
+
+
+def _start(
+    blobs: Sequence[_Blob], by_value: Sequence[_Channel], records: Sequence[int]
+) -> dict[_Channel, list[int]]:
+    """Gives each blob all channels in the small form where they fit, else its own; and its directory. `records`:
+    how long its first n records are. Answers the numbers of the blobs that hold a channel, the nearest first."""
+    holders: dict[_Channel, list[int]] = {channel: [] for channel in by_value}
+    own: dict[bytes, list[_Channel]] = {}
+    for channel in by_value:
+        own.setdefault(channel.full[0].node_id, []).append(channel)
+    small = sum(channel.length for channel in by_value)
+    full = small + sum(channel.penalty_length for channel in by_value)
+    for number, blob in enumerate(blobs):
+        capacity = min(blob.peer.capacity, MAX_BLOB)
+        room = blob.room = capacity - OVERHEAD - FIXED_LENGTH
+        blob.own = own.get(blob.peer.node_id, [])
+        for channel in blob.wish if small <= room else blob.own:
+            if blob.add(channel):
+                holders[channel].append(number)
+        is_small = capacity < SMALL_PEER
+        limit = room // _DIRECTORY_OF_SMALL if is_small else capacity // _DIRECTORY_OF_LARGE
+        limit = min(limit, room - full if full <= room else blob.room)
+        blob.contacts = bisect_right(records, limit, lo=1, key=_record_length) - 1
+        blob.room -= _record_length(records[blob.contacts])
+    for channel, numbers in holders.items():
+        if len(numbers) > 1:
+            numbers.sort(key=lambda number: blobs[number].distance(channel))
+    return holders
+
+
+def _record_length(value: int) -> int:
+    """Of the directory in the extension's TLV stream."""
+    return 1 + len(bigsize(value)) + value if value else 0
+
+
+def _spread(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[int]], replicas: int) -> None:
+    """Copies of each channel until it has `replicas` or no blob has room."""
+    shortest = min((channel.length for channel in holders), default=0)
+    with_room = list(range(len(blobs)))
+    for copies in range(replicas):
+        for channel, numbers in holders.items():
+            if len(numbers) > copies:
+                continue
+            for number in channel.ranks:
+                if blobs[number].add(channel):
+                    numbers.append(number)
+                    break
+            else:
+                with_room = [number for number in with_room if blobs[number].room >= shortest]
+                able = [
+                    number
+                    for number in with_room
+                    if blobs[number].room >= channel.length and channel not in blobs[number].held
+                ]
+                if able:
+                    best = min(able, key=lambda number: blobs[number].distance(channel))
+                    blobs[best].add(channel)
+                    numbers.append(best)
+
+
+def _add_penalty_data(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[int]], replicas: int) -> None:
+    """Own channels first; their own peer, which has that by now or has no room, is none of the `replicas`."""
+    for blob in blobs:
+        for channel in blob.own:
+            blob.upgrade(channel)
+    for _ in range(replicas):
+        for channel, numbers in holders.items():
+            for number in numbers:
+                if blobs[number].upgrade(channel):
+                    break
+
+
+def _fill(blob: _Blob, shortest: int, total: int, known: _Filled | None) -> _Filled:
+    """Fills up the room that is left. `shortest`: no channel is shorter; `total`: of all entries;
+    `known`: how the blob was filled before, which is the answer where nothing changed."""
+    room, held, wish = blob.room, dict(blob.held), blob.wish
+    if known is not None and known.wish is wish and (known.room, known.held) == (room, held):
+        contents = replace(known.contents, left_out=total - len(known.contents.entries))
+        if contents.contacts == blob.contacts:
+            return _Filled(room, held, wish, contents)
+    for channel in wish:
+        if blob.room < shortest:
+            break
+        blob.add(channel)
+    for channel in blob.held:
+        blob.upgrade(channel)
+    channels = sorted(blob.held, key=attrgetter("order"))
+    entries = [
+        entry for channel in channels for entry in (channel.full if blob.held[channel] else channel.small)
+    ]
+    full = sum(len(channel.full) for channel in channels if blob.held[channel])
+    return _Filled(room, held, wish, Contents(tuple(entries), full, total - len(entries), blob.contacts))
