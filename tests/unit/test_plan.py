@@ -297,6 +297,25 @@ def test_where_all_fit_in_small_the_penalty_data_of_every_channel_lies_somewhere
     assert len({frozenset(in_full(contents, listed)) for contents in made.contents.values()}) == len(known)
 
 
+def test_penalty_data_of_own_channels_comes_first() -> None:
+    known = peers(20)
+    listed = many(225, known)
+    for node_id, contents in plan(listed, known, 3).contents.items():
+        assert contents.full
+        assert in_full(contents, listed) < {one.channel_id for one in listed if one.node_id == node_id}
+
+
+def test_a_peer_s_own_channel_counts_as_one_copy_of_it() -> None:
+    """Ten have that; so the other ones get theirs before these get a second, be they worth more or not."""
+    length = size(entry(1))
+    known = [peer(0, SMALLEST + 20 * length), peer(1, SMALLEST + 10 * length)]
+    others = many(20)
+    own = [replace(entry(number, sats=1_000_000), node_id=known[0].node_id) for number in range(100, 110)]
+    made = plan([*own, *others], known, 2)
+    assert made.uncovered == ()
+    assert len(made.thin) == 30
+
+
 @pytest.mark.parametrize(
     ("busy", "left_out"), [(1, 0), (50, 0), (94, 0), (96, 0), (238, 0), (239, 1), (300, 62)]
 )
@@ -326,6 +345,9 @@ def test_shares_are_even() -> None:
         len(contents.entries) for contents in plan(many(600, revocations=None), known, 3).contents.values()
     ]
     assert min(counts) == max(counts), "filled up"
+    copies = plan(many(1000, known), known, 3).copies().values()
+    assert min(copies).full >= 3
+    assert max(map(sum, copies)) < 20, "extra copies are no privilege of the valuable"
     made = plan(many(10_000, revocations=None), known, 1)
     assert not made.thin
     assert min(len(contents.entries) for contents in made.contents.values()) > 100
@@ -358,6 +380,19 @@ def test_directory_room_that_is_not_needed_goes_to_entries() -> None:
     ]
 
 
+def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nearly 6,000 channels have just room, but not all with the 25 of 200 peers that are near."""
+    known = [*peers(200, SMALL_PEER), *(peer(1000 + number, 1024) for number in range(10))]
+    listed = many((SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6)
+    made = plan(listed, known, 1)
+    assert not made.uncovered
+    assert len({frozenset(ids(made.contents[one.node_id])) for one in known[200:]}) == 1
+    monkeypatch.setattr("peerstorage.plan._NEAR_PEERS", 200)
+    assert everything(plan(listed, known, 1)) == everything(made)
+
+
 def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     """Two peers that keep everything have no room for a third copy of 350 channels; the small ones take some."""
     known = [*peers(2), *(peer(1000 + number, 1024) for number in range(60))]
@@ -369,6 +404,15 @@ def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     held = set().union(*(ids(made.contents[one.node_id]) for one in known[2:]))
     assert len(held) > 100
     assert not made.thin or len(made.thin) < 100
+
+
+@pytest.mark.parametrize(
+    ("part", "contact", "count"), [(254, 252, 1), (254, 253, 0), (257, 253, 1), (306, 302, 1), (306, 303, 0)]
+)
+def test_the_edge_of_the_directory(part: int, contact: int, count: int) -> None:
+    """A TLV's length takes one byte up to 252, and three above."""
+    made = plan([], [peer(0, SMALLEST + 3 * part)], 1, [contact])
+    assert made.contents[peer(0).node_id].contacts == count
 
 
 @given(contact_lists, st.integers(0, 3), st.sampled_from([500, 1024, 5000, SMALL_PEER, MAX_BLOB]))
@@ -419,7 +463,7 @@ def test_an_earlier_plan_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("count", "known"), [(1000, peers(50)), (1100, peers(20)), (400, [*peers(6), peer(9, 1024)])]
+    ("count", "known"), [(1000, peers(50)), (1030, peers(20)), (400, [*peers(6), peer(9, 1024)])]
 )
 def test_an_earlier_plan_changes_nothing_at_a_large_node(count: int, known: list[StoragePeer]) -> None:
     """1023 and 1024, too: there the scores are worked out anew."""
@@ -432,6 +476,16 @@ def test_an_earlier_plan_changes_nothing_at_a_large_node(count: int, known: list
             listed.append(replace(channel, tlvs=entry(1, revocations=10_000).tlvs))
         made = plan(listed, known, 3, (), made)
     assert everything(made) == everything(plan(listed, known, 3))
+
+
+def test_an_earlier_plan_for_other_capacities_or_another_directory() -> None:
+    known = peers(20)
+    listed = many(500, known)
+    before = plan(listed, known, 3, [40] * 50)
+    for now, contacts in ((known, [80] * 25), ([peer(0, 60_000), *known[1:]], [40] * 50), (known, [])):
+        after = plan(listed, now, 3, contacts, before)
+        assert everything(after) == everything(plan(listed, now, 3, contacts))
+        assert after != before
 
 
 def test_one_channel_more_or_less_changes_only_the_blobs_that_hold_it() -> None:
@@ -473,16 +527,20 @@ def test_one_peer_more_moves_a_few_channels() -> None:
     assert mean(moved) < 8
 
 
-def test_where_there_is_hardly_room_for_everything_a_change_spreads_but_little() -> None:
+def test_where_there_is_not_enough_room_a_change_spreads_but_little() -> None:
+    """What has no room at one peer takes another one's place at the next, until the least valuable is out."""
     known = peers(50)
     listed = many(9000, known)
     before = plan(listed, known, 3)
     assert before.thin
-    counts = [
-        len(changed(before, plan(listed[:number] + listed[number + 1 :], known, 3, (), before)))
-        for number in range(0, 9000, 900)
-    ]
-    assert mean(counts) < 20
+    assert not before.uncovered
+    counts = []
+    for number in range(0, 9000, 900):
+        less = listed[:number] + listed[number + 1 :]
+        after = plan(less, known, 3, (), before)
+        counts.append(len(changed(before, after)))
+        assert number or everything(after) == everything(plan(less, known, 3))
+    assert mean(counts) < 15
 
 
 # Odd input
