@@ -3,8 +3,8 @@
 Rules:
 - Whatever is given to recoverchannel was validated field by field: it aborts lightningd on anything else.
 - Per channel the entry with the most revocations wins, then the newest. A channel that a newer *complete*
-  backup of the same database no longer names is closed. Silence of the built-in's backups proves nothing: a
-  fresh node's is empty.
+  backup of the same database no longer names is closed; shares that together are what the newest of them counts
+  are as good as complete. Silence of the built-in's backups proves nothing: a fresh node's is empty.
 - recoverchannel tells channels apart by database id alone and skips a second one without a word. So where two
   channels claim one id, only one is handed over, and the other is named.
 """
@@ -133,11 +133,37 @@ class _Closing:
 
 
 def _closings(sources: Sequence[Source]) -> list[_Closing]:
-    return [
+    complete = [
         _Closing(backup.summary.since, backup.timestamp, backup.channel_ids)
         for backup in (source.backup for source in sources)
         if backup.summary is not None and backup.summary.complete and not backup.lost
     ]
+    made_up = map(_closing_of_shares, _databases(sources).values())
+    return complete + [closing for closing in made_up if closing is not None]
+
+
+def _databases(sources: Sequence[Source]) -> dict[int, list[Backup]]:
+    """The backups that have a summary, by their database's `since`, in the order of the sources: newest first."""
+    databases: dict[int, list[Backup]] = {}
+    for backup in (source.backup for source in sources):
+        if backup.summary is not None:
+            databases.setdefault(backup.summary.since, []).append(backup)
+    return databases
+
+
+def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
+    """What the newest shares of a database say together, where they name just what the newest of them counts. An
+    older one may be needed for that (it had no reason to change), and may name what was closed since."""
+    newest = backups[0].summary
+    assert newest is not None  # noqa: S101  only those are here
+    channels: set[bytes] = set()
+    for backup in backups:
+        channels |= backup.channel_ids
+        if len(channels) >= newest.channels:
+            break
+    if newest.complete or digest(channels) != newest.digest:
+        return None
+    return _Closing(newest.since, backups[0].timestamp, frozenset(channels))
 
 
 def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: frozenset[bytes]) -> int:
@@ -146,19 +172,13 @@ def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: froze
     Each database speaks for itself, by its newest summary: what one says is complete does not make up for what
     another counts. `unusable`: channels with an entry that can't be handed over.
     """
-    databases: dict[int, list[Backup]] = {}
-    silent: list[Backup] = []
-    for backup in (source.backup for source in sources):
-        if backup.summary is None:
-            silent.append(backup)
-        else:
-            databases.setdefault(backup.summary.since, []).append(backup)
+    silent = [source.backup for source in sources if source.backup.summary is None]
     built_in = frozenset().union(*(backup.channel_ids for backup in silent))
     missing = set(unusable)
     uncounted = 0
     newest_timestamp = -1
-    for backups in databases.values():
-        newest = max(backups, key=lambda backup: backup.timestamp)
+    for backups in _databases(sources).values():
+        newest = backups[0]
         newest_timestamp = max(newest_timestamp, newest.timestamp)
         assert newest.summary is not None  # noqa: S101  only those are here
         if newest.summary.complete and not newest.lost:

@@ -237,15 +237,20 @@ CASES = [
         missing=1,
     ),
     Case(
-        "an incomplete newest whose channels are all there, and another that its database never named",
-        (backup(200, A, B, of=[A, B], complete=False), foreign(100, D)),
-        {**ALL, "D": (100, 5)},
+        "shares that together name what the newest counts close what else the built-in named",
+        (
+            backup(200, A, of=[A, B], complete=False),
+            backup(150, B, of=[A, B], complete=False),
+            foreign(100, D),
+        ),
+        ALL | {"B": (150, 5)},
+        rejected=(closed(D, 100, by=200),),
     ),
     Case(
-        "an incomplete newest counts fewer than its database named: one may be missing",
+        "shares that together name what the newest counts close what else their database named",
         (backup(200, A, B, of=[A, B], complete=False), backup(100, D)),
-        {**ALL, "D": (100, 5)},
-        missing=1,
+        ALL,
+        rejected=(closed(D, 100, by=200),),
     ),
     Case(
         "what a database names twice does not make up for what is missing",
