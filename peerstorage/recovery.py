@@ -11,8 +11,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from peerstorage.backup import Backup, decode, digest
 from peerstorage.errors import FormatError, SealError
@@ -151,17 +154,22 @@ def _databases(sources: Sequence[Source]) -> dict[int, list[Backup]]:
     return databases
 
 
+def _entries(backup: Backup) -> Counter[bytes]:
+    """How many each channel has. It may be two, and a summary counts both."""
+    return Counter(entry.channel_id for entry in backup.entries)
+
+
 def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
     """What the newest shares of a database say together, where they name just what the newest of them counts. An
     older one may be needed for that (it had no reason to change), and may name what was closed since."""
     newest = backups[0].summary
     assert newest is not None  # noqa: S101  only those are here
-    channels: set[bytes] = set()
+    channels: Counter[bytes] = Counter()
     for backup in backups:
-        channels |= backup.channel_ids
-        if len(channels) >= newest.channels:
+        channels |= _entries(backup)
+        if channels.total() >= newest.channels:
             break
-    if newest.complete or digest(channels) != newest.digest:
+    if newest.complete or digest(channels.elements()) != newest.digest:
         return None
     return _Closing(newest.since, backups[0].timestamp, frozenset(channels))
 
@@ -184,11 +192,12 @@ def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: froze
         if newest.summary.complete and not newest.lost:
             missing |= newest.channel_ids - there
             continue
-        named = frozenset().union(*(backup.channel_ids for backup in backups))
-        mine = (there | unusable) & named
+        named: Counter[bytes] = reduce(or_, map(_entries, backups))
+        mine = Counter({key: count for key, count in named.items() if key in there or key in unusable})
         # What else is there may be closed by now, so it makes up for nothing but where the digest says so.
-        if newest.summary.digest not in {digest(mine), digest(mine | (there & built_in))}:
-            uncounted += max(1, newest.summary.channels - len(mine))
+        more = mine | Counter(there & built_in)
+        if newest.summary.digest not in {digest(mine.elements()), digest(more.elements())}:
+            uncounted += max(1, newest.summary.channels - mine.total())
     uncounted += max((backup.lost for backup in silent if backup.timestamp > newest_timestamp), default=0)
     return len(missing) + uncounted
 

@@ -201,3 +201,13 @@ def test_a_share_that_could_not_be_read_to_its_end_closes_nothing_that_it_may_ha
     result = merge(found(share(100, B, C, of=[A, B, C]), share(150, A, of=[A, B]), torn), [], {})
     assert ids(result) >= {A.channel_id, B.channel_id}
     assert (ids(result) == {A.channel_id, B.channel_id}) is result.complete
+
+
+def test_two_entries_of_one_channel_in_shares() -> None:
+    """Both count in the summary; recoverchannel can make such a stub."""
+    twice = [A, replace(A, database_id=77), B]
+    result = merge(found(share(200, *twice[:2], of=twice), share(201, B, of=twice)), [], {})
+    assert ids(result) == {A.channel_id, B.channel_id}
+    assert (result.missing, result.complete) == (0, True)
+    result = merge(found(share(200, *twice[:2], of=twice)), [], {})
+    assert (result.missing, result.complete) == (1, False)
