@@ -31,16 +31,14 @@ _REFUSAL = re.compile(
 def proved(record: SentRecord) -> SentRecord:
     """The peer returned what it was sent last."""
     capacity = MAX_BLOB if record.size > record.capacity else record.capacity
-    return replace(record, capacity=capacity, proven=max(record.proven, record.size), misses=0)
+    proven = max(record.proven, record.size)
+    return replace(record, capacity=capacity, proven=proven, misses=0, probing=False)
 
 
 def failed(record: SentRecord) -> SentRecord:
     """The peer returned something older, or nothing, although it had the time to store what it was sent."""
-    if record.size <= SMALL:
-        return record
-    if record.capacity < MAX_BLOB:
-        # It was a probe.
-        return replace(record, misses=0)
+    if record.size <= SMALL or record.probing:
+        return replace(record, probing=False)
     if record.misses + 1 < _PATIENCE:
         return replace(record, misses=record.misses + 1)
     return replace(record, capacity=SMALL, proven=0, misses=0)
@@ -52,11 +50,14 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
         match = _REFUSAL.search(line)
         limit = int(match[1] or match[2]) if match else record.size
         if limit < record.size:
-            return replace(record, capacity=min(limit, record.capacity), proven=0, misses=0)
+            return replace(record, capacity=min(limit, record.capacity), proven=0, misses=0, probing=False)
     return record
 
 
-def allowed(record: SentRecord, now: int) -> int:
-    """The largest blob that the peer may get now; more than its capacity when it is time for a probe."""
-    may_probe = record.state == "current" and now - record.probed_at >= _PROBE_SECONDS
-    return MAX_BLOB if record.capacity < MAX_BLOB and may_probe else record.capacity
+def allowed(record: SentRecord, now: int) -> SentRecord:
+    """The record of a peer that gets a blob now: `probing` when that may be larger than its capacity, and until the
+    peer has shown or said what it kept."""
+    due = (
+        record.capacity < MAX_BLOB and record.state == "current" and now - record.probed_at >= _PROBE_SECONDS
+    )
+    return replace(record, probing=True, probed_at=now) if due and not record.probing else record

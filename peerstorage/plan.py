@@ -68,17 +68,6 @@ class Copies(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class OurBackup:
-    """What we last put together: for status."""
-
-    timestamp: int
-    channels: int
-    in_full: int
-    left_out: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """`contents` by node_id. `thin`: channels that lie in fewer than `replicas` blobs; `uncovered`: in none."""
 

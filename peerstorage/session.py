@@ -5,13 +5,14 @@ Rules, in the order in which they hold:
    without one. What it returns may be better than what we have.
 2. Never more than one update per interval to one peer, across its reconnections. What is newest waits; what
    waits is never lost, only replaced by what is newer.
-3. A structural change goes to every settled peer. Moved penalty data goes to a few, the longest waiting first.
+3. A structural change goes to every peer whose blob it changes. Moved penalty data goes to a few of those whose
+   blob has it, the longest waiting first.
 4. A peer that connects gets a backup.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -32,6 +33,7 @@ class Sessions:
         self._peers: dict[str, _Peer] = {}
         # Peers whose retrieval is here but not judged yet; the shell adds to it as soon as a message comes.
         self.unjudged: set[str] = set()
+        self._moved: Collection[str] | None = None
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
         self._last_sent: dict[str, float] = {}
 
@@ -67,19 +69,27 @@ class Sessions:
             self._peers[peer_id].settled = True
         return late
 
-    def structure_changed(self) -> None:
-        for peer in self._peers.values():
-            peer.dirty = True
+    def structure_changed(self, peer_ids: Iterable[str] | None = None) -> None:
+        """The blobs of these peers changed; None: of all."""
+        for peer_id in self._peers if peer_ids is None else peer_ids:
+            if peer_id in self._peers:
+                self._peers[peer_id].dirty = True
 
-    def penalty_moved(self, replicas: int) -> None:
-        """Penalty data moved on: the `replicas` settled peers that waited longest get it."""
+    def penalty_moved(self, replicas: int, among: Collection[str] | None = None) -> None:
+        """Penalty data in the blobs of these peers (None: of all) moved on: `replicas` settled ones get it, those
+        that waited longest."""
+        self._moved = among
         waiting = [peer for peer in self._peers.values() if peer.settled and peer.dirty]
         for peer in waiting[:replicas]:
             peer.chosen = True
         self._choose(replicas - len(waiting))
 
     def _choose(self, count: int) -> None:
-        clean = [peer_id for peer_id, peer in self._peers.items() if peer.settled and not peer.dirty]
+        clean = [
+            peer_id
+            for peer_id, peer in self._peers.items()
+            if peer.settled and not peer.dirty and (self._moved is None or peer_id in self._moved)
+        ]
         clean.sort(key=lambda peer_id: self._last_sent.get(peer_id, float("-inf")))
         for peer_id in clean[: max(0, count)]:
             self._peers[peer_id].dirty = self._peers[peer_id].chosen = True

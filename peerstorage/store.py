@@ -27,7 +27,7 @@ Key = tuple[str, ...]
 ROOT = "peerstorage"
 _VERSION = 1
 # Records from before there were these don't have them; the default says the same.
-_LATER_FIELDS = {"capacity", "proven", "misses", "probed_at"}
+_LATER_FIELDS = {"capacity", "proven", "misses", "probed_at", "probing"}
 # As many starts are remembered.
 _MOST_GAPS = 200
 STATE: Key = (ROOT, "state")
@@ -88,7 +88,8 @@ class SentRecord:
     `state`: what its last check showed: current, stale, altered or missing; unverified before the first.
     `withheld`: it holds a backup from before this database that names channels unknown to us.
     `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
-    `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was tried.
+    `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last tried,
+    `probing`: that it is being tried.
     """
 
     timestamp: int = 0
@@ -106,6 +107,12 @@ class SentRecord:
     proven: int = 0
     misses: int = 0
     probed_at: int = 0
+    probing: bool = False
+
+    @property
+    def limit(self) -> int:
+        """The largest blob that the peer may get."""
+        return MAX_BLOB if self.probing else self.capacity
 
 
 @dataclass(frozen=True, slots=True)

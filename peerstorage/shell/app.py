@@ -232,10 +232,12 @@ class App:
         self.worker.submit("disconnect", leave, URGENT)
 
     def _on_channel_state_changed(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
-        new_state = str(channel_state_changed["new_state"])
-        self.worker.submit(
-            "channel_state_changed", lambda: self.user.channel_changed(new_state, time.monotonic()), ORDINARY
-        )
+        peer_id, new_state = str(channel_state_changed["peer_id"]), str(channel_state_changed["new_state"])
+
+        def changed() -> None:
+            self.user.channel_changed(peer_id, new_state, time.monotonic())
+
+        self.worker.submit("channel_state_changed", changed, ORDINARY)
 
     # Log
 

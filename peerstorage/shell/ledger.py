@@ -34,13 +34,9 @@ class Ledger:
 
     @channels.setter
     def channels(self, channels: list[ChannelBackup]) -> None:
-        self._channels = channels
-        self.marks = fingerprints(channels)
-
-    @property
-    def content(self) -> str:
-        """Fingerprint of our channels, penalty data aside: a peer that got it holds all of them."""
-        return self.marks[0].hex()
+        if channels != self._channels:
+            self._channels = channels
+            self.marks = fingerprints(channels)
 
     @property
     def recovering(self) -> bool:

@@ -36,6 +36,7 @@ class Node:
     def __init__(self, rpc_path: str) -> None:
         self.rpc_path = rpc_path
         self._rpc = LightningRpc(rpc_path)
+        self._entries: dict[str, ChannelBackup] = {}
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call. Raises NodeError."""
@@ -96,7 +97,13 @@ class Node:
 
     def channels(self) -> list[ChannelBackup]:
         """One entry for each committed channel. lightningd leaves out peers on a unix domain socket."""
-        return [ChannelBackup.from_bytes(bytes.fromhex(scb)) for scb in self.call("staticbackup")["scb"]]
+        known = self._entries
+        # Those that didn't change are the same objects: of thousands only few are read and compared.
+        self._entries = {
+            scb: known.get(scb) or ChannelBackup.from_bytes(bytes.fromhex(scb))
+            for scb in self.call("staticbackup")["scb"]
+        }
+        return list(self._entries.values())
 
     def closed_channel_ids(self) -> set[bytes]:
         closed = self.call("listclosedchannels")["closedchannels"]
@@ -156,6 +163,11 @@ class Node:
         """Features in hex by node_id, of peers that are connected now."""
         peers = self.call("listpeers")["peers"]
         return {peer["id"]: peer.get("features", "") for peer in peers if peer["connected"]}
+
+    def log_of(self, peer_id: str) -> list[str]:
+        """What lightningd logged of a peer at level info and above: the only place where its warnings are."""
+        peers = self.call("listpeers", id=peer_id, level="info")["peers"]
+        return [str(line["log"]) for peer in peers for line in peer.get("log", []) if "log" in line]
 
     def builtin_is_active(self) -> bool:
         """Whether the built-in chanbackup plugin runs beside us, or will: while lightningd starts it is listed

@@ -11,7 +11,7 @@ from peerstorage.recovery import Recovered
 from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
 from peerstorage.store import SentRecord, StoredMeta
-from peerstorage.wire import MAX_BLOB, offers_storage
+from peerstorage.wire import offers_storage
 
 
 def time_text(seconds: int) -> str | None:
@@ -105,34 +105,46 @@ def status(
         _row(peer_id, user.ledger.record(peer_id), connected)
         for peer_id in sorted(user.ledger.records.keys() | set(user.sessions))
     ]
-    proven = sum(row["state"] == "current" for row in rows)
-    latest = sum(
-        bool(record.timestamp) and record.content == user.ledger.content
-        for record in user.ledger.records.values()
-    )
-    answer: dict[str, Any] = {
+    holding = _holding(user, options.replicas)
+    holding["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
+    return {
         "mode": user.ledger.state.mode,
-        "summary": _sentence(user, proven, latest),
+        "summary": _sentence(user, holding, options.replicas),
         "backup": {
             "channels": len(user.ledger.channels),
             "newest_timestamp": user.ledger.state.newest_sent or None,
             "newest": time_text(user.ledger.state.newest_sent),
+            "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
         "peers": rows,
-        "holding": {"got_all_channels": latest, "proved_at_last_check": proven},
+        "holding": holding,
         "stored_for_others": {
             "peers": len(stored),
             "bytes": sum(meta.size for meta in stored),
             "quota_bytes": options.quota,
         },
     }
-    if user.sender.latest is not None:
-        answer["backup"] |= {
-            "in_full": user.sender.latest.in_full,
-            "left_out": user.sender.latest.left_out,
-            "size_bytes": user.sender.latest.size,
-        }
-    return answer
+
+
+def _holding(user: User, replicas: int) -> dict[str, int]:
+    """How many peers have what they should, and how many channels have how many copies, by what went out."""
+    if user.recovering or not user.ledger.channels:
+        return {"up_to_date_peers": 0, "got_all_channels": 0, **dict.fromkeys(_COPIES, 0)}
+    user.placement.update()
+    current = [peer_id for peer_id in user.ledger.records if user.placement.is_current(peer_id)]
+    everything = len(user.ledger.channels)
+    counted = user.placement.copies()
+    numbers = [counted[entry.channel_id] for entry in user.ledger.channels]
+    return {
+        "up_to_date_peers": len(current),
+        "got_all_channels": sum(user.ledger.record(peer_id).channels == everything for peer_id in current),
+        "channels_with_enough_copies": sum(number >= replicas for number in numbers),
+        "channels_with_few_copies": sum(0 < number < replicas for number in numbers),
+        "channels_without_copy": numbers.count(0),
+    }
+
+
+_COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
 
 
 def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict[str, Any]:
@@ -141,7 +153,7 @@ def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict
         "connected": peer_id in connected,
         "offers": offers_storage(connected[peer_id]) if peer_id in connected else True,
         "state": record.state,
-        "capacity_bytes": MAX_BLOB,
+        "capacity_bytes": record.capacity,
         "channels": record.channels,
         "last_sent": time_text(record.sent_at),
         "last_verified": time_text(record.verified_at),
@@ -149,23 +161,35 @@ def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict
     }
 
 
-def _sentence(user: User, proven: int, latest: int) -> str:
+def _sentence(user: User, holding: Mapping[str, int], replicas: int) -> str:
     if user.recovering:
         return (
             "RECOVERING: this database was lost or is an old copy. Nothing is sent to peers. "
             "Next: lightning-cli peerstorage-restore dry_run=true, and the README's chapter on recovery"
         )
-    if not user.ledger.channels:
+    channels = len(user.ledger.channels)
+    if not channels:
         return "no channels yet, so nothing to back up"
-    if not latest:
+    if not holding["up_to_date_peers"]:
         return (
             "NO PEER got a backup of all channels as they are now: connect to peers that offer storage "
             "(feature bit 42/43), see peers"
         )
-    return (
-        f"{latest} peer(s) got a backup of all {len(user.ledger.channels)} channel(s); "
-        f"{proven} proved at their last connection that they keep what they get"
+    sentence = (
+        f"{holding['up_to_date_peers']} peer(s) got their backup of the {channels} channel(s), "
+        f"{holding['got_all_channels']} of them all channels; {holding['proved_at_last_check']} proved at their "
+        "last connection that they keep what they get"
     )
+    if holding["channels_without_copy"]:
+        sentence += (
+            f". {holding['channels_without_copy']} CHANNEL(S) ARE IN NO BACKUP: connect to more storage peers"
+        )
+    elif holding["channels_with_few_copies"]:
+        sentence += (
+            f". {holding['channels_with_few_copies']} channel(s) lie with fewer than {replicas} peers "
+            "(peerstorage-replicas): more storage peers would be safer"
+        )
+    return sentence
 
 
 def stored_list(metas: Mapping[str, StoredMeta]) -> dict[str, Any]:

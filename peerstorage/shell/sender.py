@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage import backup as format_
-from peerstorage.backup import Contact, Summary
+from peerstorage import capacity
+from peerstorage.backup import Summary
 from peerstorage.config import Options
 from peerstorage.errors import (
     NOT_CONNECTED,
@@ -25,19 +27,18 @@ from peerstorage.errors import (
     STILL_RECOVERING,
     UsageError,
 )
-from peerstorage.plan import OurBackup, fit
-from peerstorage.sealing import OVERHEAD, seal
+from peerstorage.plan import Contents
+from peerstorage.sealing import seal
 from peerstorage.session import Sessions
-from peerstorage.shell.contacts import Contacts
 from peerstorage.shell.ledger import Ledger
 from peerstorage.shell.node import Node, NodeError
-from peerstorage.wire import MAX_BLOB, PEER_STORAGE, Message
+from peerstorage.shell.placement import Placement
+from peerstorage.wire import PEER_STORAGE, Message
 
 # sendcustommsg's code for "No such peer" and "Peer is not connected".
 _PEER_IS_GONE = -32600
-_MOST_DIRECTORY = 4096
-# Of a TLV of that size.
-_RECORD_HEADER = 4
+# After this time a peer's warning about what it got is in lightningd's log.
+_WARNING_SECONDS = 2.0
 
 
 class Sender:
@@ -51,13 +52,16 @@ class Sender:
         *,
         ledger: Ledger,
         sessions: Sessions,
-        contacts: Contacts,
+        placement: Placement,
         look: Callable[[], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
-        self._ledger, self._sessions, self._contacts, self._look = ledger, sessions, contacts, look
+        self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
         self._newest_at_start = ledger.state.newest_sent
-        self.latest: OurBackup | None = None
+        # By node_id: when to look for a complaint, and what was logged of the peer before.
+        self._asking: dict[str, tuple[float, list[str]]] = {}
+        # Monotonic seconds and bytes of what was sent in the last hour.
+        self._traffic: deque[tuple[float, int]] = deque()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
 
@@ -118,25 +122,29 @@ class Sender:
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        blob = self._make_blob()
-        message = Message(PEER_STORAGE, blob)
-        latest = self.latest
-        assert latest is not None  # noqa: S101  _make_blob has just set it
+        self._placement.update()
+        timestamp = self._next_timestamp()
+        blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
-            record = replace(
-                self._ledger.record(peer_id),
-                timestamp=latest.timestamp,
-                sha256=hashlib.sha256(blob).hexdigest(),
-                size=len(blob),
-                channels=latest.channels,
-                content=self._ledger.content,
-                sent_at=int(time.time()),
-            )
+            if self._placement.would_orphan(peer_id):
+                self._ledger.say(
+                    peer_id, "info", f"peer {peer_id} has the last copy of a channel: it keeps what it has"
+                )
+                self._sessions.done(peer_id, None)
+                continue
+            record = capacity.allowed(self._ledger.record(peer_id), int(time.time()))
             self._ledger.remember(peer_id, record)
+            contents = self._placement.contents(peer_id)
+            if self._ledger.channels and not contents.entries:
+                self._sessions.done(peer_id, None)
+                continue
+            key = (id(contents.entries), contents.contacts, record.limit)
+            if key not in blobs:
+                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
             try:
-                self._node.send(peer_id, message)
+                self._hand_over(peer_id, timestamp, *blobs[key])
             except NodeError as error:
                 if error.code == _PEER_IS_GONE:
                     # It gets a backup when it is back.
@@ -146,56 +154,88 @@ class Sender:
                     failure = error
                 continue
             self._sessions.done(peer_id, now)
-            if self._ledger.channels:
-                self.may_replace.add(peer_id)
             sent.append(peer_id)
         if failure is not None:
             # What could not be handed over stays due; the worker rests before it tries again.
             raise failure
         return sent
 
-    def _make_blob(self) -> bytes:
-        """A sealed backup of all channels; its timestamp is on disk before it is used."""
-        contents = fit(self._ledger.channels)
-        timestamp = min(max(int(time.time()), self._ledger.state.newest_seen + 1), format_.MAX_TIMESTAMP)
-        state = replace(
-            self._ledger.state,
-            newest_sent=timestamp,
-            newest_seen=timestamp,
-            since=self._ledger.state.since or timestamp,
+    def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes) -> None:
+        record = replace(
+            self._ledger.record(peer_id),
+            timestamp=timestamp,
+            sha256=hashlib.sha256(blob).hexdigest(),
+            size=len(blob),
+            channels=len(contents.entries),
+            content=self._placement.content(peer_id),
+            sent_at=int(time.time()),
         )
+        self._ledger.remember(peer_id, record)
+        log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
+        self._node.send(peer_id, Message(PEER_STORAGE, blob))
+        if log_before is not None:
+            self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before
+        self._placement.sent(peer_id, contents)
+        self._traffic.append((time.monotonic(), len(blob)))
+        if self._ledger.channels:
+            self.may_replace.add(peer_id)
+
+    def _next_timestamp(self) -> int:
+        """Newer than all before; it is on disk before it is used."""
+        state = self._ledger.state
+        timestamp = min(max(int(time.time()), state.newest_seen + 1), format_.MAX_TIMESTAMP)
+        state = replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
         if self._newest_at_start:
             state = state.with_gap(self._newest_at_start, timestamp)
         self._ledger.save(state)
         self._newest_at_start = 0
-        summary = Summary(
-            channels=len(self._ledger.channels),
-            complete=not contents.left_out,
-            since=state.since,
-            digest=format_.digest(entry.channel_id for entry in self._ledger.channels),
-        )
-        bare = len(format_.encode(timestamp, contents.entries, summary)) + 2
-        directory = self._directory(MAX_BLOB - OVERHEAD - bare)
-        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
-        length = format_.padded_length(shortest, self._options.padding)
-        blob = seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
-        self.latest = OurBackup(timestamp, len(contents.entries), contents.full, contents.left_out, len(blob))
-        if contents.left_out:
-            self._ledger.say(
-                "",
-                "warn",
-                f"the backup has room for {len(contents.entries)} of {len(self._ledger.channels)} channels: "
-                f"{contents.left_out} of the smallest are NOT backed up",
-            )
-        return blob
+        return timestamp
 
-    def _directory(self, room: int) -> list[Contact]:
-        """As many contacts as fit beside the entries."""
-        room = min(room, _MOST_DIRECTORY) - _RECORD_HEADER
-        fitting = []
-        for contact in self._contacts.directory(self._ledger.records, self._ledger.channels):
-            room -= len(contact.to_bytes())
-            if room < 0:
-                break
-            fitting.append(contact)
-        return fitting
+    def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
+        """A sealed backup of at most `limit` bytes."""
+        channels = self._ledger.channels
+        summary = Summary(
+            channels=len(channels),
+            complete=not contents.left_out,
+            since=self._ledger.state.since,
+            digest=format_.digest(entry.channel_id for entry in channels),
+        )
+        directory = self._placement.directory[: contents.contacts]
+        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
+        length = format_.padded_length(shortest, self._options.padding, limit)
+        return seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
+
+    # What peers say of it
+
+    def next_event(self) -> float:
+        return min((at for at, _ in self._asking.values()), default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        """Looks whether a peer complained of the size of what it got."""
+        for peer_id in [peer_id for peer_id, (at, _) in self._asking.items() if at <= now]:
+            _, before = self._asking.pop(peer_id)
+            log = self._node.log_of(peer_id)
+            news = log[len(before) :] if log[: len(before)] == before else log
+            record = self._ledger.record(peer_id)
+            learned = capacity.told(record, news)
+            if learned != record:
+                self._ledger.remember(peer_id, learned)
+                self._placement.holds(peer_id, frozenset())
+                self.say_small(peer_id)
+                self._placement.update()
+                self._sessions.structure_changed([peer_id])
+
+    def say_small(self, peer_id: str) -> None:
+        size = self._ledger.record(peer_id).capacity
+        self._ledger.say(
+            peer_id,
+            "info",
+            f"peer {peer_id} keeps at most {size} bytes: it gets the most valuable channels and the addresses of "
+            "other peers",
+        )
+
+    @property
+    def bytes_last_hour(self) -> int:
+        while self._traffic and self._traffic[0][0] < time.monotonic() - 3600:
+            self._traffic.popleft()
+        return sum(size for _, size in self._traffic)

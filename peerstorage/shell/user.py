@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 from peerstorage import backup as format_
+from peerstorage import capacity
 from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
@@ -23,6 +24,7 @@ from peerstorage.session import Sessions
 from peerstorage.shell.contacts import Contacts
 from peerstorage.shell.ledger import Ledger, Log
 from peerstorage.shell.node import Node
+from peerstorage.shell.placement import Placement
 from peerstorage.shell.sender import Sender
 from peerstorage.store import NORMAL, RECOVERING, SentRecord, Store
 
@@ -30,6 +32,11 @@ from peerstorage.store import NORMAL, RECOVERING, SentRecord, Store
 _AFTER_CHANGE_SECONDS = 0.5
 # How often penalty data is looked at where the interval sets no limit.
 _SHORTEST_REFRESH_SECONDS = 10.0
+# Looking at ten thousand channels takes lightningd and us a while: at most these shares of the time when nothing
+# happens, and when much is sent.
+_IDLE_SHARE, _BUSY_SHARE = 0.01, 0.03
+# So many peers get a backup before the worker looks at what else there is to do.
+_AT_ONCE = 16
 # lightningd's states of a channel that has just been made.
 _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
@@ -43,14 +50,16 @@ class User:
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
+        contacts = Contacts(node, self.reached)
+        self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.sender = Sender(
             node,
             key,
             options,
             ledger=self.ledger,
             sessions=self.sessions,
-            contacts=Contacts(node, self.reached),
-            look=self.look,
+            placement=self.placement,
+            look=self._look_lately,
         )
         self.rival = Rival()
         # For the gate, see Watch.
@@ -59,12 +68,14 @@ class User:
         self.heard = {peer_id for peer_id, record in self.ledger.records.items() if record.verified_timestamp}
         self._mark_entrance()
         self._joined_late: set[str] = set()
+        self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
-        self._structure_changed = False
+        self._normal_with: set[str] = set()
 
     @property
     def _refresh_period(self) -> float:
-        return max(float(self._options.interval), _SHORTEST_REFRESH_SECONDS)
+        shortest = max(float(self._options.interval), _SHORTEST_REFRESH_SECONDS)
+        return max(shortest, self._look_cost / _IDLE_SHARE)
 
     @property
     def recovering(self) -> bool:
@@ -90,9 +101,9 @@ class User:
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
 
-    def channel_changed(self, new_state: str, now: float) -> None:
-        """A channel_state_changed notification. CHANNELD_NORMAL counts as a change even if the backup is the
-        same: the built-in at the other end has a slot for us only from then on."""
+    def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
+        """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
+        the built-in at the other end has a slot for us only from then on."""
         self.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
@@ -100,7 +111,8 @@ class User:
                 "a channel is being opened while this node is recovering: no peer gets a backup of it before "
                 "the recovery has ended, see lightning-cli peerstorage-status",
             )
-        self._structure_changed |= new_state == "CHANNELD_NORMAL"
+        if new_state == "CHANNELD_NORMAL":
+            self._normal_with.add(peer_id)
         self.look_soon(now)
 
     def look_soon(self, now: float) -> None:
@@ -117,6 +129,7 @@ class User:
             self._done_with(peer_id, replace(record, state="altered"))
             return
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
+        record = capacity.proved(record) if same else self._disproved(record)
         try:
             backup = format_.decode(plaintext)
         except FormatError as error:
@@ -137,14 +150,28 @@ class User:
         record = replace(record, withheld=judgement.verdict is Verdict.EARLIER or unreadable)
         if newer:
             record = replace(record, verified_timestamp=backup.timestamp)
+        self.placement.holds(peer_id, backup.channel_ids)
         if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic()):
             self._log("warn", self.rival.sign)
         self._done_with(peer_id, record)
 
+    def _disproved(self, record: SentRecord) -> SentRecord:
+        """The peer had time to store what it was sent, and did not return it."""
+        has_had_time = record.timestamp and record.checked_at - record.sent_at >= self._options.interval
+        return capacity.failed(record) if has_had_time else record
+
     def _done_with(self, peer_id: str, record: SentRecord) -> None:
-        self.ledger.remember(peer_id, record)
+        if record.state == "altered":
+            self.placement.holds(peer_id, frozenset())
+        self._remember(peer_id, record)
         self.heard.add(peer_id)
         self.sessions.retrieved(peer_id)
+
+    def _remember(self, peer_id: str, record: SentRecord) -> None:
+        smaller = record.capacity < self.ledger.record(peer_id).capacity
+        self.ledger.remember(peer_id, record)
+        if smaller:
+            self.sender.say_small(peer_id)
 
     def _keep(self, peer_id: str, plaintext: bytes) -> None:
         try:
@@ -183,7 +210,7 @@ class User:
     def next_event(self) -> float:
         if not self._options.use:
             return float("inf")
-        return min(self._refresh_at, self.sessions.next_event())
+        return min(self._refresh_at, self.sessions.next_event(), self.sender.next_event())
 
     def tick(self, now: float) -> None:
         for peer_id in self.sessions.unanswered(now):
@@ -191,12 +218,12 @@ class User:
         if now >= self._refresh_at:
             self.look()
             self._refresh_at = now + self._refresh_period
-            if self._structure_changed:
-                self._structure_changed = False
-                self.sessions.structure_changed()
+            self.sessions.structure_changed(self._normal_with)
+            self._normal_with.clear()
+        self.sender.tick(now)
         due = self.sessions.due(now)
         if due:
-            self.sender.send(due, now)
+            self.sender.send(due[:_AT_ONCE], now)
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -206,7 +233,9 @@ class User:
             self.ledger.say(
                 peer_id, "info", f"peer {peer_id} returned nothing of the backup that it got from us"
             )
-        self.ledger.remember(peer_id, replace(record, state="missing", checked_at=int(time.time())))
+        self.placement.holds(peer_id, frozenset())
+        record = replace(record, state="missing", checked_at=int(time.time()))
+        self._remember(peer_id, self._disproved(record))
 
     def _mark_entrance(self) -> None:
         """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
@@ -214,14 +243,24 @@ class User:
         self.insiders = frozenset(entry.node_id.hex() for entry in self.ledger.channels)
 
     def look(self) -> None:
-        """Asks lightningd for the channels, and tells the sessions what changed."""
-        structure, penalty = self.ledger.marks
+        """Asks lightningd for the channels, and tells the sessions whose blobs change."""
+        begun = time.monotonic()
+        marks = self.ledger.marks
         self.ledger.channels = self._node.channels()
         self._mark_entrance()
-        if self.ledger.marks[0] != structure:
-            self.sessions.structure_changed()
-        elif self.ledger.marks[1] != penalty:
-            self.sessions.penalty_moved(self._options.replicas)
+        if self._options.use and not self.recovering:
+            self.placement.update()
+            outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
+            self.sessions.structure_changed(outdated)
+            if self.ledger.marks[1] != marks[1]:
+                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
+        self._looked_at = time.monotonic()
+        self._look_cost = self._looked_at - begun
+
+    def _look_lately(self) -> None:
+        """For what is about to be sent. Nothing that a peer holds is newer than what was seen last."""
+        if time.monotonic() - self._looked_at >= self._look_cost / _BUSY_SHARE:
+            self.look()
 
     # The operator's word
 

@@ -30,12 +30,10 @@ class Peer:
             same = self.kept == record.size
             record = replace(record, state="current" if same else "stale")
             record = proved(record) if same else failed(record)
-        size = allowed(record, now)
-        if size > record.capacity:
-            record = replace(record, probed_at=now)
-        if size <= self.limit:
-            self.kept = size
-        return replace(record, size=size, state="unverified")
+        record = allowed(record, now)
+        if record.limit <= self.limit:
+            self.kept = record.limit
+        return replace(record, size=record.limit, state="unverified")
 
 
 def test_one_miss_is_chance_two_are_a_small_peer() -> None:
@@ -57,15 +55,17 @@ def test_proof_of_more_lifts_it_again() -> None:
     small = failed(failed(FULL))
     kept = proved(replace(small, size=SMALL))
     assert (kept.capacity, kept.proven) == (SMALL, SMALL)
-    lifted = proved(replace(kept, size=MAX_BLOB))
-    assert (lifted.capacity, lifted.proven) == (MAX_BLOB, MAX_BLOB)
+    lifted = proved(replace(kept, size=MAX_BLOB, probing=True))
+    assert (lifted.capacity, lifted.proven, lifted.probing) == (MAX_BLOB, MAX_BLOB, False)
 
 
 def test_a_refused_probe_changes_nothing() -> None:
-    small = replace(failed(failed(FULL)), size=MAX_BLOB)
-    for _ in range(5):
-        small = failed(small)
-        assert (small.capacity, small.misses) == (SMALL, 0)
+    small = replace(failed(failed(FULL)), size=SMALL, state="current")
+    for week in range(1, 6):
+        probe = replace(allowed(small, week * WEEK), size=MAX_BLOB)
+        assert (probe.probing, probe.limit) == (True, MAX_BLOB)
+        small = replace(failed(probe), size=SMALL)
+        assert (small.capacity, small.misses, small.probing) == (SMALL, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,14 @@ def test_no_warning_raises_a_capacity(line: str, size: int) -> None:
 
 def test_a_probe_once_a_week_and_only_after_proof() -> None:
     small = SentRecord(size=SMALL, capacity=SMALL, state="current")
-    assert allowed(small, WEEK) == MAX_BLOB
-    assert allowed(replace(small, probed_at=WEEK), 2 * WEEK - 1) == SMALL
-    assert allowed(replace(small, probed_at=WEEK), 2 * WEEK) == MAX_BLOB
-    assert allowed(replace(small, state="stale"), WEEK) == SMALL
-    assert allowed(FULL, 0) == MAX_BLOB
+    probe = allowed(small, WEEK)
+    assert (probe.limit, probe.probed_at) == (MAX_BLOB, WEEK)
+    # It goes on until the peer has shown what it kept.
+    assert allowed(probe, 9 * WEEK) == probe
+    assert allowed(replace(small, probed_at=WEEK), 2 * WEEK - 1).limit == SMALL
+    assert allowed(replace(small, probed_at=WEEK), 2 * WEEK).limit == MAX_BLOB
+    assert allowed(replace(small, state="stale"), WEEK).limit == SMALL
+    assert allowed(FULL, 0) == FULL
 
 
 @pytest.mark.parametrize("limit", [1024, 4096, MAX_BLOB])

@@ -235,7 +235,7 @@ def test_only_so_many_gaps_are_kept_and_the_newest_are() -> None:
 
 
 def test_a_record_of_an_older_version_has_no_capacity(datastore: MemoryDatastore) -> None:
-    later = {"capacity", "proven", "misses", "probed_at"}
+    later = {"capacity", "proven", "misses", "probed_at", "probing"}
     older = {"version": 1} | {key: value for key, value in asdict(SENT).items() if key not in later}
     key = ("peerstorage", "sent", ALICE)
     datastore.values[key] = json.dumps(older).encode()

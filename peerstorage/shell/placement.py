@@ -1,0 +1,143 @@
+"""Whose blob holds which channels: the plan for the peers that we have.
+
+Rules:
+- Peers count as holders while they are connected, or got something in the last month. One that returned nothing
+  or something altered gets what fits all the same, but no copy is counted on it.
+- A blob is up to date while it names the channels that the plan gives its peer; penalty data aside.
+- The last copy of a channel is not replaced before another one can be made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from peerstorage.backup import Contact, fingerprints
+from peerstorage.config import Options
+from peerstorage.plan import Contents, Plan, StoragePeer, fit, plan
+from peerstorage.scb import ChannelBackup
+from peerstorage.session import Sessions
+from peerstorage.shell.contacts import Contacts
+from peerstorage.shell.ledger import Ledger
+from peerstorage.store import SentRecord
+
+_MONTH = 30 * 86_400
+_UNRELIABLE = {"missing", "altered"}
+
+
+class Placement:
+    """The newest plan. Used on the worker."""
+
+    def __init__(self, ledger: Ledger, sessions: Sessions, contacts: Contacts, options: Options) -> None:
+        self._ledger, self._sessions, self._contacts, self._options = ledger, sessions, contacts, options
+        self._basis: object = None
+        self._plan: Plan | None = None
+        self.directory: list[Contact] = []
+        # What fits, by size: for peers without a place in the plan.
+        self._fits: dict[int, Contents] = {}
+        # By node_id: the entries, and the fingerprint of their structure.
+        self._content: dict[str, tuple[tuple[ChannelBackup, ...], str]] = {}
+        # By node_id: the entries that were last sent.
+        self._sent: dict[str, tuple[ChannelBackup, ...]] = {}
+        # By node_id: the channels in the blob that was last sent or returned, as far as this process knows.
+        self._held: dict[str, frozenset[bytes]] = {}
+
+    @property
+    def plan(self) -> Plan:
+        if self._plan is None:
+            self.update()
+        assert self._plan is not None  # noqa: S101  update has just made it
+        return self._plan
+
+    def update(self) -> None:
+        """Plans anew where channels, peers, their capacities or the directory changed."""
+        records = self._ledger.records
+        self.directory = self._contacts.directory(records, self._ledger.channels)
+        peers = [
+            StoragePeer(bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity)
+            for peer_id in sorted({*self._sessions, *records})
+            if self._counts(peer_id, self._ledger.record(peer_id))
+        ]
+        lengths = [len(contact.to_bytes()) for contact in self.directory]
+        basis = (self._ledger.marks, peers, lengths)
+        if basis != self._basis:
+            self._fits.clear()
+            channels = self._ledger.channels
+            self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan)
+            self._basis = basis
+
+    def _counts(self, peer_id: str, record: SentRecord) -> bool:
+        recent = bool(record.timestamp) and time.time() - record.sent_at < _MONTH
+        alive = peer_id in self._sessions or recent
+        return alive and not record.withheld and record.state not in _UNRELIABLE
+
+    def contents(self, peer_id: str) -> Contents:
+        """What the peer's blob holds now."""
+        planned = self.plan.contents.get(bytes.fromhex(peer_id))
+        record = self._ledger.record(peer_id)
+        if planned is None or record.limit > record.capacity:
+            # No copy is counted on it, so it gets whatever fits.
+            if record.limit not in self._fits:
+                self._fits[record.limit] = fit(self._ledger.channels, record.limit)
+            return self._fits[record.limit]
+        return planned
+
+    def content(self, peer_id: str) -> str:
+        """Fingerprint of the channels that a peer's blob should name, penalty data aside."""
+        entries = self.contents(peer_id).entries
+        known = self._content.get(peer_id)
+        if known is None or known[0] != entries:
+            known = entries, fingerprints(entries)[0].hex()
+            self._content[peer_id] = known
+        return known[1]
+
+    def is_current(self, peer_id: str) -> bool:
+        """Whether the peer was sent all that it should hold, penalty data aside."""
+        record = self._ledger.record(peer_id)
+        return bool(record.timestamp) and record.content == self.content(peer_id)
+
+    def sent(self, peer_id: str, contents: Contents) -> None:
+        """The peer was sent a blob with this."""
+        self._sent[peer_id] = contents.entries
+        self.holds(peer_id, frozenset(entry.channel_id for entry in contents.entries))
+
+    def outdated(self, peer_ids: Iterable[str]) -> set[str]:
+        """Those whose blob would be another one by now, if only by its penalty data."""
+        return {peer_id for peer_id in peer_ids if self._sent.get(peer_id) != self.contents(peer_id).entries}
+
+    # What peers really hold
+
+    def holds(self, peer_id: str, channel_ids: frozenset[bytes]) -> None:
+        """The peer returned, or was sent, a blob with these channels."""
+        self._held[peer_id] = channel_ids
+
+    def copies(self, without: str = "") -> Counter[bytes]:
+        """In how many blobs that are counted on each channel lies, by channel_id; `without` one peer's."""
+        counted: Counter[bytes] = Counter()
+        for node_id, contents in self.plan.contents.items():
+            peer_id = node_id.hex()
+            if peer_id == without:
+                continue
+            if peer_id in self._held:
+                counted.update(self._held[peer_id])
+            elif self.is_current(peer_id):
+                counted.update({entry.channel_id for entry in contents.entries})
+        return counted
+
+    def would_orphan(self, peer_id: str) -> bool:
+        """Whether what the peer holds has the last copy of a channel that its next blob no longer has, while none
+        of those that are to have it is here to get it."""
+        held = self._held.get(peer_id, frozenset())
+        lost = held - {entry.channel_id for entry in self.contents(peer_id).entries}
+        lost &= {entry.channel_id for entry in self._ledger.channels}
+        if not lost:
+            return False
+        elsewhere = self.copies(without=peer_id)
+        coming = {
+            entry.channel_id
+            for node_id, contents in self.plan.contents.items()
+            if self._sessions.is_ready(node_id.hex())
+            for entry in contents.entries
+        }
+        return any(not elsewhere[channel_id] and channel_id not in coming for channel_id in lost)
