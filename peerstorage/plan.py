@@ -217,8 +217,9 @@ def _scores(channels: Iterable[ChannelBackup], peers: tuple[bytes, ...], known: 
     entries: dict[bytes, list[ChannelBackup]] = {}
     for entry in channels:
         entries.setdefault(entry.channel_id, []).append(entry)
-    # It moves where the number of channels passes a power of two, so that hardly any change of it does.
-    limit = _NEAR_CHANNELS * _SCORES >> max(len(entries).bit_length() - 1, 0)
+    # Only the first three bits of the number of channels count, so that hardly any change of it moves the limit.
+    unit = 1 << max(len(entries).bit_length() - 3, 0)
+    limit = _NEAR_CHANNELS * _SCORES // max(len(entries) // unit * unit, 1)
     limit = max(limit, _NEAR_PEERS * _SCORES // max(len(peers), 1))
     if known is None or (known.peers, known.limit) != (peers, limit):
         known = _Scores(peers, limit, tuple(map(_hash, peers)), {}, [[] for _ in peers])

@@ -23,7 +23,7 @@ _REVOCATIONS = 1000
 _GROWTH = (10, 200, 1000, 10_000)
 
 
-def _channels(count: int) -> list[ChannelBackup]:
+def make_channels(count: int) -> list[ChannelBackup]:
     points = [keys.point(f"bench {number}") for number in range(64)]
     shachain = backup_format.shachain(bytes(32), _REVOCATIONS)
     return [
@@ -57,7 +57,7 @@ def _encode(channels: list[ChannelBackup]) -> bytes:
 
 def run(quick: bool, note: Note) -> Result:
     times = 20 if quick else 200
-    channels = _channels(max(_GROWTH))
+    channels = make_channels(max(_GROWTH))
     ninety = channels[:_CHANNELS]
     entry_bytes = len(ninety[0].to_bytes())
     plaintext = _encode(ninety)
