@@ -55,8 +55,8 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
 
 
 def allowed(record: SentRecord, now: int) -> SentRecord:
-    """The record of a peer that gets a blob now: `probing` when that may be larger than its capacity, and until the
-    peer has shown or said what it kept."""
+    """The record of a peer that gets a blob now. When that may be larger than its capacity it is `probing`, until
+    the peer has shown or said what it kept."""
     due = (
         record.capacity < MAX_BLOB and record.state == "current" and now - record.probed_at >= _PROBE_SECONDS
     )

@@ -88,8 +88,8 @@ class SentRecord:
     `state`: what its last check showed: current, stale, altered or missing; unverified before the first.
     `withheld`: it holds a backup from before this database that names channels unknown to us.
     `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
-    `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last tried,
-    `probing`: that it is being tried.
+    `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last
+    tried, `probing`: that it is being tried.
     """
 
     timestamp: int = 0
