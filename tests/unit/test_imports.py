@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "peerstorage"
 LAYERS = (
     {"config", "errors"},
-    {"backup", "scb", "sealing", "wire"},
+    {"backup", "scb", "sealing", "keys", "wire"},
     {"session", "provider", "recovery", "plan", "guard", "store", "restore"},
 )
 CORE = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in {"__init__", "__main__"})
