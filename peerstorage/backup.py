@@ -87,6 +87,7 @@ class Backup:
     legacy: bool = False
     faults: tuple[str, ...] = ()
     lost: int = 0
+    version: int = VERSION
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -185,7 +186,8 @@ def decode(plaintext: bytes) -> Backup:
         except FormatError as error:
             # The length of this entry is unknown, so what comes after it is out of reach.
             faults.append(f"entry {number + 1} of {count} can't be read, and none after it: {error}")
-            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults), count - len(entries))
+            lost = count - len(entries)
+            return Backup(timestamp, tuple(entries), None, legacy, tuple(faults), lost, version)
         try:
             entry.check()
         except FormatError as error:
@@ -200,7 +202,7 @@ def decode(plaintext: bytes) -> Backup:
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults), lost)
+    return Backup(timestamp, tuple(entries), summary, legacy, tuple(faults), lost, version)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
