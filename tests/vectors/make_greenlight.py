@@ -116,8 +116,8 @@ def entry(
     ).hex()
 
 
-def signers_form(scb: bytes) -> Fields:
-    """A lightningd entry with an IPv4 address as a signer backup has it."""
+def signers_form(scb: bytes, node: str = NODE) -> Fields:
+    """A lightningd entry with an IPv4 address as the backup of `node`'s signer has it."""
     (database_id,) = struct.unpack(">Q", scb[:8])
     peer, host, port = scb[40:73].hex(), scb[74:78], struct.unpack(">H", scb[78:80])[0]
     vout, sats = struct.unpack(">IQ", scb[112:124])
@@ -138,7 +138,7 @@ def signers_form(scb: bytes) -> Fields:
         is_outbound=rest[136] == 0,
     )
     address = ".".join(map(str, host)) + f":{port}"
-    return {key(database_id, peer): [3, setup]} | peer_record(address, peer)
+    return {key(database_id, peer, node): [3, setup]} | peer_record(address, peer)
 
 
 def scb_shachain(tlvs: bytes) -> bytes:
