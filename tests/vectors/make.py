@@ -792,6 +792,22 @@ def backups() -> list[Case]:
             container([broken, ONE]) + b"psx1" + tlv(1, SUMMARY),
             {**one, "faults": [one_of_two], "lost": 1},
         ),
+        *(
+            (
+                f"an entry with a broken TLV stream hides no other: {what}",
+                container([entry(database_id=3, tlvs=tlvs), ONE]) + b"psx1" + tlv(1, SUMMARY),
+                {
+                    **one,
+                    "faults": [one_of_two.replace("database id 0 is impossible", "channel TLVs") + names],
+                    "lost": 1,
+                },
+            )
+            for what, tlvs, names in (
+                ("an even type", tlv(2, b""), ": unknown even type 2"),
+                ("cut in a record", tlv(5, b"\1")[:-1], " type 5: needs 1 bytes, 0 are left"),
+                ("out of order", tlv(7, b"\0\1") + tlv(5, b"\1"), ": type 5 after type 7"),
+            )
+        ),
         (
             "an entry whose end is unknown hides what follows",
             container([ONE, cut], num=3),
