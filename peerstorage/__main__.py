@@ -10,7 +10,6 @@ except ImportError as error:
     sys.exit(2)
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGPIPE, signal.SIG_DFL
-    )  # a closed pipe ends it without a word, as it does other tools
+    # A closed pipe ends it without a word, as it does other tools.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

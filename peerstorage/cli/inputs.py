@@ -169,7 +169,7 @@ def label(argument: str) -> str:
 
 def _is_backup_in_text(argument: str) -> bool:
     """Whether the argument is a backup itself, in hex or text form, and not the name of a file."""
-    if not re.fullmatch(rf"[0-9a-fA-F]+|{_TEXT_FORM}1.*", argument, re.IGNORECASE):
+    if not re.fullmatch(rf"[0-9a-fA-F]+|{_TEXT_FORM}1.*", argument, re.IGNORECASE | re.DOTALL):
         return False
     try:
         return not Path(argument).exists()

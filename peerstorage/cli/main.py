@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from peerstorage import __version__, greenlight, restore
 from peerstorage.backup import Backup
@@ -94,8 +95,12 @@ def exit_code(error: PeerstorageError) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code. argparse itself exits with 2."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, Path(os.devnull).open("r+"))  # noqa: SIM115  for as long as we run
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files may be any bytes
+        # Names of files may be any bytes.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code: int = _run(_parser().parse_args(arguments))
         sys.stdout.flush()
@@ -260,7 +265,7 @@ def _restore_plan(given: _Given) -> int:
 
 def _recover_command(arguments: argparse.Namespace) -> list[str]:
     """The command line that prints the same channels with their entries. A key in hex is not repeated."""
-    command = ["python", "-m", "peerstorage", "recover", "--json"]
+    command = [sys.executable, "-m", "peerstorage", "recover", "--json"]
     if arguments.hsm_secret is not None:
         command += ["--hsm-secret", arguments.hsm_secret]
     elif arguments.mnemonic:

@@ -89,18 +89,18 @@ def test_money_comes_back_without_the_plugin(node_factory: Any, tmp_path: Path, 
     l1.daemon.opts["disable-plugin"] = "chanbackup"
     l1.start()
     before = sum(int(output["amount_msat"]) for output in l1.rpc.listfunds()["outputs"]) // 1000
+    shims = tmp_path / "bin"
+    shims.mkdir()
     for name, command in (
         (
             "lightning-cli",
-            f"{shutil.which('lightning-cli')} --lightning-dir={l1.daemon.lightning_dir} --network=regtest",
+            f"{shutil.which('lightning-cli')} --lightning-dir={l1.daemon.lightning_dir} --regtest",
         ),
-        ("python", f"PYTHONPATH={REPOSITORY} {sys.executable}"),
+        ("python", sys.executable),
     ):
-        shim = tmp_path / "bin" / name
-        shim.parent.mkdir(exist_ok=True)
-        shim.write_text(f'#!/bin/sh\n{command} "$@"\n')
-        shim.chmod(0o700)
-    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        (shims / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (shims / name).chmod(0o700)
+    environment = os.environ | {"PATH": f"{shims}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(["/bin/sh", "-ec", "\n".join(commands)], check=True, cwd=tmp_path, env=environment)
 
     wait_for(lambda: states(l2, l1)[0] in {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN"})
@@ -139,7 +139,9 @@ def _commands(l1: Any, l2: Any, tmp_path: Path, source: str) -> list[str]:
     ).stdout
     assert l1.info["id"] in plan
     return [
-        line.strip() for line in plan.splitlines() if line.startswith(("     python ", "     lightning-cli "))
+        line
+        for line in plan.splitlines()
+        if line.startswith(("     lightning-cli ", f"     {sys.executable} "))
     ]
 
 

@@ -251,7 +251,13 @@ def test_hsm_secret_that_is_none(run: Run, content: bytes | None, code: int, say
 def test_text_form_of_lightning_hsmtool(run: Run) -> None:
     assert inputs.from_text(TEXT.encode()) == TEXT_BLOB
     Path("file").write_text(f"{TEXT[:60]}\n  {TEXT[60:]}\n")
-    for source, stdin in ((TEXT, b""), (TEXT.upper(), b""), ("file", b""), ("-", f"{TEXT}\n".encode())):
+    for source, stdin in (
+        (TEXT, b""),
+        (f"{TEXT[:60]}\n{TEXT[60:]}", b""),
+        (TEXT.upper(), b""),
+        ("file", b""),
+        ("-", f"{TEXT}\n".encode()),
+    ):
         result = run("inspect", "--json", "--secret-hex", TEXT_KEY, source, stdin=stdin)
         assert result.code == 0
         assert result.json["sources"][0]["bytes"] == len(TEXT_BLOB)
@@ -477,6 +483,18 @@ def test_broken_pipe_and_full_disk(tmp_path: Path) -> None:
         _, err = process.communicate()
     assert process.returncode == 3
     assert err == b"peerstorage: can't write the answer: No space left on device\n"
+
+
+@pytest.mark.parametrize(("closed", "code"), [("<&-", 4), (">&-", 0), ("2>&-", 0)])
+def test_closed_streams(tmp_path: Path, closed: str, code: int) -> None:
+    (tmp_path / "backup").write_bytes(REAL_BLOB)
+    key = "-" if closed == "<&-" else REAL["scb_secret"]
+    command = f"{sys.executable} -m peerstorage verify --secret-hex {key} {tmp_path}/backup {closed}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=Path(__file__).resolve().parents[2], capture_output=True, check=False
+    )
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
 
 
 def test_terminal_without_echo_and_control_c(tmp_path: Path) -> None:
