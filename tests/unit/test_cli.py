@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ import pytest
 
 from peerstorage.backup import encode
 from peerstorage.cli import inputs
-from peerstorage.cli.main import main
 from peerstorage.scb import ChannelBackup, Shachain
 from peerstorage.sealing import derive_key, seal
+from tests.unit.conftest import Run
 from tests.unit.samples import KEY, POINTS, entry, recorded, summary, vectors
 
 REAL = recorded("backup-vectors.json")
@@ -37,38 +34,6 @@ TEXT_BLOB = bytes.fromhex(
     "5561897b673a0f17"
 )
 PASSPHRASE_CASE = next(case for case in vectors("keys.json")["valid"] if case["passphrase"])
-Run = Callable[..., "Result"]
-
-
-class Result:
-    """Exit code and output of one command."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-        assert "Traceback" not in out + err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command in a folder with a real node's hsm_secret and emergency.recover."""
-    (tmp_path / "hsm_secret").write_bytes(bytes.fromhex(REAL["hsm_secret_hex"]))
-    (tmp_path / "emergency.recover").write_bytes(REAL_BLOB)
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        try:
-            code = main(arguments)
-        except SystemExit as stop:  # argparse
-            code = int(str(stop.code))
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return command
 
 
 def keyed(command: str, *arguments: str) -> tuple[str, ...]:

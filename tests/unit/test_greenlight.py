@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from peerstorage.errors import FormatError
 from peerstorage.greenlight import parse_address, read
 from peerstorage.scb import WireAddress
+from tests.unit.conftest import Run
 from tests.unit.samples import addresses, named, vectors
-from tests.unit.test_cli import Run, run
-
-__all__ = ["run"]  # a fixture
 
 VECTORS = vectors("greenlight.json")
 NODE_ID = "038194b5f32bdf0aa59812c86c4ef7ad2f294104fa027d1ace9b469bb6f88cf37b"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peerstorage.backup import encode
+from peerstorage.cli.inputs import from_text
 from peerstorage.errors import FormatError, SealError
 from peerstorage.opening import open_source
 from peerstorage.sealing import HEADER_LENGTH, OVERHEAD, first_bytes, seal
@@ -96,3 +99,18 @@ def test_no_error_holds_the_key_or_what_is_sealed() -> None:
 def test_first_bytes_are_those_under_the_seal(length: int) -> None:
     assert first_bytes(KEY, BLOB, length) == PLAIN[:length]
     assert first_bytes(KEY, BLOB[: HEADER_LENGTH + 1], length) == b""
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda data: seal(KEY, data)))
+def test_any_bytes_are_refused_with_a_reason(data: bytes) -> None:
+    assert str(refusal(data))
+
+
+@given(st.binary(max_size=100) | st.text("clnemrg1qpzry9x8 \nABC0", max_size=100).map(str.encode))
+def test_any_text_is_taken_for_something_or_refused(data: bytes) -> None:
+    try:
+        taken = from_text(data)
+    except FormatError:
+        assert data.isascii()
+    else:
+        assert taken == data or len(taken) <= len(data) // 2
