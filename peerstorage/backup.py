@@ -108,6 +108,7 @@ class Backup:
     legacy: bool = False
     faults: tuple[str, ...] = ()
     lost: int = 0
+    version: int = VERSION
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -208,15 +209,17 @@ def decode(plaintext: bytes) -> Backup:
     legacy = kind == LEGACY
     for number in range(count):
         try:
-            entry = ChannelBackup.read(reader, legacy=legacy)
+            walked, stream = ChannelBackup.walk(reader, legacy=legacy)
         except FormatError as error:
             # The length of this entry is unknown, so what comes after it is out of reach.
             faults.append(f"entry {number + 1} of {count} can't be read, and none after it: {error}")
-            return Backup(timestamp, tuple(entries), None, (), legacy, tuple(faults), count - len(entries))
+            lost = count - len(entries)
+            return Backup(timestamp, tuple(entries), None, (), legacy, tuple(faults), lost, version)
         try:
+            entry = walked.with_tlvs(stream)
             entry.check()
         except FormatError as error:
-            faults.append(f"entry {number + 1} of {count}, channel {entry.channel_id.hex()}: {error}")
+            faults.append(f"entry {number + 1} of {count}, channel {walked.channel_id.hex()}: {error}")
         else:
             entries.append(entry)
     lost = count - len(entries)
@@ -231,7 +234,7 @@ def decode(plaintext: bytes) -> Backup:
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost)
+    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
@@ -269,7 +272,7 @@ def unpadded(plaintext: bytes) -> bytes:
     legacy = reader.uint(2, "backup type") == LEGACY
     reader.take(CONTAINER_HEADER - 4, "backup header")
     for _ in range(reader.uint(2, "backup entries")):
-        ChannelBackup.read(reader, legacy=legacy)
+        ChannelBackup.walk(reader, legacy=legacy)
     container, extension = plaintext[: reader.offset], plaintext[reader.offset :]
     if not extension.startswith(MAGIC):
         return container

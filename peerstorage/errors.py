@@ -21,6 +21,10 @@ class StoreError(PeerstorageError):
     """A record in our own datastore can't be read, or the datastore refused."""
 
 
+class SecretError(PeerstorageError):
+    """A hsm_secret, mnemonic or passphrase that no key can be made of."""
+
+
 class OptionError(PeerstorageError):
     """A configuration option has a value that is not allowed."""
 

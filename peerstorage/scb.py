@@ -167,6 +167,15 @@ class ChannelBackup:
     @classmethod
     def read(cls, reader: Reader, *, legacy: bool = False) -> ChannelBackup:
         """The entry at the reader's place. Raises FormatError; see `check` for what recoverchannel needs."""
+        entry, stream = cls.walk(reader, legacy=legacy)
+        return entry.with_tlvs(stream)
+
+    @classmethod
+    def walk(cls, reader: Reader, *, legacy: bool = False) -> tuple[ChannelBackup, bytes]:
+        """The entry at the reader's place without TLVs, and its TLV stream, which may be broken.
+
+        Raises FormatError where the end of the entry can't be known.
+        """
         database_id = reader.uint(8, "database id")
         channel_id = reader.take(CHANNEL_ID_LENGTH, "channel_id")
         node_id = reader.take(NODE_ID_LENGTH, "node_id")
@@ -177,11 +186,8 @@ class ChannelBackup:
         funding_vout = reader.uint(4, "funding vout")
         funding_sats = reader.uint(8, "funding_sats")
         channel_type = reader.take(reader.uint(2, "channel_type length"), "channel_type")
-        tlvs: tuple[tuple[int, bytes], ...] = ()
-        if not legacy:
-            stream = reader.take(reader.uint(4, "TLVs length"), "TLVs")
-            tlvs = tuple(decode_tlvs(stream, lambda _: False, "channel TLVs").items())
-        return cls(
+        stream = b"" if legacy else reader.take(reader.uint(4, "TLVs length"), "TLVs")
+        entry = cls(
             database_id,
             channel_id,
             node_id,
@@ -190,8 +196,13 @@ class ChannelBackup:
             funding_vout,
             funding_sats,
             channel_type,
-            tlvs,
+            (),
         )
+        return entry, stream
+
+    def with_tlvs(self, stream: bytes) -> ChannelBackup:
+        """This entry with the TLVs of a stream. Raises FormatError."""
+        return replace(self, tlvs=tuple(decode_tlvs(stream, lambda _: False, "channel TLVs").items()))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ChannelBackup:

@@ -8,6 +8,8 @@ Off line the key is HKDF-SHA256 twice, both without salt: the secret "derived se
 "scb secret" from that one. The seed is the 32 bytes of hsm_secret, or for a mnemonic its 64-byte BIP 39 seed.
 """
 
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl import bindings
@@ -54,3 +56,16 @@ def unseal(key: bytes, blob: bytes) -> bytes:
     if tag != _TAG_MESSAGE:
         raise SealError("it opens, but it is not a single sealed message")
     return bytes(plaintext)
+
+
+def first_bytes(key: bytes, blob: bytes, length: int) -> bytes:
+    """What a sealed blob begins with, **without any proof that it is genuine**.
+
+    Good for one thing: a blob that doesn't open, but begins as a backup does, was sealed with this key and is
+    cut or altered. libsodium's state is the stream's key and nonce; the tag takes the stream's first block.
+    """
+    state = bindings.crypto_secretstream_xchacha20poly1305_state()
+    bindings.crypto_secretstream_xchacha20poly1305_init_pull(state, blob[:HEADER_LENGTH], key)
+    stream_key, nonce = bytes(state.statebuf[0:32]), bytes(state.statebuf[32:44])
+    cipher = Cipher(ChaCha20(stream_key, (2).to_bytes(4, "little") + nonce), mode=None)
+    return cipher.decryptor().update(blob[HEADER_LENGTH + 1 :][:length])

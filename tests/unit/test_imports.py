@@ -1,4 +1,4 @@
-"""Imports go one way: shell -> {session ...} -> {backup ...} -> {config, errors}; only the shell does I/O."""
+"""Imports go one way: {shell, cli} -> {session ...} -> {backup ...} -> {config, errors}; only those two do I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "peerstorage"
 LAYERS = (
     {"config", "errors"},
-    {"backup", "scb", "sealing", "wire"},
-    {"session", "provider", "recovery", "plan", "guard", "store", "restore", "rival", "capacity"},
+    {"backup", "scb", "sealing", "wire", "keys"},
+    {
+        "session",
+        "provider",
+        "recovery",
+        "plan",
+        "guard",
+        "store",
+        "restore",
+        "rival",
+        "capacity",
+        "opening",
+        "greenlight",
+    },
 )
 CORE = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in {"__init__", "__main__"})
-# The clock, randomness, processes, the network, files and lightningd belong to the shell.
+CLI = sorted((PACKAGE / "cli").glob("*.py"))
+# The clock, randomness, processes, the network, files and lightningd belong to the shell, or the command line.
 SHELL_ONLY = {
     "asyncio",
     "datetime",
@@ -66,7 +79,7 @@ def test_core_imports_its_own_layer_or_lower(path: Path) -> None:
     for name in imported(path):
         if name.startswith("peerstorage."):
             module = name.split(".")[1]
-            assert module != "shell", f"{path.name} imports the shell"
+            assert module not in {"shell", "cli"}, f"{path.name} imports {module}"
             assert layer(module) <= layer(path.stem), f"{path.name} imports {module}, which lies above it"
 
 
@@ -89,20 +102,29 @@ def test_libsodium_is_used_by_sealing_alone() -> None:
     assert shell == []
 
 
-def test_pyln_is_used_by_the_shell_alone() -> None:
+def test_command_line_needs_no_lightningd_and_the_plugin_no_command_line() -> None:
+    for path in CLI:
+        names = imported(path)
+        assert not [name for name in names if name.startswith("peerstorage.shell")]
+        assert {name for name in names if name.startswith("pyln")} <= {"pyln.proto.bech32"}
+    for path in (PACKAGE / "shell").glob("*.py"):
+        assert not [name for name in imported(path) if name.startswith("peerstorage.cli")]
+
+
+def test_pyln_is_used_by_the_shell_and_the_command_line_alone() -> None:
     users = {
         path.relative_to(PACKAGE).parts[0]
         for path in PACKAGE.rglob("*.py")
         if any(name.split(".")[0] == "pyln" for name in imported(path))
     }
-    assert users == {"shell"}
+    assert users == {"shell", "cli"}
 
 
 def test_package_itself_imports_nothing() -> None:
     assert imported(PACKAGE / "__init__.py") == set()
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CORE, *CLI], ids=lambda path: path.stem)
 def test_modules_state_their_rules_and_stay_readable(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))

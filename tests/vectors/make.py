@@ -1,4 +1,4 @@
-"""Makes wire.json, scb.json, sealing.json and backup.json, which are committed; tests never run this.
+"""Makes wire.json, scb.json, sealing.json, backup.json and keys.json, which are committed; tests never run this.
 
 It shares no code with peerstorage: formats are put together by hand, keys come from HMAC-SHA256 alone, and
 whatever a real node recorded (backup-vectors.json, rpc-calls.json) is taken as it is.
@@ -831,6 +831,22 @@ def backups() -> list[Case]:
             container([broken, ONE]) + b"psx1" + tlv(1, SUMMARY),
             {**one, "faults": [one_of_two], "lost": 1},
         ),
+        *(
+            (
+                f"an entry with a broken TLV stream hides no other: {what}",
+                container([entry(database_id=3, tlvs=tlvs), ONE]) + b"psx1" + tlv(1, SUMMARY),
+                {
+                    **one,
+                    "faults": [one_of_two.replace("database id 0 is impossible", "channel TLVs") + names],
+                    "lost": 1,
+                },
+            )
+            for what, tlvs, names in (
+                ("an even type", tlv(2, b""), ": unknown even type 2"),
+                ("cut in a record", tlv(5, b"\1")[:-1], " type 5: needs 1 bytes, 0 are left"),
+                ("out of order", tlv(7, b"\0\1") + tlv(5, b"\1"), ": type 5 after type 7"),
+            )
+        ),
         (
             "an entry whose end is unknown hides what follows",
             container([ONE, cut], num=3),
@@ -900,8 +916,105 @@ def backup() -> None:
     )
 
 
+# Made and read by Core Lightning v26.06.6: lightning-hsmtool wrote the files and told the node_ids, lightningd
+# answered the keys to makesecret.
+WORDS = MNEMONIC_SECRET[32:]
+PHRASE = "correct hörse"
+LONG_WORDS = b" ".join([b"abandon"] * 23 + [b"art"])
+REAL_KEYS = (
+    (
+        "real: 32 raw bytes, 01 to 20",
+        RAW_SECRET,
+        None,
+        "037d8d1109836a88daf2b86d6e52e12351f9c274f597b78eca941525b309096ca8",
+        [RAW_KEY.hex()],
+    ),
+    (
+        "real: a mnemonic; the second key is that of a raw hsm_secret, the first half of its seed",
+        MNEMONIC_SECRET,
+        None,
+        RECORDED["node_id"],
+        [MNEMONIC_KEY.hex(), "07e5d4bdd002973eba43c09ae9f2ff7081bf6df235e19d40f35a3fd5e0a5833f"],
+    ),
+    (
+        "real: that raw hsm_secret, which gives the same node_id and another key",
+        hashlib.pbkdf2_hmac("sha512", WORDS, b"mnemonic", 2048)[:32],
+        None,
+        RECORDED["node_id"],
+        ["07e5d4bdd002973eba43c09ae9f2ff7081bf6df235e19d40f35a3fd5e0a5833f"],
+    ),
+    (
+        "real: the mnemonic with a passphrase that is not ASCII",
+        bytes.fromhex("7626c3bb104ad4499914925cf418bc6849907599b9aaea62a32a7d1f9be3c43f") + WORDS,
+        PHRASE,
+        "03664ec9952c0352f9062525215e0251fc363d5a2ac8280c0a639bd8b3ee7bbe5b",
+        ["e510b912c4b23a9e99d110ed9652bc9537ba525ae48b5ba3ac3732d7bbd566a8"],
+    ),
+    (
+        "real: a mnemonic of 24 words",
+        bytes(32) + LONG_WORDS,
+        None,
+        "02955982a4a26ad0873ed837acff14c9521a8a20425f69e613cfcd2d96a6a5ae99",
+        ["0af5b5fd1d196bc803819b243fb45f036dcdb0006849a4a6c11e2780e5f9f7c9"],
+    ),
+)
+
+
+def keys() -> None:
+    with_phrase = REAL_KEYS[3][1]
+    cases = (
+        ("nothing", b"", None, "0 bytes are neither 32 raw bytes nor 32 bytes and a mnemonic"),
+        ("31 bytes", bytes(31), None, "31 bytes are neither"),
+        ("33 bytes", bytes(33), None, "33 bytes are neither"),
+        ("73 bytes: encrypted", bytes(73), None, "encrypted (73 bytes, the legacy format)"),
+        ("11 words", bytes(32) + WORDS.rpartition(b" ")[0], None, "11 words"),
+        ("a newline at the end", MNEMONIC_SECRET + b"\n", None, "word 12 is not in"),
+        ("two spaces", bytes(32) + WORDS.replace(b" ", b"  ", 1), None, "13 words"),
+        ("upper case", bytes(32) + WORDS.upper(), None, "word 1 is not in"),
+        ("bytes that are no text", bytes(32) + WORDS.replace(b"sure", b"\xff"), None, "word 3 is not in"),
+        ("the last word is another", bytes(32) + WORDS[:-7] + b"zoo", None, "its checksum is wrong"),
+        ("two words are swapped", bytes(32) + b"enroll hockey" + WORDS[13:], None, "its checksum is wrong"),
+        ("no passphrase", with_phrase, None, "needs its passphrase"),
+        ("an empty passphrase", with_phrase, "", "wrong passphrase"),
+        ("another passphrase", with_phrase, "correct horse", "wrong passphrase"),
+        (
+            "the same passphrase in decomposed form: lightningd does not normalise",
+            with_phrase,
+            "correct ho\u0308rse",
+            "wrong passphrase",
+        ),
+        ("the hash is another one", b"\1" + bytes(31) + WORDS, PHRASE, "wrong passphrase"),
+    )
+    write(
+        "keys.json",
+        "hsm_secret files (hex): the node_id, and the keys under which backups may be sealed, the "
+        "usual one first. Keys that are not given are not tested.",
+        valid=[
+            {
+                "comment": comment,
+                "hsm_secret": secret.hex(),
+                "passphrase": phrase,
+                "node_id": node,
+                "keys": them,
+            }
+            for comment, secret, phrase, node, them in REAL_KEYS
+        ],
+        error=[
+            {
+                "comment": comment,
+                "hsm_secret": secret.hex(),
+                "passphrase": phrase,
+                "error": "SecretError",
+                "names": names,
+            }
+            for comment, secret, phrase, names in cases
+        ],
+    )
+
+
 if __name__ == "__main__":
     wire()
     scb()
     sealing()
     backup()
+    keys()

@@ -1,0 +1,1 @@
+"""The command line, without lightningd: python -m peerstorage."""

@@ -1,0 +1,185 @@
+"""What the operator gives: secrets and sources, from files, arguments, standard input and the terminal.
+
+Rules:
+- A secret never comes from an argument, but for --secret-hex, whose help says so; it is never shown.
+- Standard input serves one purpose.
+- Nothing is read without a limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyln.proto.bech32 import bech32_decode, convertbits
+
+from peerstorage import keys
+from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, FormatError, SecretError, UsageError
+from peerstorage.sealing import KEY_LENGTH
+
+MAX_SOURCE = 64 << 20
+STDIN = "-"
+_MAX_LINE = 4096
+_LONGEST_NAME = 200
+_TEXT_FORM = "clnemerg"
+_WORD_LIST = Path(__file__).with_name("english.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """The keys that may open a node's backups; `node_id` is None where it can't be known."""
+
+    keys: tuple[bytes, ...]
+    node_id: bytes | None
+
+
+class Inputs:
+    """Files, and standard input, which can be used once."""
+
+    def __init__(self) -> None:
+        self._purpose = ""
+
+    def secret(self, arguments: argparse.Namespace) -> Secret:
+        """The key that the options name. Raises SecretError or UsageError."""
+        if arguments.hsm_secret is not None:
+            return self._from_hsm_secret(arguments.hsm_secret)
+        if arguments.mnemonic:
+            return self._from_mnemonic(arguments.ask_passphrase)
+        return self._from_hex(arguments.secret_hex)
+
+    def _from_hsm_secret(self, name: str) -> Secret:
+        try:
+            content = self._file(name, keys.LONGEST_HSM_SECRET, "a hsm_secret")
+        except UsageError as error:
+            raise UsageError(error.code, f"--hsm-secret {name}: {error}") from error
+        passphrase = self._line("Passphrase of hsm_secret") if keys.needs_passphrase(content) else None
+        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, _words()))
+
+    def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
+        mnemonic = b" ".join(self._line("Mnemonic (the words, with spaces)").lower().split())
+        fault = keys.mnemonic_fault(mnemonic, _words())
+        if fault is not None:
+            print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)
+        passphrase = self._line("Passphrase of the mnemonic") if ask_passphrase else b""
+        return _of_seed(keys.seed_of_mnemonic(mnemonic, passphrase))
+
+    def _from_hex(self, given: str) -> Secret:
+        text = self._line("scb secret in hex").decode(errors="replace") if given == STDIN else given
+        if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * KEY_LENGTH}}}", text.strip()):
+            raise SecretError(
+                f"--secret-hex needs {2 * KEY_LENGTH} hex digits, as lightning-cli makesecret string='scb secret' "
+                "answers them"
+            )
+        return Secret((bytes.fromhex(text.strip()),), None)
+
+    def source(self, argument: str) -> bytes:
+        """The content of a source; where that is text, what the text stands for.
+
+        Raises FormatError or UsageError, without a name: see `label`.
+        """
+        if _is_backup_in_text(argument):
+            return from_text(argument.encode())
+        return from_text(self.document(argument))
+
+    def document(self, name: str) -> bytes:
+        """A file, or standard input, as it is."""
+        return self._file(name, MAX_SOURCE, "a source")
+
+    def _file(self, name: str, limit: int, purpose: str) -> bytes:
+        try:
+            if name == STDIN:
+                self._take_stdin(purpose)
+                data = sys.stdin.buffer.read(limit + 1)
+            else:
+                with Path(name).open("rb") as file:
+                    data = file.read(limit + 1)
+        except OSError as error:
+            raise UsageError(SOURCE_UNREADABLE, str(error.strerror)) from error
+        except ValueError as error:
+            raise UsageError(SOURCE_UNREADABLE, "not a path") from error
+        if len(data) > limit:
+            size = f"{limit >> 20} MiB" if limit >> 20 else f"{limit} bytes"
+            raise UsageError(SOURCE_UNREADABLE, f"larger than {size}, so not {purpose}")
+        return data
+
+    def _line(self, prompt: str) -> bytes:
+        """A secret: typed without echo where standard input is a terminal, else its next line."""
+        self._take_stdin("a secret")
+        if sys.stdin.isatty():
+            try:
+                return getpass.getpass(f"{prompt}: ", sys.stderr).encode(errors="surrogateescape")
+            except EOFError as error:
+                raise SecretError("nothing was entered") from error
+        line = sys.stdin.buffer.readline(_MAX_LINE + 1)
+        if not line:
+            raise SecretError(f"standard input has ended: {prompt} is missing")
+        if len(line) > _MAX_LINE:
+            raise SecretError(f"{prompt}: the line on standard input is too long")
+        return line.removesuffix(b"\n").removesuffix(b"\r")
+
+    def _take_stdin(self, purpose: str) -> None:
+        if self._purpose and (self._purpose, purpose) != ("a secret", "a secret"):
+            raise UsageError(
+                INVALID_PARAMS,
+                f"standard input can't be both {self._purpose} and {purpose}: use a file for one",
+            )
+        self._purpose = purpose
+
+
+def from_text(data: bytes) -> bytes:
+    """The bytes that hex or the text form clnemerg1… stand for; anything else as it is. Raises FormatError."""
+    if not data.isascii():
+        return data
+    text = b"".join(data.split()).decode()
+    if text.lower().startswith(f"{_TEXT_FORM}1"):
+        return _from_text_form(text)
+    if re.fullmatch(r"[0-9a-fA-F]+", text):
+        if len(text) % 2:
+            raise FormatError(f"hex with an odd number of digits, {len(text)}: one is missing, or the rest")
+        return bytes.fromhex(text)
+    return data
+
+
+def _from_text_form(text: str) -> bytes:
+    """Bech32 without its limit of length, as lightning-hsmtool getemergencyrecover prints it."""
+    try:
+        prefix, groups = bech32_decode(text)
+    except ValueError:
+        prefix, groups = "", b""  # its message would hold the whole text
+    data = convertbits(groups, 5, 8, False) if prefix == _TEXT_FORM else None
+    if data is None:
+        raise FormatError(
+            f"the text {_TEXT_FORM}1… is damaged: a character is wrong, missing or too many, by its checksum"
+        )
+    return bytes(data)
+
+
+def label(argument: str) -> str:
+    """What a source is called in answers and errors."""
+    if argument == STDIN:
+        return "standard input"
+    if _is_backup_in_text(argument):
+        return "argument"
+    return argument if len(argument) <= _LONGEST_NAME else f"{argument[:_LONGEST_NAME]}…"
+
+
+def _is_backup_in_text(argument: str) -> bool:
+    """Whether the argument is a backup itself, in hex or text form, and not the name of a file."""
+    if not re.fullmatch(rf"[0-9a-fA-F]+|{_TEXT_FORM}1.*", argument, re.IGNORECASE | re.DOTALL):
+        return False
+    try:
+        return not Path(argument).exists()
+    except OSError:  # too long for a name
+        return True
+
+
+def _of_seed(seed: bytes) -> Secret:
+    return Secret(keys.sealing_keys(seed), keys.node_id(seed))
+
+
+def _words() -> list[str]:
+    return _WORD_LIST.read_text(encoding="ascii").split()
