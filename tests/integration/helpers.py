@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def connect_refused(one: Any, other: Any) -> int:
     raise AssertionError("the connection was let in")
 
 
-def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0) -> None:
+def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0, announce: bool = True) -> None:
     """Channels from `one` to each of the others, all CHANNELD_NORMAL at both ends."""
     if one.bitcoin.rpc.getblockcount() < _SAFE_HEIGHT:
         one.bitcoin.generate_block(_SAFE_HEIGHT - one.bitcoin.rpc.getblockcount())
@@ -75,12 +76,33 @@ def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0) -> No
         if not is_connected(one, other):
             connect(one, other)
     for other in others:
-        one.rpc.fundchannel(other.info["id"], sats, announce=True, push_msat=push_sat * 1000)
+        one.rpc.fundchannel(other.info["id"], sats, announce=announce, push_msat=push_sat * 1000)
         one.bitcoin.generate_block(1, wait_for_mempool=1)
     one.bitcoin.generate_block(6)
     for other in others:
-        wait_for(lambda other=other: states(one, other) == ["CHANNELD_NORMAL"])
-        wait_for(lambda other=other: states(other, one) == ["CHANNELD_NORMAL"])
+        wait_for(lambda other=other: set(states(one, other)) == {"CHANNELD_NORMAL"})
+        wait_for(lambda other=other: set(states(other, one)) == {"CHANNELD_NORMAL"})
+
+
+def is_idle(node: Any) -> bool:
+    """Whether nothing is in flight in its channels."""
+    return not any(channel["htlcs"] for channel in node.rpc.listpeerchannels()["channels"])
+
+
+def pay_over_each(one: Any, other: Any, msat: int) -> None:
+    """A payment from `one` to `other` over each channel between the two, from which it takes the whole way."""
+    for channel in one.rpc.listpeerchannels(other.info["id"])["channels"]:
+        invoice = other.rpc.invoice(msat, f"{one.info['id']}-{time.monotonic_ns()}", "")
+        hop = {
+            "id": other.info["id"],
+            "channel": channel["short_channel_id"],
+            "amount_msat": msat,
+            "delay": 18,
+        }
+        digest, payment_secret = invoice["payment_hash"], invoice["payment_secret"]
+        one.rpc.sendpay([hop], digest, payment_secret=payment_secret)
+        one.rpc.waitsendpay(digest)
+    wait_for(lambda: is_idle(one) and is_idle(other))
 
 
 def states(one: Any, other: Any) -> list[str]:
