@@ -71,14 +71,13 @@ def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0, annou
     """Channels from `one` to each of the others, all CHANNELD_NORMAL at both ends."""
     if one.bitcoin.rpc.getblockcount() < _SAFE_HEIGHT:
         one.bitcoin.generate_block(_SAFE_HEIGHT - one.bitcoin.rpc.getblockcount())
+    one.fundwallet(len(others) * (sats + 100_000))
     for other in others:
-        one.fundwallet(sats + 100_000)
         if not is_connected(one, other):
             connect(one, other)
-    for other in others:
-        one.rpc.fundchannel(other.info["id"], sats, announce=announce, push_msat=push_sat * 1000)
-        one.bitcoin.generate_block(1, wait_for_mempool=1)
-    one.bitcoin.generate_block(6)
+    channel = {"amount": sats, "announce": announce, "push_msat": push_sat * 1000}
+    txid = one.rpc.multifundchannel([channel | {"id": other.info["id"]} for other in others])["txid"]
+    one.bitcoin.generate_block(6, wait_for_mempool=txid)
     for other in others:
         wait_for(lambda other=other: set(states(one, other)) == {"CHANNELD_NORMAL"})
         wait_for(lambda other=other: set(states(other, one)) == {"CHANNELD_NORMAL"})
