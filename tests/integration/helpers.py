@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import Backup, decode
-from peerstorage.sealing import unseal
+from peerstorage.backup import Backup, decode, encode
+from peerstorage.scb import ChannelBackup
+from peerstorage.sealing import seal, unseal
 from tests.integration.conftest import PLUGIN, REPOSITORY
 
 # Times are short so that the suite is: no limit between updates, one second to hear a peer.
@@ -136,6 +138,23 @@ def held_backup(provider: Any, owner: Any, key: bytes) -> Backup | None:
 def holds_all(provider: Any, owner: Any, key: bytes) -> bool:
     backup = held_backup(provider, owner, key)
     return backup is not None and {entry.channel_id.hex() for entry in backup.entries} == channel_ids(owner)
+
+
+def change_held(
+    provider: Any, owner: Any, key: bytes, change: Callable[[ChannelBackup], ChannelBackup]
+) -> None:
+    """Each entry of the blob that a peer with our plugin holds, through `change`; all else stays as it was."""
+    backup = held_backup(provider, owner, key)
+    assert backup is not None
+    assert backup.summary is not None
+    blob = seal(key, encode(backup.timestamp, [change(entry) for entry in backup.entries], backup.summary))
+    provider.rpc.datastore(["peerstorage", "blobs", owner.info["id"]], hex=blob.hex(), mode="must-replace")
+
+
+def cli(node: Any, *words: str) -> list[str]:
+    """lightning-cli, as the operator uses it."""
+    folder = node.daemon.lightning_dir
+    return ["lightning-cli", f"--lightning-dir={folder}", "--network=regtest", *words]
 
 
 def lose_everything(node: Any) -> None:

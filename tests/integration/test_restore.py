@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import pty
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pyln.testing.utils import wait_for
 
+from peerstorage.scb import ChannelBackup, WireAddress
 from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     LOSING,
     OURS,
     SLOW,
+    change_held,
+    cli,
     connect_refused,
     fund,
     holds_all,
     lose_everything,
     pay_over_each,
     secret,
+    states,
     status,
 )
 from tests.integration.money import await_money, coins, shares
 
+_ONION = WireAddress(4, hashlib.sha256(b"a hidden service").digest() + bytes.fromhex("000003"), 9735)
 # What the operator sees as each step is reached.
 _STEPS = (
     "collecting the backups",
@@ -66,11 +74,9 @@ def test_restore_is_killed_at_each_step_and_goes_on(node_factory: Any, victim: s
 
 def _kill_at(node: Any, step: str, victim: str) -> None:
     """Runs restore, and kills without warning in the moment in which lightning-cli shows the step."""
-    folder = node.daemon.lightning_dir
-    command = ["lightning-cli", f"--lightning-dir={folder}", "--network=regtest", "peerstorage-restore"]
     # Into anything but a terminal lightning-cli writes only at its end.
     terminal, theirs = pty.openpty()
-    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as cli:
+    with subprocess.Popen(cli(node, "peerstorage-restore"), stdout=theirs, stderr=theirs) as command:
         os.close(theirs)
         shown = ""
         with contextlib.suppress(OSError):
@@ -82,7 +88,7 @@ def _kill_at(node: Any, step: str, victim: str) -> None:
             os.kill(_plugin_pid(node), signal.SIGKILL)
         assert step in shown, shown
     os.close(terminal)
-    assert cli.returncode
+    assert command.returncode
 
 
 def _plugin_pid(node: Any) -> int:
@@ -98,3 +104,45 @@ def _start_again(node: Any, victim: str) -> None:
         return
     wait_for(lambda: all(plugin["name"] != PLUGIN for plugin in node.rpc.plugin_list()["plugins"]))
     node.rpc.plugin_start(PLUGIN, **{"peerstorage-settle": "2"})
+
+
+def test_peer_at_a_tor_address_is_left_for_a_connection_by_hand(node_factory: Any) -> None:
+    """Without a proxy a Tor v3 address is out of reach: said so, and nothing is handed over. Once the operator has
+    reached the peer in another way, restore goes that way too."""
+    l1, near, hidden, other = node_factory.get_nodes(4, opts=[OURS | LOSING] + [SLOW | LOSING] * 3)
+    peers = (near, hidden, other)
+    fund(l1, *peers, push_sat=400_000)
+    for peer in peers:
+        pay_over_each(l1, peer, 50_000_123)
+    key = secret(l1)
+    wait_for(lambda: all(holds_all(peer, l1, key) for peer in peers))
+    ours_before = shares(l1)
+    lose_everything(l1)
+
+    def hide(entry: ChannelBackup) -> ChannelBackup:
+        return replace(entry, address=_ONION) if entry.node_id.hex() == hidden.info["id"] else entry
+
+    for peer in peers:
+        change_held(peer, l1, key, hide)
+    l1.start()
+    coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
+    assert connect_refused(l1, near) == 402
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+
+    output = subprocess.run(
+        cli(l1, "peerstorage-restore", "wait=0"), check=True, capture_output=True, text=True
+    )
+    lines = output.stdout.splitlines()
+    rows = {row["peer_id"]: row for row in json.loads("".join(lines[lines.index("{") :]))["channels"]}
+    assert [rows[peer.info["id"]]["state"] for peer in peers] == ["close sent", "unreachable", "close sent"]
+    assert rows[hidden.info["id"]]["addresses"] == [str(_ONION)]
+    assert rows[near.info["id"]]["addresses"] == [f"127.0.0.1:{near.port}"]
+    assert any(hidden.info["id"] in line and "need a proxy" in line for line in lines)
+    assert states(hidden, l1) == ["CHANNELD_NORMAL"]
+
+    assert connect_refused(l1, hidden) == 402
+    assert states(hidden, l1) == ["CHANNELD_NORMAL"]
+    l1.rpc.call("peerstorage-restore", {"wait": 0})
+    l1.bitcoin.generate_block(1, wait_for_mempool=len(peers))
+    assert l1.rpc.call("peerstorage-restore", {"wait": 60})["counts"]["closing seen"] == len(peers)
+    await_money(l1, coins_before, ours_before, since)

@@ -15,6 +15,7 @@ from tests.integration.helpers import (
     OURS,
     SLOW,
     STOCK,
+    cli,
     connect,
     connect_refused,
     fund,
@@ -136,15 +137,11 @@ def test_channels_without_payments(node_factory: Any) -> None:
     assert connect_refused(l1, l2) == 402
     wait_for(lambda: status(l1)["mode"] == "recovering")
     # As the operator does it: lightning-cli draws the bar, and is particular about it.
-    command = ["lightning-cli", f"--lightning-dir={l1.daemon.lightning_dir}", "--network=regtest"]
-    shown = subprocess.run(
-        [*command, "peerstorage-restore", "wait=0"], check=True, capture_output=True, text=True
-    )
+    command = cli(l1, "peerstorage-restore", "wait=0")
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "3/3 |====" in shown.stdout
     assert shown.stdout.count("channel(s) are being watched") == 2
-    again = subprocess.run(
-        [*command, "peerstorage-restore", "wait=0"], check=True, capture_output=True, text=True
-    )
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "|" not in again.stdout
     l1.bitcoin.generate_block(1, wait_for_mempool=2)
     assert l1.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 2
