@@ -21,6 +21,7 @@ from tests.integration.helpers import (
     fund,
     held_backup,
     holds_all,
+    is_connected,
     lose_everything,
     pay_over_each,
     secret,
@@ -127,6 +128,8 @@ def test_channels_without_payments(node_factory: Any) -> None:
     l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, SLOW | LOSING, SLOW | LOSING])
     fund(l1, l2, push_sat=400_000)
     connect(l1, l3)
+    # lightningd v25.05 crashes of a second connection while a plugin still holds the first.
+    wait_for(lambda: is_connected(l3, l1))
     fund(l3, l1, push_sat=300_000)
     key = secret(l1)
     wait_for(lambda: holds_all(l2, l1, key) and holds_all(l3, l1, key))
