@@ -131,6 +131,6 @@ ADVICE = {
     WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",
     SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
     "it could be watched: restart lightningd once with rescan=-{rescan}",
-    CLOSING: "the close is on chain; lightningd sweeps your share by itself, after the delay of the channel",
+    CLOSING: "the close is in a block, and your share in lightningd's wallet: see lightning-cli listfunds",
     CLOSED: "done",
 }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import Backup, decode
-from peerstorage.sealing import unseal
+from peerstorage.backup import Backup, decode, encode
+from peerstorage.scb import ChannelBackup
+from peerstorage.sealing import seal, unseal
 from tests.integration.conftest import PLUGIN, REPOSITORY
 
 # Times are short so that the suite is: no limit between updates, one second to hear a peer.
@@ -66,21 +69,41 @@ def connect_refused(one: Any, other: Any) -> int:
     raise AssertionError("the connection was let in")
 
 
-def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0) -> None:
+def fund(one: Any, *others: Any, sats: int = 1_000_000, push_sat: int = 0, announce: bool = True) -> None:
     """Channels from `one` to each of the others, all CHANNELD_NORMAL at both ends."""
     if one.bitcoin.rpc.getblockcount() < _SAFE_HEIGHT:
         one.bitcoin.generate_block(_SAFE_HEIGHT - one.bitcoin.rpc.getblockcount())
+    one.fundwallet(len(others) * (sats + 100_000))
     for other in others:
-        one.fundwallet(sats + 100_000)
         if not is_connected(one, other):
             connect(one, other)
+    channel = {"amount": sats, "announce": announce, "push_msat": push_sat * 1000}
+    txid = one.rpc.multifundchannel([channel | {"id": other.info["id"]} for other in others])["txid"]
+    one.bitcoin.generate_block(6, wait_for_mempool=txid)
     for other in others:
-        one.rpc.fundchannel(other.info["id"], sats, announce=True, push_msat=push_sat * 1000)
-        one.bitcoin.generate_block(1, wait_for_mempool=1)
-    one.bitcoin.generate_block(6)
-    for other in others:
-        wait_for(lambda other=other: states(one, other) == ["CHANNELD_NORMAL"])
-        wait_for(lambda other=other: states(other, one) == ["CHANNELD_NORMAL"])
+        wait_for(lambda other=other: set(states(one, other)) == {"CHANNELD_NORMAL"})
+        wait_for(lambda other=other: set(states(other, one)) == {"CHANNELD_NORMAL"})
+
+
+def is_idle(node: Any) -> bool:
+    """Whether nothing is in flight in its channels."""
+    return not any(channel["htlcs"] for channel in node.rpc.listpeerchannels()["channels"])
+
+
+def pay_over_each(one: Any, other: Any, msat: int) -> None:
+    """A payment from `one` to `other` over each channel between the two, from which it takes the whole way."""
+    for channel in one.rpc.listpeerchannels(other.info["id"])["channels"]:
+        invoice = other.rpc.invoice(msat, f"{one.info['id']}-{time.monotonic_ns()}", "")
+        hop = {
+            "id": other.info["id"],
+            "channel": channel["short_channel_id"],
+            "amount_msat": msat,
+            "delay": 18,
+        }
+        digest, payment_secret = invoice["payment_hash"], invoice["payment_secret"]
+        one.rpc.sendpay([hop], digest, payment_secret=payment_secret)
+        one.rpc.waitsendpay(digest)
+    wait_for(lambda: is_idle(one) and is_idle(other))
 
 
 def states(one: Any, other: Any) -> list[str]:
@@ -115,6 +138,23 @@ def held_backup(provider: Any, owner: Any, key: bytes) -> Backup | None:
 def holds_all(provider: Any, owner: Any, key: bytes) -> bool:
     backup = held_backup(provider, owner, key)
     return backup is not None and {entry.channel_id.hex() for entry in backup.entries} == channel_ids(owner)
+
+
+def change_held(
+    provider: Any, owner: Any, key: bytes, change: Callable[[ChannelBackup], ChannelBackup]
+) -> None:
+    """Each entry of the blob that a peer with our plugin holds, through `change`; all else stays as it was."""
+    backup = held_backup(provider, owner, key)
+    assert backup is not None
+    assert backup.summary is not None
+    blob = seal(key, encode(backup.timestamp, [change(entry) for entry in backup.entries], backup.summary))
+    provider.rpc.datastore(["peerstorage", "blobs", owner.info["id"]], hex=blob.hex(), mode="must-replace")
+
+
+def cli(node: Any, *words: str) -> list[str]:
+    """lightning-cli, as the operator uses it."""
+    folder = node.daemon.lightning_dir
+    return ["lightning-cli", f"--lightning-dir={folder}", "--network=regtest", *words]
 
 
 def lose_everything(node: Any) -> None:

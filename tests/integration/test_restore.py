@@ -1,11 +1,16 @@
-"""From a seed and one reachable peer to the money on chain."""
+"""Restore's ways to the peers: what interrupts it, and where they may be."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
+import pty
 import shutil
+import signal
 import subprocess
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,180 +19,137 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from peerstorage.errors import STILL_ALIVE
+from peerstorage.scb import ChannelBackup, WireAddress
 from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     LOSING,
     OURS,
     SLOW,
-    STOCK,
-    connect,
+    change_held,
+    cli,
     connect_refused,
     fund,
-    held_backup,
     holds_all,
     is_connected,
     lose_everything,
+    pay_over_each,
     secret,
     states,
     status,
 )
+from tests.integration.money import await_money, coins, shares
 
-# Anchors of 330 sat, and the fees of the peer's close and of our sweep.
-MOST_FEES_SAT = 12_000
-
-
-def test_money_on_chain(node_factory: Any) -> None:
-    """Payments in both directions, a peer with the built-in alone, a peer that is away: one command."""
-    options = [OURS | LOSING, SLOW | LOSING, STOCK | LOSING, OURS | LOSING]
-    hub, ours, stock, away = node_factory.get_nodes(4, opts=options)
-    peers = (ours, stock, away)
-    fund(hub, *peers)
-    key = secret(hub)
-    _pay_both_ways(hub, peers)
-    wait_for(lambda: all(holds_all(peer, hub, key) for peer in peers))
-    wait_for(lambda: max(_revocations(peer, hub, key) for peer in peers) >= 2, timeout=60)
-    balances = _balances_sat(hub)
-    away.stop()
-
-    lose_everything(hub)
-    hub.start()
-    assert hub.rpc.listfunds()["channels"] == []
-    on_chain_before = sum(int(output["amount_msat"]) for output in hub.rpc.listfunds()["outputs"]) // 1000
-    with pytest.raises(RpcError, match="not recovering"):
-        hub.rpc.call("peerstorage-restore")
-    assert connect_refused(hub, ours) == 402
-    wait_for(lambda: status(hub)["mode"] == "recovering")
-
-    dry = hub.rpc.call("peerstorage-restore", {"dry_run": True})
-    dry_states = {row["peer_id"]: row["state"] for row in dry["channels"]}
-    assert [dry_states[peer.info["id"]] for peer in peers] == ["not started", "not started", "unreachable"]
-    assert states(ours, hub) == ["CHANNELD_NORMAL"]
-
-    started = time.monotonic()
-    first = hub.rpc.call("peerstorage-restore", {"wait": 0})
-    print(f"two of three peers closing {time.monotonic() - started:.1f} s after the command")
-    by_peer = {row["peer_id"]: row["state"] for row in first["channels"]}
-    assert [by_peer[peer.info["id"]] == "unreachable" for peer in peers] == [False, False, True]
-    for peer in (ours, stock):
-        wait_for(lambda peer=peer: states(peer, hub)[0] in {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN"})
-    wait_for(lambda: hub.rpc.call("peerstorage-restore", {"dry_run": True})["counts"]["close sent"] == 2)
-    hub.bitcoin.generate_block(1, wait_for_mempool=2)
-    second = hub.rpc.call("peerstorage-restore", {"wait": 20})
-    assert second["counts"]["closing seen"] == 2
-
-    # The third comes back later; the command is simply given again.
-    away.start()
-    hub.rpc.call("peerstorage-restore", {"wait": 0})
-    wait_for(lambda: states(away, hub)[0] in {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN"})
-    hub.bitcoin.generate_block(1, wait_for_mempool=1)
-    assert hub.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 3
-
-    def swept() -> int:
-        hub.bitcoin.generate_block(5)
-        time.sleep(2)
-        outputs = hub.rpc.listfunds()["outputs"]
-        return sum(int(o["amount_msat"]) for o in outputs if o["status"] == "confirmed") // 1000
-
-    expected = on_chain_before + sum(balances)
-    wait_for(lambda: swept() >= expected - 3 * MOST_FEES_SAT, timeout=120)
-    assert swept() <= expected
-
-    # A hundred blocks later all is over, and backups are made again.
-    hub.bitcoin.generate_block(101)
-    wait_for(lambda: len(hub.rpc.listclosedchannels()["closedchannels"]) == 3)
-    final = hub.rpc.call("peerstorage-restore", {"wait": 5})
-    assert final["finished"]
-    wait_for(lambda: status(hub)["mode"] == "normal")
-
-
-def _pay_both_ways(hub: Any, peers: Any) -> None:
-    for peer in peers:
-        hub.rpc.pay(peer.rpc.invoice(300_000_000, "there", "")["bolt11"])
-        wait_for(lambda peer=peer: _spendable_sat(peer) > 200_000)
-        peer.rpc.pay(hub.rpc.invoice(100_000_000, f"back{peer.info['id']}", "")["bolt11"])
-
-
-def _balances_sat(node: Any) -> list[int]:
-    """Our share of each channel, once nothing is in flight."""
-    wait_for(lambda: not any(channel["htlcs"] for channel in node.rpc.listpeerchannels()["channels"]))
-    return [int(channel["to_us_msat"]) // 1000 for channel in node.rpc.listpeerchannels()["channels"]]
-
-
-def _spendable_sat(node: Any) -> int:
-    return int(node.rpc.listpeerchannels()["channels"][0]["spendable_msat"]) // 1000
-
-
-def _revocations(provider: Any, owner: Any, key: bytes) -> int:
-    backup = held_backup(provider, owner, key)
-    return 0 if backup is None else min(entry.revocations for entry in backup.entries)
-
-
-def test_channels_without_payments(node_factory: Any) -> None:
-    """Balances at both ends that no payment made, channels funded by either side: the first commitments."""
-    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, SLOW | LOSING, SLOW | LOSING])
-    fund(l1, l2, push_sat=400_000)
-    # We call it: an inbound peer's address would be of no use, and nodes on regtest announce none.
-    connect(l1, l3)
-    fund(l3, l1, push_sat=300_000)
-    key = secret(l1)
-    wait_for(lambda: holds_all(l2, l1, key) and holds_all(l3, l1, key))
-    lose_everything(l1)
-    l1.start()
-    before = sum(int(output["amount_msat"]) for output in l1.rpc.listfunds()["outputs"]) // 1000
-    assert connect_refused(l1, l2) == 402
-    wait_for(lambda: status(l1)["mode"] == "recovering")
-    # As the operator does it: lightning-cli draws the bar, and is particular about it.
-    command = ["lightning-cli", f"--lightning-dir={l1.daemon.lightning_dir}", "--network=regtest"]
-    shown = subprocess.run(
-        [*command, "peerstorage-restore", "wait=0"], check=True, capture_output=True, text=True
-    )
-    assert "3/3 |====" in shown.stdout
-    assert shown.stdout.count("channel(s) are being watched") == 2
-    again = subprocess.run(
-        [*command, "peerstorage-restore", "wait=0"], check=True, capture_output=True, text=True
-    )
-    assert "|" not in again.stdout
-    l1.bitcoin.generate_block(1, wait_for_mempool=2)
-    assert l1.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 2
-
-    def swept() -> int:
-        l1.bitcoin.generate_block(5)
-        time.sleep(2)
-        return sum(int(o["amount_msat"]) for o in l1.rpc.listfunds()["outputs"]) // 1000 - before
-
-    # 600,000 of our own channel, less the commitment's fee; 300,000 that were pushed to us.
-    wait_for(lambda: 900_000 - 2 * MOST_FEES_SAT <= swept() <= 900_000, timeout=120)
+_ONION = WireAddress(4, hashlib.sha256(b"a hidden service").digest() + bytes.fromhex("000003"), 9735)
+# What the operator sees as each step is reached.
+_STEPS = (
+    "collecting the backups",
+    "returned its copy",
+    "will be closed",
+    "was told to close",
+    "is seen on chain",
+)
 
 
 @pytest.mark.parametrize("victim", ["plugin", "lightningd"])
-def test_restore_can_be_killed_and_run_again(node_factory: Any, executor: Any, victim: str) -> None:
-    l1, *peers = node_factory.get_nodes(
-        4, opts=[OURS | LOSING | {"may_fail": True}] + [SLOW | LOSING for _ in range(3)]
-    )
-    fund(l1, *peers)
+def test_restore_is_killed_at_each_step_and_goes_on(node_factory: Any, victim: str) -> None:
+    l1, *peers = node_factory.get_nodes(5, opts=[OURS | LOSING | {"may_fail": True}] + [SLOW | LOSING] * 4)
+    fund(l1, *peers, push_sat=400_000)
+    for peer in peers:
+        pay_over_each(l1, peer, 50_000_123)
     key = secret(l1)
     wait_for(lambda: all(holds_all(peer, l1, key) for peer in peers))
+    ours_before = shares(l1)
     lose_everything(l1)
     l1.start()
+    coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
     assert connect_refused(l1, peers[0]) == 402
     wait_for(lambda: status(l1)["mode"] == "recovering")
-    for seconds in (0.05, 0.3, 0.8):
-        interrupted = executor.submit(l1.rpc.call, "peerstorage-restore", {"wait": 5})
-        time.sleep(seconds)
-        if victim == "lightningd":
-            l1.daemon.kill()
-            l1.start()
-        else:
-            l1.rpc.plugin_stop(PLUGIN)
-            l1.rpc.plugin_start(PLUGIN, **{"peerstorage-settle": "2"})
-        with contextlib.suppress(RpcError, ValueError, OSError):
-            interrupted.result(timeout=30)
+    for step in _STEPS:
+        _kill_at(l1, step, victim)
+        if step == _STEPS[-1]:
+            l1.bitcoin.generate_block(1, wait_for_mempool=len(peers))
+        _start_again(l1, victim)
         assert status(l1)["mode"] == "recovering"
-    answer = l1.rpc.call("peerstorage-restore", {"wait": 0})
-    assert answer["counts"]["unreachable"] == 0
-    assert len(answer["channels"]) == len(l1.rpc.listpeerchannels()["channels"]) == 3
-    l1.bitcoin.generate_block(1, wait_for_mempool=3)
-    assert l1.rpc.call("peerstorage-restore", {"wait": 20})["counts"]["closing seen"] == 3
+    answer = l1.rpc.call("peerstorage-restore", {"wait": 60})
+    assert answer["counts"]["closing seen"] == len(peers)
+    assert len(answer["channels"]) == len(l1.rpc.listpeerchannels()["channels"]) == len(peers)
+    await_money(l1, coins_before, ours_before, since)
+
+
+def _kill_at(node: Any, step: str, victim: str) -> None:
+    """Runs restore, and kills without warning in the moment in which lightning-cli shows the step."""
+    # Into anything but a terminal lightning-cli writes only at its end.
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen(cli(node, "peerstorage-restore"), stdout=theirs, stderr=theirs) as command:
+        os.close(theirs)
+        shown = ""
+        with contextlib.suppress(OSError):
+            while step not in shown:
+                shown += os.read(terminal, 4096).decode()
+        if victim == "lightningd":
+            node.daemon.kill()
+        else:
+            os.kill(_plugin_pid(node), signal.SIGKILL)
+        assert step in shown, shown
+    os.close(terminal)
+    assert command.returncode
+
+
+def _plugin_pid(node: Any) -> int:
+    lightningd = node.daemon.proc.pid
+    children = Path(f"/proc/{lightningd}/task/{lightningd}/children").read_text().split()
+    [pid] = [pid for pid in children if PLUGIN in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    return int(pid)
+
+
+def _start_again(node: Any, victim: str) -> None:
+    if victim == "lightningd":
+        node.start()
+        return
+    wait_for(lambda: all(plugin["name"] != PLUGIN for plugin in node.rpc.plugin_list()["plugins"]))
+    node.rpc.plugin_start(PLUGIN, **{"peerstorage-settle": "2"})
+
+
+def test_peer_at_a_tor_address_is_left_for_a_connection_by_hand(node_factory: Any) -> None:
+    """Without a proxy a Tor v3 address is out of reach: said so, and nothing is handed over. Once the operator has
+    reached the peer in another way, restore goes that way too."""
+    l1, near, hidden, other = node_factory.get_nodes(4, opts=[OURS | LOSING] + [SLOW | LOSING] * 3)
+    peers = (near, hidden, other)
+    fund(l1, *peers, push_sat=400_000)
+    for peer in peers:
+        pay_over_each(l1, peer, 50_000_123)
+    key = secret(l1)
+    wait_for(lambda: all(holds_all(peer, l1, key) for peer in peers))
+    ours_before = shares(l1)
+    lose_everything(l1)
+
+    def hide(entry: ChannelBackup) -> ChannelBackup:
+        return replace(entry, address=_ONION) if entry.node_id.hex() == hidden.info["id"] else entry
+
+    for peer in peers:
+        change_held(peer, l1, key, hide)
+    l1.start()
+    coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
+    assert connect_refused(l1, near) == 402
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+
+    output = subprocess.run(
+        cli(l1, "peerstorage-restore", "wait=0"), check=True, capture_output=True, text=True
+    )
+    lines = output.stdout.splitlines()
+    rows = {row["peer_id"]: row for row in json.loads("".join(lines[lines.index("{") :]))["channels"]}
+    assert [rows[peer.info["id"]]["state"] for peer in peers] == ["close sent", "unreachable", "close sent"]
+    assert rows[hidden.info["id"]]["addresses"] == [str(_ONION)]
+    assert rows[near.info["id"]]["addresses"][0] == f"127.0.0.1:{near.port}"
+    assert any(hidden.info["id"] in line and "set proxy= to a Tor proxy" in line for line in lines)
+    assert states(hidden, l1) == ["CHANNELD_NORMAL"]
+
+    assert connect_refused(l1, hidden) == 402
+    assert states(hidden, l1) == ["CHANNELD_NORMAL"]
+    l1.rpc.call("peerstorage-restore", {"wait": 0})
+    l1.bitcoin.generate_block(1, wait_for_mempool=len(peers))
+    assert l1.rpc.call("peerstorage-restore", {"wait": 60})["counts"]["closing seen"] == len(peers)
+    await_money(l1, coins_before, ours_before, since)
 
 
 def test_nothing_is_closed_while_the_old_node_is_alive(node_factory: Any) -> None:

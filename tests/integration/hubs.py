@@ -1,0 +1,76 @@
+"""Two hubs with the same peers and payments, for comparing what brings a lost one back; benchmarks use it too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pyln.testing.utils import wait_for
+
+from tests.integration.helpers import (
+    connect,
+    connect_refused,
+    disconnect,
+    fund,
+    holds_all,
+    lose_everything,
+    pay_over_each,
+    secret,
+    status,
+)
+from tests.integration.money import Share, shares
+
+_POLL_SECONDS = 0.05
+
+
+def open_hub(hub: Any, peers: list[Any], payments: int) -> list[Share]:
+    """A channel with each peer, `payments` there and back in each, and each peer holds the hub's backup of it
+    all. Reconnecting brings the built-in to send its own."""
+    fund(hub, *peers, push_sat=400_000)
+    for peer in peers:
+        for _ in range(payments):
+            pay_over_each(hub, peer, 20_000_123)
+            pay_over_each(peer, hub, 10_000_999)
+    for peer in peers:
+        disconnect(hub, peer)
+        connect(hub, peer)
+    key = secret(hub)
+    wait_for(lambda: all(holds_all(peer, hub, key) for peer in peers))
+    return shares(hub)
+
+
+def closes_with_plugin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
+    """Total loss, one peer connected by hand, peerstorage-restore: see `_closes`."""
+    lose_everything(hub)
+    hub.start()
+    assert connect_refused(hub, peer) == 402
+    wait_for(lambda: status(hub)["mode"] == "recovering")
+    return _closes(hub.bitcoin, channels, lambda: hub.rpc.call("peerstorage-restore", {"wait": 0}), limit)
+
+
+def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
+    """The same with the built-in's restorefrompeer."""
+    lose_everything(hub)
+    hub.start()
+    connect(hub, peer)
+    wait_for(lambda: hub.rpc.listdatastore(["chanbackup", "latestscb"])["datastore"] != [])
+    return _closes(hub.bitcoin, channels, hub.rpc.restorefrompeer, limit)
+
+
+def _closes(chain: Any, channels: list[Share], command: Callable[[], Any], limit: float) -> list[float]:
+    """For each close that its peer broadcast within `limit` seconds of the command: after how many."""
+    outpoints = [share.funding.split(":") for share in channels]
+    asked = [{"txid": txid, "vout": int(vout)} for txid, vout in outpoints]
+    seen: dict[tuple[str, int], float] = {}
+    started = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(command)
+        while len(seen) < len(channels) and time.monotonic() - started < limit:
+            for answer in chain.rpc.gettxspendingprevout(asked):
+                if "spendingtxid" in answer:
+                    seen.setdefault((answer["txid"], answer["vout"]), time.monotonic() - started)
+            time.sleep(_POLL_SECONDS)
+        running.result()
+    return sorted(seen.values())
