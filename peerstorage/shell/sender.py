@@ -42,7 +42,8 @@ _WARNING_SECONDS = 2.0
 
 
 class Sender:
-    """All methods run on the worker. `look()` brings the ledger's channels up to date."""
+    """All methods run on the worker. `look(lately)` brings the ledger's channels up to date, at once or unless they
+    were looked at lately."""
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class Sender:
         ledger: Ledger,
         sessions: Sessions,
         placement: Placement,
-        look: Callable[[], None],
+        look: Callable[[bool], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
@@ -73,7 +74,7 @@ class Sender:
                 "this node is recovering: nothing is sent, because it could replace a better backup. "
                 "See peerstorage-status",
             )
-        self._look()
+        self._look(False)
         if not self._ledger.channels:
             raise UsageError(NOTHING_TO_SEND, "this node has no channels, so there is nothing to back up")
         if peer_id is not None and peer_id not in self._sessions:
@@ -102,8 +103,7 @@ class Sender:
             for peer_id in due:
                 self._sessions.done(peer_id, None)
             return []
-        # Always what lightningd says now: a cached entry could be older than what the peer holds.
-        self._look()
+        self._look(True)
         getting = []
         for peer_id in due:
             if self._may_get(peer_id):

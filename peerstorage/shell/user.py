@@ -59,7 +59,7 @@ class User:
             ledger=self.ledger,
             sessions=self.sessions,
             placement=self.placement,
-            look=self._look_lately,
+            look=self.look,
         )
         self.rival = Rival()
         # For the gate, see Watch.
@@ -242,9 +242,14 @@ class User:
         self.fresh = not self.ledger.channels and not self.ledger.state.newest_sent
         self.insiders = frozenset(entry.node_id.hex() for entry in self.ledger.channels)
 
-    def look(self) -> None:
-        """Asks lightningd for the channels, and tells the sessions whose blobs change."""
+    def look(self, lately: bool = False) -> None:
+        """Asks lightningd for the channels, and tells the sessions whose blobs change.
+
+        `lately`: what was seen a moment ago will do. Nothing that a peer holds is newer than that.
+        """
         begun = time.monotonic()
+        if lately and begun - self._looked_at < self._look_cost / _BUSY_SHARE:
+            return
         marks = self.ledger.marks
         self.ledger.channels = self._node.channels()
         self._mark_entrance()
@@ -256,11 +261,6 @@ class User:
                 self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
-
-    def _look_lately(self) -> None:
-        """For what is about to be sent. Nothing that a peer holds is newer than what was seen last."""
-        if time.monotonic() - self._looked_at >= self._look_cost / _BUSY_SHARE:
-            self.look()
 
     # The operator's word
 
