@@ -23,10 +23,12 @@ from pyln.client import Plugin
 from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import MessageError, PeerstorageError
 from peerstorage.shell import rpc
+from peerstorage.shell.alerts import TOPIC, Alerts
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.restore import Departures
+from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
 from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store
@@ -47,6 +49,7 @@ class App:
         self._said: set[tuple[str, str]] = set()
         self.departures = Departures()
         self.restoring = threading.Lock()
+        self.alerts = Alerts(self._emit, self._log)
         self._declare()
 
     def run(self) -> None:
@@ -66,7 +69,9 @@ class App:
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
+        plugin.add_subscription("block_added", self._on_block_added)
         plugin.add_subscription("shutdown", self._on_shutdown)
+        plugin.add_notification_topic(TOPIC)
         rpc.register(plugin, self)
 
     # Start and stop
@@ -82,7 +87,9 @@ class App:
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
             self.gate = Gate(self.options.settle)
-            self.keeper = Keeper(self.node, self.store, self.options, folder, self._log)
+            self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
+            everyone = self.options.provide == "all"
+            self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
             beside_builtin = self.node.builtin_is_active()
             self._join_connected_peers()
         except PeerstorageError as error:
@@ -98,7 +105,7 @@ class App:
             self._log(
                 "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
             )
-        self.worker.start([_Doorman(self), self.user, self.keeper])
+        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep])
         return None
 
     def _join_connected_peers(self) -> None:
@@ -233,7 +240,14 @@ class App:
             "channel_state_changed", lambda: self.user.channel_changed(new_state, time.monotonic()), ORDINARY
         )
 
-    # Log
+    def _on_block_added(self, **_: Any) -> None:
+        self.worker.submit("block_added", self.upkeep.block_added)
+
+    # Log and alerts
+
+    def _emit(self, alert: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            self._plugin.notify(TOPIC, {TOPIC: alert})
 
     def _log(self, level: str, message: str) -> None:
         # When lightningd died nobody reads any more, and what is being done then still has to end well.

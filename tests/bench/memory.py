@@ -49,6 +49,9 @@ class _Direct:
     def delete(self, key: tuple[str, ...]) -> None:
         self._datastore.items.pop(key, None)
 
+    def names(self, key: tuple[str, ...]) -> list[str]:
+        return [found[-1] for found in self._datastore.under(*key)]
+
     def children(self, key: tuple[str, ...]) -> list[tuple[str, bytes]]:
         return [(found[-1], data) for found, data in self._datastore.under(*key).items()]
 
