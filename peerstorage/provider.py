@@ -41,6 +41,8 @@ class Provider:
         self._sizes = sizes
         self._pending: dict[str, bytes] = {}
         self._rests: dict[str, _Rest] = {}
+        # When the first of them is due; None: to be found out. With a thousand peers it is asked for all the time.
+        self._next: float | None = None
 
     @property
     def peers(self) -> int:
@@ -49,6 +51,8 @@ class Provider:
     def received(self, peer_id: str, blob: bytes) -> None:
         """The peer sent a blob; it replaces what was waiting."""
         self._pending[peer_id] = blob
+        if self._next is not None:
+            self._next = min(self._next, self._due_at(peer_id))
 
     def pending(self, peer_id: str) -> bytes | None:
         """The newest blob of a peer while it waits to be written: what a retrieval must hold."""
@@ -63,7 +67,9 @@ class Provider:
 
     def next_event(self) -> float:
         """When `due` next has something to say; infinity: not before a blob comes."""
-        return min(map(self._due_at, self._pending), default=float("inf"))
+        if self._next is None:
+            self._next = min(map(self._due_at, self._pending), default=float("inf"))
+        return self._next
 
     def _due_at(self, peer_id: str) -> float:
         rest = self._rests.get(peer_id)
@@ -116,10 +122,12 @@ class Provider:
         """Nothing of this peer is stored any more, and nothing waits."""
         self._sizes.pop(peer_id, None)
         self._pending.pop(peer_id, None)
+        self._next = None
 
     def _drop(self, peer_id: str, blob: bytes) -> None:
         if self._pending.get(peer_id) == blob:
             del self._pending[peer_id]
+        self._next = None
 
     def _rest(self, peer_id: str, rest: _Rest, now: float) -> None:
         """Notes a peer's rest, and forgets the oldest ones that are over."""

@@ -5,6 +5,8 @@
 Rules:
 - Once per condition (a kind, and a peer if it is about one), and once more, as "info", when it is over.
 - What is told is also logged.
+- What comes up in the first seconds is told a little later: while lightningd starts, other plugins do not listen
+  yet, and what they miss would not be said again.
 """
 
 from __future__ import annotations
@@ -17,12 +19,20 @@ INFO, WARNING, CRITICAL = "info", "warning", "critical"
 QUOTA_FULL = "quota-full"
 
 
-class Alerts:
-    """`emit` sends one notification; `log(level, message)`. Used by the worker alone."""
+# All plugins start at once; the slow ones take a second or two.
+_HOLD_BACK_SECONDS = 5.0
 
-    def __init__(self, emit: Callable[[dict[str, str]], None], log: Callable[[str, str], None]) -> None:
+
+class Alerts:
+    """`emit` sends one notification; `log(level, message)`; `now` in monotonic seconds. Runs on the worker."""
+
+    def __init__(
+        self, emit: Callable[[dict[str, str]], None], log: Callable[[str, str], None], now: float
+    ) -> None:
         self._emit, self.log = emit, log
+        self._listened_from = now + _HOLD_BACK_SECONDS
         self._raised: dict[tuple[str, str | None], str] = {}
+        self._waiting: list[dict[str, str]] = []
 
     def raise_(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         """The condition holds; says so unless it was said already."""
@@ -39,4 +49,11 @@ class Alerts:
     def _tell(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         self.log("info" if severity == INFO else "warn", message)
         alert = {"severity": severity, "kind": kind, "message": message}
-        self._emit(alert if peer_id is None else alert | {"peer_id": peer_id})
+        self._waiting.append(alert if peer_id is None else alert | {"peer_id": peer_id})
+
+    def next_event(self) -> float:
+        return self._listened_from if self._waiting else float("inf")
+
+    def tick(self, _now: float) -> None:
+        while self._waiting:
+            self._emit(self._waiting.pop(0))

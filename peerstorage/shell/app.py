@@ -49,7 +49,6 @@ class App:
         self._said: set[tuple[str, str]] = set()
         self.departures = Departures()
         self.restoring = threading.Lock()
-        self.alerts = Alerts(self._emit, self._log)
         self._declare()
 
     def run(self) -> None:
@@ -87,6 +86,7 @@ class App:
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
             self.gate = Gate(self.options.settle)
+            self.alerts = Alerts(self._emit, self._log, time.monotonic())
             self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
             everyone = self.options.provide == "all"
             self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
@@ -105,7 +105,7 @@ class App:
             self._log(
                 "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
             )
-        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep])
+        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.alerts])
         return None
 
     def _join_connected_peers(self) -> None:

@@ -45,8 +45,8 @@ def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> No
         "peerstorage-quota": 65531,
     }
     l2.start()
-    l2.daemon.wait_for_log(r'ALERT {"kind": "quota-full", "message": "peerstorage-quota is full.*"warning"}')
     l2.daemon.wait_for_log("is taken over; 1 stay there")
+    l2.daemon.wait_for_log(r'ALERT {"kind": "quota-full", "message": "peerstorage-quota is full.*"warning"}')
     assert len(listed(l2)) == 1
     l2.stop()
     del l2.daemon.opts["peerstorage-quota"]

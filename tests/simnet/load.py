@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class Load:
         ]
 
 
-def put_on(node: Node, peers: list[Endpoint], size: int, rounds: int, per_second: float) -> Load:
+def put_on(node: Node, peers: Sequence[Endpoint], size: int, rounds: int, per_second: float) -> Load:
     """Each of the peers stores a new blob of `size` bytes so many times; all together `per_second`."""
     host = node.plugin
     assert host is not None
@@ -98,7 +99,7 @@ def put_on(node: Node, peers: list[Endpoint], size: int, rounds: int, per_second
     load.processor_seconds = sum(process.cpu_times()[:2]) - processor
     over.set()
     watcher.join()
-    load.writes = dict(calls.times)
+    load.writes = {peer_id: list(times) for peer_id, times in calls.times.items()}
     return load
 
 

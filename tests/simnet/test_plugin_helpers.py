@@ -32,7 +32,8 @@ import os, sys, time
 real, offset = time.time, float(os.environ.get("SIMNET_CLOCK_OFFSET", "0"))
 time.time = lambda: real() + offset
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
-from peerstorage.shell import user, worker
+from peerstorage.shell import alerts, user, worker
+alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1
 if os.environ.get("SIMNET_HURRY"):
     worker.REST_AFTER_FAILURE = 0.3

@@ -172,7 +172,7 @@ def test_quota_holds_and_the_rest_stays_for_later(tmp_path: Path) -> None:
         assert len(blobs(alice)) == 3
         waiting = left(alice)
         assert sorted(waiting) == sorted({peer.node_id for peer in peers} - blobs(alice).keys())
-        assert [alert["peerstorage_alert"]["kind"] for _, alert in alice.topics] == ["quota-full"]
+        wait_for(lambda: [a["peerstorage_alert"]["kind"] for _, a in alice.topics] == ["quota-full"])
         for peer in peers:
             net.connect(alice, peer)
             wait_for(lambda p=peer: p.received(PEER_STORAGE_RETRIEVAL) == [theirs(p)])  # type: ignore[misc]

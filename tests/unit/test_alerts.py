@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from peerstorage.shell.alerts import CRITICAL, INFO, WARNING, Alerts
 
 
@@ -9,9 +11,25 @@ class Told:
     """What goes out and what is logged."""
 
     def __init__(self) -> None:
-        self.alerts: list[dict[str, str]] = []
+        self._alerts: list[dict[str, str]] = []
         self.lines: list[tuple[str, str]] = []
-        self.subject = Alerts(self.alerts.append, lambda level, line: self.lines.append((level, line)))
+        self.subject = Alerts(self._alerts.append, lambda level, line: self.lines.append((level, line)), 100)
+
+    @property
+    def alerts(self) -> list[dict[str, str]]:
+        self.subject.tick(1000)
+        return self._alerts
+
+
+def test_the_first_seconds_are_waited_out_because_nobody_listens_yet() -> None:
+    told = Told()
+    assert math.isinf(told.subject.next_event())
+    told.subject.raise_("quota", None, WARNING, "full")
+    told.subject.clear("quota")
+    assert told.subject.next_event() == 105
+    assert [line for _, line in told.lines] == ["full", "over: full"], "the log does not wait"
+    assert [alert["message"] for alert in told.alerts] == ["full", "over: full"]
+    assert math.isinf(told.subject.next_event())
 
 
 def test_a_condition_is_told_once_and_once_more_when_it_is_over() -> None:
