@@ -99,5 +99,6 @@ class Upkeep:
         elif not self._node.has_channel_with(peer_id):
             self._keeper.delete(peer_id)
             self._log(
-                "info", f"peer {peer_id}: its backup is deleted, {KEPT_BLOCKS} blocks after its last channel"
+                "info",
+                f"peer {peer_id}: its backup is deleted: {KEPT_BLOCKS} blocks without a channel with it",
             )

@@ -45,13 +45,14 @@ def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> No
         "peerstorage-quota": 65531,
     }
     l2.start()
-    l2.daemon.wait_for_log("is taken over; 1 stay there")
+    # It may be done before pyln-testing has seen that the node is up.
+    wait_for(lambda: l2.daemon.is_in_log("is taken over; 1 stay there"))
     l2.daemon.wait_for_log(r'ALERT {"kind": "quota-full", "message": "peerstorage-quota is full.*"warning"}')
     assert len(listed(l2)) == 1
     l2.stop()
     del l2.daemon.opts["peerstorage-quota"]
     l2.start()
-    l2.daemon.wait_for_log("is taken over$")
+    wait_for(lambda: l2.daemon.is_in_log("is taken over$"))
     assert {peer.info["id"]: held_blob(l2, peer) for peer in (l1, l3)} == theirs
     assert {peer.info["id"]: held_by_builtin(l2, peer) for peer in (l1, l3)} == theirs
     for peer in (l1, l3):
@@ -73,8 +74,13 @@ def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> No
     l2.bitcoin.generate_block(listed(l2)[one]["blocks_left"] - 20)
     wait_for(lambda: listed(l2)[one]["blocks_left"] <= 20, timeout=180)
     assert held_blob(l2, l1) is not None
-    l2.bitcoin.generate_block(30)
-    wait_for(lambda: one not in listed(l2), timeout=60)
+    l2.bitcoin.generate_block(20)
+
+    def is_gone() -> bool:
+        l2.bitcoin.generate_block(1)
+        return one not in listed(l2)
+
+    wait_for(is_gone)
     assert (held_blob(l2, l1), held_by_builtin(l2, l1)) == (None, theirs[one])
     assert listed(l2)[three]["blocks_left"] is None
     assert held_blob(l2, l3) is not None

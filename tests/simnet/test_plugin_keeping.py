@@ -77,7 +77,7 @@ def test_blob_is_deleted_2016_blocks_after_the_last_channel(tmp_path: Path) -> N
         looked(net, alice)
         wait_for(lambda: not listed(alice, bob))
         assert not [key for key in kept(alice) if key[1] in ("blobs", "meta")]
-        assert len(log_lines(alice, f"{bob.node_id}: its backup is deleted, 2016 blocks after")) == 1
+        assert len(log_lines(alice, f"{bob.node_id}: its backup is deleted: 2016 blocks without")) == 1
 
 
 def test_countdown_goes_on_across_restarts_and_many_blocks_at_once(tmp_path: Path) -> None:
