@@ -56,8 +56,11 @@ class Upkeep:
             self._settle(self._changed[-1])
             self._changed.pop()
         elif self._look_is_due():
-            self._look()
-            self._blocks = 0
+            if self._keeper.metas and self._node.synced_height() is None:
+                self._blocks = _BLOCKS_BETWEEN_LOOKS - 1  # again at the next block
+            else:
+                self._look()
+                self._blocks = 0
 
     def _take_over(self, peer_id: str) -> None:
         inheritance = self._keeper.inheritance
@@ -71,7 +74,7 @@ class Upkeep:
     def _look(self) -> None:
         """Finds the records that have to change."""
         metas = self._keeper.metas
-        if not metas or self._node.synced_height() is None:
+        if not metas:
             return
         self._channels = self._node.channel_counts()
         # Asked after the channels: one that closes in between counts as closed a little late, never too early.

@@ -114,7 +114,7 @@ def test_nothing_is_begun_or_deleted_while_lightningd_catches_up(tmp_path: Path)
             key: value for key, value in before.items() if key[1] != "sent"
         }
         alice.synced = True
-        looked(net, alice)
+        net.mine()
         wait_for(lambda: not listed(alice, bob))
         wait_for(lambda: free_since(alice, carol) > net.height - LOOK)
 
