@@ -5,10 +5,13 @@
     peerstorage/retrieved/<node_id>  the newest backup of ours that a peer returned, sealed
     peerstorage/blobs/<node_id>      the blob that we store for a peer
     peerstorage/meta/<node_id>       its size and age (StoredMeta)
+    peerstorage/takeover             what the built-in stored for peers and we did not copy yet (TakeOver)
 
 Rules:
-- Blobs and small records lie apart, because listing a prefix returns all the data below it.
+- Blobs and small records lie apart, because listing a prefix returns all the data below it. Blobs are listed by
+  name and read one by one: thousands of them must never be in memory at once.
 - Small records are JSON with a version. One that can't be read is an error, never a reason to start afresh.
+  A field that an earlier version did not write yet has its default.
 - A blob is written before its small record, so that no record speaks of a blob that isn't there.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Protocol, TypeVar
 
 from peerstorage.errors import StoreError
@@ -26,11 +29,14 @@ Key = tuple[str, ...]
 
 ROOT = "peerstorage"
 _VERSION = 1
-# Records from before there were these don't have them; the default says the same.
-_LATER_FIELDS = {"capacity", "proven", "misses", "probed_at", "probing"}
 # As many starts are remembered.
 _MOST_GAPS = 200
 STATE: Key = (ROOT, "state")
+TAKE_OVER: Key = (ROOT, "takeover")
+# Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
+_BUILTIN_PEERS: Key = ("chanbackup", "peers")
+# Marks a field that records of earlier versions do not have.
+_ADDED = {"added": True}
 
 NORMAL, RECOVERING = "normal", "recovering"
 
@@ -45,6 +51,8 @@ class Datastore(Protocol):
     def delete(self, key: Key) -> None: ...
 
     def children(self, key: Key) -> list[tuple[str, bytes]]: ...
+
+    def names(self, key: Key) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +111,11 @@ class SentRecord:
     verified_at: int = 0
     verified_timestamp: int = 0
     withheld: bool = False
-    capacity: int = MAX_BLOB
-    proven: int = 0
-    misses: int = 0
-    probed_at: int = 0
-    probing: bool = False
+    capacity: int = field(default=MAX_BLOB, metadata=_ADDED)
+    proven: int = field(default=0, metadata=_ADDED)
+    misses: int = field(default=0, metadata=_ADDED)
+    probed_at: int = field(default=0, metadata=_ADDED)
+    probing: bool = field(default=False, metadata=_ADDED)
 
     @property
     def limit(self) -> int:
@@ -117,17 +125,28 @@ class SentRecord:
 
 @dataclass(frozen=True, slots=True)
 class StoredMeta:
-    """A peer's blob that we store: bytes, SHA-256, wall-clock second of the last write."""
+    """A peer's blob that we store: bytes, SHA-256, wall-clock second of the last write.
+
+    `free_since`: the block height at which no channel with the peer was left; 0: there is one, or nobody looked.
+    """
 
     size: int
     sha256: str
     stored_at: int
+    free_since: int = field(default=0, metadata=_ADDED)
 
 
-_Record = TypeVar("_Record", State, SentRecord, StoredMeta)
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """`left`: node_ids in hex, separated by spaces, whose blob the built-in stored and we have yet to copy."""
+
+    left: str
 
 
-def _dump(record: State | SentRecord | StoredMeta) -> bytes:
+_Record = TypeVar("_Record", State, SentRecord, StoredMeta, TakeOver)
+
+
+def _dump(record: State | SentRecord | StoredMeta | TakeOver) -> bytes:
     return json.dumps({"version": _VERSION, **asdict(record)}).encode()
 
 
@@ -140,9 +159,11 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
         raise StoreError(f"datastore key {name} is not a record of ours") from error
     if version != _VERSION:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
-    types = {field.name: str(field.type) for field in fields(kind)}
-    well_typed = all(type(value).__name__ == types.get(name) for name, value in values.items())
-    if not well_typed or set(types) - set(values) - _LATER_FIELDS:
+    types = {each.name: str(each.type) for each in fields(kind)}
+    needed = {each.name for each in fields(kind) if "added" not in each.metadata}
+    if not needed <= set(values) <= set(types) or any(
+        type(value).__name__ != types[name] for name, value in values.items()
+    ):
         raise StoreError(f"datastore key {name} does not have the fields of this version")
     return kind(**values)
 
@@ -173,7 +194,10 @@ class Store:
         return self._datastore.get((ROOT, "retrieved", peer_id))
 
     def all_retrieved(self) -> Iterator[tuple[str, bytes]]:
-        yield from self._datastore.children((ROOT, "retrieved"))
+        for peer_id in self._datastore.names((ROOT, "retrieved")):
+            blob = self.retrieved(peer_id)
+            if blob is not None:
+                yield peer_id, blob
 
     def save_retrieved(self, peer_id: str, blob: bytes) -> None:
         self._datastore.put((ROOT, "retrieved", peer_id), blob)
@@ -189,8 +213,25 @@ class Store:
 
     def save_blob(self, peer_id: str, blob: bytes, meta: StoredMeta) -> None:
         self._datastore.put((ROOT, "blobs", peer_id), blob)
+        self.save_meta(peer_id, meta)
+
+    def save_meta(self, peer_id: str, meta: StoredMeta) -> None:
         self._datastore.put((ROOT, "meta", peer_id), _dump(meta))
 
     def delete_blob(self, peer_id: str) -> None:
         self._datastore.delete((ROOT, "meta", peer_id))
         self._datastore.delete((ROOT, "blobs", peer_id))
+
+    def take_over(self) -> TakeOver | None:
+        data = self._datastore.get(TAKE_OVER)
+        return None if data is None else _load(data, TakeOver, TAKE_OVER)
+
+    def save_take_over(self, record: TakeOver) -> None:
+        self._datastore.put(TAKE_OVER, _dump(record))
+
+    def builtin_peers(self) -> list[str]:
+        """Peers by node_id in hex for whom the built-in has a slot."""
+        return self._datastore.names(_BUILTIN_PEERS)
+
+    def builtin_blob(self, peer_id: str) -> bytes | None:
+        return self._datastore.get((*_BUILTIN_PEERS, peer_id))

@@ -24,10 +24,12 @@ from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.scb import WireAddress
 from peerstorage.shell import rpc
+from peerstorage.shell.alerts import TOPIC, Alerts
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.reach import Departures
+from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
 from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store
@@ -67,7 +69,9 @@ class App:
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
+        plugin.add_subscription("block_added", self._on_block_added)
         plugin.add_subscription("shutdown", self._on_shutdown)
+        plugin.add_notification_topic(TOPIC)
         rpc.register(plugin, self)
 
     # Start and stop
@@ -83,7 +87,10 @@ class App:
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
             self.gate = Gate(self.options.settle)
-            self.keeper = Keeper(self.node, self.store, self.options, folder, self._log)
+            self.alerts = Alerts(self._emit, self._log, time.monotonic())
+            self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
+            everyone = self.options.provide == "all"
+            self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
             beside_builtin = self.node.builtin_is_active()
             self._join_connected_peers()
         except PeerstorageError as error:
@@ -99,7 +106,7 @@ class App:
             self._log(
                 "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
             )
-        self.worker.start([_Doorman(self), self.user, self.keeper])
+        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.alerts])
         return None
 
     def _join_connected_peers(self) -> None:
@@ -239,7 +246,14 @@ class App:
 
         self.worker.submit("channel_state_changed", changed, ORDINARY)
 
-    # Log
+    def _on_block_added(self, **_: Any) -> None:
+        self.worker.submit("block_added", self.upkeep.block_added)
+
+    # Log and alerts
+
+    def _emit(self, alert: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            self._plugin.notify(TOPIC, {TOPIC: alert})
 
     def _log(self, level: str, message: str) -> None:
         # When lightningd died nobody reads any more, and what is being done then still has to end well.

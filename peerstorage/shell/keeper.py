@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from peerstorage.config import Options
 from peerstorage.errors import PeerstorageError, StoreError
 from peerstorage.provider import Provider
 from peerstorage.shell import spill
+from peerstorage.shell.alerts import QUOTA_FULL, WARNING, Alerts
 from peerstorage.shell.node import Node, NodeError
+from peerstorage.shell.takeover import Inheritance
 from peerstorage.store import Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
 
+# So many refusals are remembered, in order to log each once.
+_MOST_SAID = 1000
+
 
 class Keeper:
-    """All methods run on the worker. `log(level, message)`."""
+    """All methods run on the worker."""
 
-    def __init__(
-        self, node: Node, store: Store, options: Options, folder: Path, log: Callable[[str, str], None]
-    ) -> None:
-        self._node, self._store, self._options, self._folder, self._log = node, store, options, folder, log
+    def __init__(self, node: Node, store: Store, options: Options, folder: Path, alerts: Alerts) -> None:
+        self._node, self._store, self._options, self._folder = node, store, options, folder
+        self._alerts, self._log = alerts, alerts.log
         self.metas = store.metas()
+        self.inheritance = Inheritance(store)
+        # Peers with a blob that were here since the last look at its age.
+        self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
         self._said: set[tuple[str, str]] = set()
@@ -42,10 +48,12 @@ class Keeper:
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
+        if peer_id in self.metas:
+            self.visitors.add(peer_id)
         try:
             blob = self.provider.pending(peer_id)
             if blob is None:
-                blob = self._store.blob(peer_id)
+                blob = self._store.blob(peer_id) or self.inheritance.blob(peer_id)
             if blob:
                 self._node.send(peer_id, Message(PEER_STORAGE_RETRIEVAL, blob))
         except NodeError as error:
@@ -58,14 +66,16 @@ class Keeper:
             self.provider.received(peer_id, blob)
 
     def disconnected(self, peer_id: str) -> None:
-        if self.provider.pending(peer_id) is not None:
-            self._write(peer_id, time.monotonic())
+        now = time.monotonic()
+        if self.provider.leaves(peer_id, now):
+            self._write(peer_id, now)
 
     def next_event(self) -> float:
         return self.provider.next_event()
 
     def tick(self, now: float) -> None:
-        for peer_id in self.provider.due(now):
+        # One at a time: a peer that connects must not wait for a thousand writes.
+        for peer_id in self.provider.due(now)[:1]:
             self._write(peer_id, now)
 
     def flush(self) -> None:
@@ -78,6 +88,23 @@ class Keeper:
             spill.save(self._folder, waiting)
             self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
 
+    def take_over(self, peer_id: str) -> bool:
+        """Makes the built-in's copy ours, unless we have one, which is newer; False: there is no room."""
+        blob = None if peer_id in self.metas else self.inheritance.blob(peer_id)
+        if blob is None:
+            return True
+        if self._no_room(peer_id, len(blob)):
+            return False
+        self._save(peer_id, blob)
+        self.provider.stored(peer_id, len(blob))
+        return True
+
+    def delete(self, peer_id: str) -> None:
+        """Deletes what is stored for a peer, and what waits to be."""
+        self._delete(peer_id)
+        self.provider.deleted(peer_id)
+        self._look_for_room()
+
     def _write(self, peer_id: str, now: float) -> None:
         blob = self.provider.pending(peer_id)
         if blob is None:
@@ -85,25 +112,51 @@ class Keeper:
         reason = self._refusal(peer_id, len(blob))
         if reason:
             self.provider.refused(peer_id, blob, now)
-            if (peer_id, reason) not in self._said:
-                self._said.add((peer_id, reason))
-                self._log("info", f"peer {peer_id}: its backup is not stored: {reason}")
+            self._say_refused(peer_id, reason)
             return
-        if not blob:
-            if peer_id in self.metas:
-                self._store.delete_blob(peer_id)
-                del self.metas[peer_id]
+        if blob:
+            self._save(peer_id, blob)
         else:
-            meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()))
-            known = self.metas.get(peer_id)
-            if known is None or known.sha256 != meta.sha256:
-                self._store.save_blob(peer_id, blob, meta)
-                self.metas[peer_id] = meta
+            self._delete(peer_id)
         self.provider.written(peer_id, blob, now)
+        self._look_for_room()
+
+    def _save(self, peer_id: str, blob: bytes) -> None:
+        meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()))
+        known = self.metas.get(peer_id)
+        if known is None or known.sha256 != meta.sha256:
+            self._store.save_blob(peer_id, blob, meta)
+            self.metas[peer_id] = meta
+
+    def _delete(self, peer_id: str) -> None:
+        # Before ours: a crash between the two must not bring the built-in's copy back.
+        self.inheritance.forget(peer_id)
+        if peer_id in self.metas:
+            self._store.delete_blob(peer_id)
+            del self.metas[peer_id]
+            self.visitors.discard(peer_id)
 
     def _refusal(self, peer_id: str, size: int) -> str:
         if self._options.provide == "channels" and not self._node.has_channel_with(peer_id):
             return "there is no channel with it (peerstorage-provide=channels)"
-        if not self.provider.has_room(peer_id, size):
-            return f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
-        return ""
+        return self._no_room(peer_id, size)
+
+    def _no_room(self, peer_id: str, size: int) -> str:
+        if self.provider.has_room(peer_id, size):
+            return ""
+        reason = f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
+        self._alerts.raise_(
+            QUOTA_FULL, None, WARNING, f"{reason}. Backups of more peers are refused until you raise it"
+        )
+        return reason
+
+    def _look_for_room(self) -> None:
+        if self.provider.has_room_for_newcomers():
+            self._alerts.clear(QUOTA_FULL)
+
+    def _say_refused(self, peer_id: str, reason: str) -> None:
+        if (peer_id, reason) not in self._said:
+            if len(self._said) >= _MOST_SAID:
+                self._said.clear()
+            self._said.add((peer_id, reason))
+            self._log("info", f"peer {peer_id}: its backup is not stored: {reason}")

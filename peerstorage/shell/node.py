@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import Any
 
 from pyln.client import LightningRpc, RpcError
@@ -14,8 +15,9 @@ from peerstorage.wire import Message
 
 _SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
 _NO_SUCH_KEY = 1200
-# Channels that exist only in memory so far: staticbackup leaves them out too.
-_UNCOMMITTED = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY"}
+# Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
+# that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
+_NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
 BUILTIN = "chanbackup"
 # The short_channel_id of every channel that recoverchannel makes.
 _STUB = "1x1x1"
@@ -38,10 +40,10 @@ class Node:
         self._rpc = LightningRpc(rpc_path)
         self._entries: dict[str, ChannelBackup] = {}
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer of one RPC call. Raises NodeError."""
+    def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+        """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
         try:
-            answer = self._rpc.call(method, params)
+            answer = self._rpc.call(method, params, filter=only)
         except RpcError as error:
             # str(error) holds the whole payload, which may be a backup of 131 kB.
             details = error.error if isinstance(error.error, dict) else {"message": str(error.error)}
@@ -56,18 +58,21 @@ class Node:
     # The datastore, as the store wants it.
 
     def get(self, key: Key) -> bytes | None:
-        for entry in self._datastore("listdatastore", key=list(key))["datastore"]:
+        for entry in self._datastore("listdatastore", list(key))["datastore"]:
             if entry["key"] == list(key) and "hex" in entry:
                 return bytes.fromhex(entry["hex"])
         return None
 
     def put(self, key: Key, value: bytes) -> None:
-        self._datastore("datastore", key=list(key), hex=value.hex(), mode="create-or-replace")
+        # The answer would repeat the value.
+        self._datastore(
+            "datastore", list(key), {"generation": True}, hex=value.hex(), mode="create-or-replace"
+        )
 
     def delete(self, key: Key) -> None:
         """Deletes a key; one that isn't there is as good as deleted."""
         try:
-            self.call("deldatastore", key=list(key))
+            self.call("deldatastore", {"generation": True}, key=list(key))
         except NodeError as error:
             if error.code != _NO_SUCH_KEY:
                 raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
@@ -76,13 +81,21 @@ class Node:
         depth = len(key)
         return [
             (entry["key"][depth], bytes.fromhex(entry["hex"]))
-            for entry in self._datastore("listdatastore", key=list(key))["datastore"]
+            for entry in self._datastore("listdatastore", list(key))["datastore"]
             if len(entry["key"]) == depth + 1 and "hex" in entry
         ]
 
-    def _datastore(self, method: str, key: list[str], **params: str) -> dict[str, Any]:
+    def names(self, key: Key) -> list[str]:
+        """Names of the immediate children, without their data."""
+        depth = len(key)
+        answer = self._datastore("listdatastore", list(key), {"datastore": [{"key": True}]})
+        return [entry["key"][depth] for entry in answer["datastore"] if len(entry["key"]) == depth + 1]
+
+    def _datastore(
+        self, method: str, key: list[str], only: dict[str, Any] | None = None, **params: str
+    ) -> dict[str, Any]:
         try:
-            return self.call(method, key=key, **params)
+            return self.call(method, only, key=key, **params)
         except NodeError as error:
             raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
 
@@ -111,7 +124,13 @@ class Node:
 
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
-        return any(channel["state"] not in _UNCOMMITTED for channel in channels)
+        return any(channel["state"] not in _NO_CHANNEL for channel in channels)
+
+    def channel_counts(self) -> Counter[str]:
+        """How many channels there are with each peer, by node_id in hex."""
+        only = {"channels": [{"peer_id": True, "state": True}]}
+        channels = self.call("listpeerchannels", only)["channels"]
+        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in _NO_CHANNEL)
 
     def channel_states(self) -> dict[str, str]:
         """lightningd's state by channel_id in hex, of channels that have one."""
@@ -158,6 +177,12 @@ class Node:
 
     def height(self) -> int:
         return int(self.call("getinfo")["blockheight"])
+
+    def synced_height(self) -> int | None:
+        """The block height; None while lightningd or its backend still catches up with the chain."""
+        info = self.call("getinfo")
+        behind = {"warning_bitcoind_sync", "warning_lightningd_sync"} & info.keys()
+        return None if behind else int(info["blockheight"])
 
     def connected_peers(self) -> dict[str, str]:
         """Features in hex by node_id, of peers that are connected now."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peerstorage.config import Options
+from peerstorage.provider import blocks_left
 from peerstorage.recovery import Recovered
 from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
@@ -192,7 +193,10 @@ def _sentence(user: User, holding: Mapping[str, int], replicas: int) -> str:
     return sentence
 
 
-def stored_list(metas: Mapping[str, StoredMeta]) -> dict[str, Any]:
+def stored_list(
+    metas: Mapping[str, StoredMeta], channels: Mapping[str, int], height: int, now: float
+) -> dict[str, Any]:
+    """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds."""
     return {
         "peers": [
             {
@@ -200,6 +204,9 @@ def stored_list(metas: Mapping[str, StoredMeta]) -> dict[str, Any]:
                 "size_bytes": meta.size,
                 "sha256": meta.sha256,
                 "stored": time_text(meta.stored_at),
+                "age_seconds": max(0, int(now) - meta.stored_at),
+                "channels": channels.get(peer_id, 0),
+                "blocks_left": None if channels.get(peer_id) else blocks_left(meta, height),
             }
             for peer_id, meta in sorted(metas.items())
         ],

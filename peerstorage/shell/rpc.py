@@ -17,8 +17,10 @@ from peerstorage import recovery
 from peerstorage.errors import (
     INVALID_PARAMS,
     NODE_REFUSED,
+    NOT_STORED,
     NOTHING_TO_SEND,
     SOURCE_UNREADABLE,
+    STILL_NEEDED,
     STILL_RECOVERING,
     SWITCHED_OFF,
     PeerstorageError,
@@ -54,7 +56,11 @@ def register(plugin: Plugin, app: App) -> None:
 
     def stored(request: Any, **unknown: Any) -> None:
         """Backups that we store for other nodes. Changes nothing."""
-        _answer_later(app, request, unknown, lambda: report.stored_list(app.keeper.metas))
+        _answer_later(app, request, unknown, lambda: _list(app))
+
+    def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
+        """Deletes what we store for a peer; force: even while a channel with it is open."""
+        _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
 
     def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
         """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
@@ -79,6 +85,7 @@ def register(plugin: Plugin, app: App) -> None:
         ("peerstorage-status", status),
         ("peerstorage-push", push),
         ("peerstorage-list", stored),
+        ("peerstorage-forget", forget),
         ("peerstorage-resume", resume),
         ("peerstorage-restore", restore),
     ):
@@ -209,6 +216,25 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
         raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
     sent = app.user.sender.push(peer_id, time.monotonic())
     return {"sent": sent, "timestamp": app.user.ledger.state.newest_sent}
+
+
+def _list(app: App) -> dict[str, Any]:
+    node = app.node
+    return report.stored_list(app.keeper.metas, node.channel_counts(), node.height(), time.time())
+
+
+def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
+    meta = app.keeper.metas.get(peer_id)
+    if meta is None:
+        raise UsageError(NOT_STORED, f"nothing is stored for peer {peer_id}: see peerstorage-list")
+    if not force and app.node.has_channel_with(peer_id):
+        raise UsageError(
+            STILL_NEEDED,
+            f"peer {peer_id} has a channel with this node, and BOLT 1 asks to keep its backup for as long: it may "
+            f"need it. If you are sure: lightning-cli peerstorage-forget {peer_id} true",
+        )
+    app.keeper.delete(peer_id)
+    return {"peer_id": peer_id, "deleted_bytes": meta.size}
 
 
 def _resume(app: App, word: str | None) -> dict[str, Any]:

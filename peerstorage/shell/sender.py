@@ -42,8 +42,8 @@ _WARNING_SECONDS = 2.0
 
 
 class Sender:
-    """All methods run on the worker. `look(lately)` brings the ledger's channels up to date, at once or unless they
-    were looked at lately."""
+    """All methods run on the worker. `look(lately)` brings the ledger's channels up to date; `lately`: what was
+    seen a moment ago will do."""
 
     def __init__(
         self,

@@ -126,6 +126,7 @@ class Commands:
     def getinfo(self) -> Json:
         node = self.node
         states = [end.state for end in list(node.channels.values())]
+        behind = {"warning_lightningd_sync": "Still loading latest blocks from bitcoind."}
         return {
             "id": node.node_id,
             "alias": node.name,
@@ -142,6 +143,7 @@ class Commands:
             "fees_collected_msat": 0,
             "lightning-dir": str(node.dir),
             "our_features": {place: FEATURE_SET[place] for place in ("init", "node", "channel", "invoice")},
+            **({} if node.synced else behind),
         }
 
     def getutxout(self, txid: str, vout: int) -> Json:

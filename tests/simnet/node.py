@@ -18,7 +18,7 @@ from .endpoint import Endpoint
 from .faults import Fault, Faults
 from .hooks import HookChain
 from .plugin_host import Counter, PluginGoneError, PluginHost, warning
-from .rpc_server import DroppedError, RpcConnection, RpcServer
+from .rpc_server import DroppedError, RpcConnection, RpcServer, filtered
 
 if TYPE_CHECKING:
     from .link import Link
@@ -34,7 +34,8 @@ class Snapshot(NamedTuple):
 
 
 class Node(Endpoint):
-    """State is plain attributes; `logs` has (level, line) with lightningd's levels trace to broken.
+    """State is plain attributes; `logs` has (level, line) with lightningd's levels trace to broken; `synced`: the
+    chain's blocks are all there.
 
     What must not happen unseen is noted in `complaints` and fails the network's teardown, unless allow_broken.
     """
@@ -61,6 +62,7 @@ class Node(Endpoint):
         self.builtin: ChanBackup | None = None
         self.datastore = Datastore()
         self.commands = Commands(self)
+        self.synced = True
         self.crashed: str | None = None
         self.disabled: str | None = None
         self.allow_broken = False
@@ -231,7 +233,8 @@ class Node(Endpoint):
                 connection.send({"jsonrpc": "2.0", "method": kind, "params": what | {"id": request["id"]}})
 
         try:
-            return self._dispatch(method, params, str(request["id"]), forward)
+            answer = self._dispatch(method, params, str(request["id"]), forward)
+            return filtered(answer, request["filter"]) if "filter" in request else answer
         except RpcError:
             raise
         except KilledError as reason:

@@ -52,6 +52,12 @@ class PluginProcess:
 
     def request(self, method: str, params: object, request_id: str) -> Future[Json]:
         """Send a request; of a dead plugin the answer is PLUGIN_TERMINATED."""
+        message = {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}
+        self.sent.append(message)
+        return self.request_encoded(json.dumps(message).encode(), request_id)
+
+    def request_encoded(self, message: bytes, request_id: str) -> Future[Json]:
+        """As `request`, from JSON that is ready; `sent` does not keep it."""
         future: Future[Json] = Future()
         with self._lock:
             gone = self.exited.is_set()
@@ -60,12 +66,14 @@ class PluginProcess:
         if gone:
             future.set_result(TERMINATED)
         else:
-            self._send({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+            self._outgoing.put(message + b"\n\n")
         return future
 
     def notify(self, method: str, params: Json) -> None:
         """Send a notification."""
-        self._send({"jsonrpc": "2.0", "method": method, "params": params})
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        self.sent.append(message)
+        self._outgoing.put(json.dumps(message).encode() + b"\n\n")
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone (not on the thread that would notice)."""
@@ -76,10 +84,6 @@ class PluginProcess:
     def wait(self, timeout: float) -> bool:
         """Whether it exits by itself within timeout seconds."""
         return self.exited.wait(timeout)
-
-    def _send(self, message: Json) -> None:
-        self.sent.append(message)
-        self._outgoing.put(json.dumps(message).encode() + b"\n\n")
 
     def _write(self) -> None:
         stdin = self._process.stdin

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .common import INVALID_REQUEST, Json, RpcError
 
@@ -118,3 +119,12 @@ class RpcServer:
             connection.send(answer)
             raise
         connection.send(answer)
+
+
+def filtered(answer: Any, wanted: Any) -> Any:
+    """The fields of an answer that the request's filter names: `true` for all of it, one template for a list."""
+    if isinstance(wanted, list) and isinstance(answer, list):
+        return [filtered(item, wanted[0]) for item in answer]
+    if isinstance(wanted, dict) and isinstance(answer, dict):
+        return {name: filtered(answer[name], inner) for name, inner in wanted.items() if name in answer}
+    return answer

@@ -147,7 +147,7 @@ def test_malformed_retrieval_does_not_make_a_fresh_node_recover(tmp_path: Path) 
         bob.send(alice, storage_message(PEER_STORAGE_RETRIEVAL, blob)[:-1])
         wait_for(connecting.done)
         assert mode(alice) == "normal"
-        assert not kept(alice)
+        assert kept(alice).keys() == {("peerstorage", "takeover")}
         assert not alice.call("peerstorage-recover")["sources"]
 
 

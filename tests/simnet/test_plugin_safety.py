@@ -121,7 +121,7 @@ def test_really_new_node_is_let_in_and_sends_nothing_until_it_has_a_channel(tmp_
         net.connect(alice, bob)
         settle_down(alice)
         assert not alice.sent
-        assert not kept(alice)
+        assert kept(alice).keys() == {("peerstorage", "takeover")}
         assert mode(alice) == "normal"
 
 

@@ -249,6 +249,36 @@ def test_full_quota_refuses_newcomers_and_updates_fit(tmp_path: Path) -> None:
         stored(alice, dave, b"now")
 
 
+def test_full_quota_is_told_once_and_once_more_when_there_is_room(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=ALL | {"peerstorage-quota": str(65531)})
+        bob, carol, dave = (net.raw_peer(name) for name in ("bob", "carol", "dave"))
+        for peer in (bob, carol, dave):
+            net.connect(alice, peer)
+        give(bob, alice, b"first")
+        stored(alice, bob, b"first")
+        for number in range(2):
+            for peer in (carol, dave):
+                give(peer, alice, b"no room")
+                give(bob, alice, b"an update fits %d" % number)
+                stored(alice, bob, b"an update fits %d" % number)
+        assert listed(alice).keys() == {bob.node_id}
+        alice.call("peerstorage-forget", [bob.node_id])
+        give(carol, alice, b"there is room now")
+        stored(alice, carol, b"there is room now")
+        give(dave, alice, b"no room")
+        wait_for(lambda: len(alice.topics) == 3)
+        alerts = [payload["peerstorage_alert"] for _, payload in alice.topics]
+        assert {topic for topic, _ in alice.topics} == {"peerstorage_alert"}
+        assert [(alert["severity"], alert["kind"]) for alert in alerts] == [
+            ("warning", "quota-full"),
+            ("info", "quota-full"),
+            ("warning", "quota-full"),
+        ]
+        assert alerts[1]["message"] == f"over: {alerts[0]['message']}"
+        assert len(log_lines(alice, "peerstorage-quota is full: 1 peers in 65531 bytes. Backups of")) == 3
+
+
 def test_blobs_outlive_the_channel(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")

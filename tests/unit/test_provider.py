@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from peerstorage.provider import Provider
+from peerstorage.provider import KEPT_BLOCKS, Provider, aged, blocks_left
+from peerstorage.store import StoredMeta
 from peerstorage.wire import MAX_BLOB
 
 INTERVAL, QUOTA = 60, 2 * MAX_BLOB
@@ -18,6 +19,11 @@ NAMES = ("alice", "bob", "carol")
 
 def provider(**sizes: int) -> Provider:
     return Provider(INTERVAL, QUOTA, dict(sizes))
+
+
+def total(subject: Provider) -> int:
+    """Bytes stored for all peers."""
+    return sum(subject._sizes.values())
 
 
 def write(subject: Provider, name: str, now: float) -> bytes:
@@ -32,7 +38,7 @@ def test_nothing_waits_at_first() -> None:
     subject = provider(alice=10)
     assert (subject.due(1e9), subject.due(0, flush=True)) == ([], [])
     assert math.isinf(subject.next_event())
-    assert (subject.total, subject.peers, subject.pending("alice")) == (10, 1, None)
+    assert (total(subject), subject.peers, subject.pending("alice")) == (10, 1, None)
 
 
 def test_the_first_blob_is_written_at_once() -> None:
@@ -40,7 +46,7 @@ def test_the_first_blob_is_written_at_once() -> None:
     subject.received("alice", b"one")
     assert subject.due(0) == ["alice"]
     assert write(subject, "alice", 0) == b"one"
-    assert (subject.pending("alice"), subject.due(1e9), subject.total) == (None, [], 3)
+    assert (subject.pending("alice"), subject.due(1e9), total(subject)) == (None, [], 3)
 
 
 def test_the_newest_waits_and_its_time_is_never_put_off() -> None:
@@ -77,7 +83,7 @@ def test_a_refused_blob_is_gone_but_a_newer_one_is_not() -> None:
     subject.refused("alice", old, 0)
     assert subject.pending("alice") == b"new"
     subject.refused("alice", b"new", 0)
-    assert (subject.total, subject.peers) == (0, 0)
+    assert (total(subject), subject.peers) == (0, 0)
 
 
 @pytest.mark.parametrize(("interval", "again"), [(60, 5), (5, 5), (3, 3), (0, 0)])
@@ -89,7 +95,7 @@ def test_after_a_refusal_the_next_is_looked_at_soon(interval: int, again: int) -
     subject.refused("alice", first, 100)
     assert subject.pending("alice") is None
     subject.received("alice", b"y")
-    assert subject.next_event() == 100 + again
+    assert subject.next_event() == (100 + again if interval else -math.inf)
     assert subject.due(100 + again) == ["alice"]
 
 
@@ -116,10 +122,10 @@ def test_an_empty_blob_deletes() -> None:
     subject.received("alice", b"")
     assert subject.due(0) == ["alice"]
     write(subject, "alice", 0)
-    assert (subject.total, subject.peers) == (20, 1)
+    assert (total(subject), subject.peers) == (20, 1)
     subject.received("carol", b"")
     write(subject, "carol", 0)
-    assert (subject.total, subject.peers) == (20, 1)
+    assert (total(subject), subject.peers) == (20, 1)
 
 
 # Quota
@@ -160,7 +166,7 @@ def test_who_is_stored_keeps_its_place_when_the_quota_is_full() -> None:
     assert not subject.has_room("bob", MAX_BLOB + 1)
     subject.received("alice", bytes(100))
     write(subject, "alice", 0)
-    assert subject.total == 500
+    assert total(subject) == 500
     assert not subject.has_room("carol", 1)
     subject.received("alice", b"")
     write(subject, "alice", 0)
@@ -189,8 +195,8 @@ def test_quota_attack_small_first_then_large() -> None:
             subject.received(f"{number}", bytes(size))
             if subject.has_room(f"{number}", size):
                 write(subject, f"{number}", 0)
-    assert subject.total <= QUOTA
-    assert (subject.total, subject.peers) == (2 * MAX_BLOB, 2)
+    assert total(subject) <= QUOTA
+    assert (total(subject), subject.peers) == (2 * MAX_BLOB, 2)
 
 
 @given(
@@ -210,7 +216,7 @@ def test_the_quota_always_holds_and_an_update_always_fits(quota: int, sent: list
         write(subject, name, 0)
         (stored.add if size else stored.discard)(name)
         assert subject.peers == len(stored)
-        assert subject.total <= quota
+        assert total(subject) <= quota
 
 
 def test_a_blob_that_came_twice_is_written_once() -> None:
@@ -234,6 +240,116 @@ def test_a_blob_that_came_twice_is_refused_once() -> None:
     subject.refused("alice", blob, 0)
     assert subject.pending("alice") is None
     assert math.isinf(subject.next_event())
+
+
+# A peer that disconnects
+
+
+def test_the_first_disconnection_in_an_interval_writes_and_later_ones_wait() -> None:
+    subject = provider()
+    subject.received("alice", b"0")
+    write(subject, "alice", 0)
+    assert not subject.leaves("alice", 1), "nothing waits"
+    subject.received("alice", b"1")
+    assert subject.leaves("alice", 1)
+    write(subject, "alice", 1)
+    for now in range(2, 61):
+        subject.received("alice", f"{now}".encode())
+        assert not subject.leaves("alice", now)
+        assert subject.due(now) == []
+        assert subject.pending("alice") == f"{now}".encode()
+    assert subject.due(61) == ["alice"]
+    assert subject.leaves("alice", 61)
+
+
+@pytest.mark.parametrize("interval", [1, 60, 3600])
+def test_a_loop_of_reconnections_costs_two_writes_per_interval(interval: int) -> None:
+    subject, writes = Provider(interval, QUOTA, {}), 0
+    for number in range(40 * interval):
+        now = number / 4
+        subject.received("alice", str(number).encode())
+        if subject.due(now) or subject.leaves("alice", now):
+            write(subject, "alice", now)
+            writes += 1
+    assert 10 <= writes <= 2 * 10 + 1
+
+
+def test_what_was_refused_is_looked_at_again_at_each_disconnection() -> None:
+    """So that it does not stay in memory."""
+    subject = provider()
+    for now in range(5):
+        subject.received("alice", b"x")
+        assert subject.leaves("alice", now)
+        subject.refused("alice", b"x", now)
+        assert subject.pending("alice") is None
+    subject.received("alice", b"x")
+    write(subject, "alice", 5)
+    subject.received("alice", b"y")
+    assert not subject.leaves("alice", 6), "its first blob was written before its time already"
+
+
+@pytest.mark.parametrize("interval", [0, 1, 60])
+def test_strangers_are_not_remembered(interval: int) -> None:
+    """Not longer than an interval, however many come."""
+    subject = Provider(interval, QUOTA, {})
+    for number in range(2000):
+        now = number / 10
+        subject.received(str(number), b"")
+        (subject.refused if number % 2 else subject.written)(str(number), b"", now)
+        assert len(subject._rests) <= 10 * interval + 1
+    assert subject.all_pending() == {}
+
+
+def test_a_deleted_peer_leaves_nothing() -> None:
+    subject = provider(alice=5)
+    subject.received("alice", b"newer")
+    subject.deleted("alice")
+    assert (subject.peers, subject.pending("alice"), subject.all_pending()) == (0, None, {})
+    subject.deleted("alice")
+
+
+# Age
+
+META = StoredMeta(3, "ab" * 32, 1_800_000_000)
+
+
+def free_since(height: int) -> StoredMeta:
+    return StoredMeta(META.size, META.sha256, META.stored_at, height)
+
+
+@pytest.mark.parametrize("before", [0, 700, 5000])
+def test_an_open_channel_ends_the_countdown(before: int) -> None:
+    assert aged(free_since(before), 9999, has_channel=True, visited=False) == META
+
+
+def test_the_countdown_begins_when_no_channel_is_left_and_then_stands() -> None:
+    counting = aged(META, 700, has_channel=False, visited=False)
+    assert counting == free_since(700)
+    for height in (700, 701, 700 + KEPT_BLOCKS - 1):
+        assert aged(counting, height, has_channel=False, visited=False) == counting
+
+
+@pytest.mark.parametrize("more", [0, 1, 50_000])
+def test_it_ends_after_2016_blocks(more: int) -> None:
+    assert KEPT_BLOCKS == 2016
+    assert aged(free_since(700), 700 + 2016 + more, has_channel=False, visited=False) is None
+
+
+@pytest.mark.parametrize("height", [0, 1, 699])
+def test_a_height_that_went_back_deletes_nothing(height: int) -> None:
+    assert aged(free_since(700), height, has_channel=False, visited=False) == free_since(700)
+
+
+def test_a_visit_starts_it_anew() -> None:
+    assert aged(free_since(700), 9999, has_channel=False, visited=True) == free_since(9999)
+
+
+@pytest.mark.parametrize(
+    ("since", "height", "left"),
+    [(0, 0, 2016), (0, 800_000, 2016), (700, 700, 2016), (700, 701, 2015), (700, 2716, 0), (700, 9999, 0)],
+)
+def test_blocks_left(since: int, height: int, left: int) -> None:
+    assert blocks_left(free_since(since), height) == left
 
 
 # The model
@@ -304,7 +420,7 @@ class ProviderModel(RuleBasedStateMachine):
 
     @invariant()
     def counts_what_is_stored(self) -> None:
-        assert self.subject.total == sum(map(len, self.stored.values()))
+        assert total(self.subject) == sum(map(len, self.stored.values()))
         assert self.subject.peers == sum(map(bool, self.stored.values()))
 
 

@@ -10,11 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.errors import PeerstorageError, StoreError
-from peerstorage.store import NORMAL, RECOVERING, STATE, Key, SentRecord, State, Store, StoredMeta
+from peerstorage.store import (
+    NORMAL,
+    RECOVERING,
+    STATE,
+    TAKE_OVER,
+    Key,
+    SentRecord,
+    State,
+    Store,
+    StoredMeta,
+    TakeOver,
+)
 
 ALICE, BOB = "02" * 33, "03" * 33
 SENT = SentRecord(1_800_000_000, "ab" * 32, 65531, 4, "cd" * 32, 1_800_000_001, "current", 1, 2, 3, True)
-META = StoredMeta(3, "cd" * 32, 1_800_000_002)
+META = StoredMeta(3, "cd" * 32, 1_800_000_002, 700_000)
 
 
 class MemoryDatastore:
@@ -41,6 +52,10 @@ class MemoryDatastore:
     def delete(self, key: Key) -> None:
         self._call("delete", key)
         self.values.pop(key, None)
+
+    def names(self, key: Key) -> list[str]:
+        self._call("names", key)
+        return [child[-1] for child in sorted(self.values) if child[:-1] == key]
 
     def children(self, key: Key) -> list[tuple[str, bytes]]:
         self._call("children", key)
@@ -131,6 +146,60 @@ def test_listing_small_records_reads_no_blob(datastore: MemoryDatastore) -> None
     store.metas()
     store.sent_records()
     assert datastore.calls == [("children", ("peerstorage", "meta")), ("children", ("peerstorage", "sent"))]
+
+
+def test_blobs_are_listed_by_name_and_read_one_by_one(datastore: MemoryDatastore) -> None:
+    store = Store(datastore)
+    for peer_id in (ALICE, BOB):
+        store.save_retrieved(peer_id, peer_id.encode())
+        datastore.values["chanbackup", "peers", peer_id] = peer_id[::-1].encode()
+    datastore.calls.clear()
+    found = store.all_retrieved()
+    assert next(found) == (ALICE, ALICE.encode())
+    assert datastore.calls == [
+        ("names", ("peerstorage", "retrieved")),
+        ("get", ("peerstorage", "retrieved", ALICE)),
+    ]
+    del datastore.values["peerstorage", "retrieved", BOB]
+    assert list(found) == [], "one that went in between"
+    assert store.builtin_peers() == [ALICE, BOB]
+    assert datastore.calls[-1] == ("names", ("chanbackup", "peers"))
+    assert store.builtin_blob(ALICE) == ALICE[::-1].encode()
+
+
+def test_take_over_is_remembered(datastore: MemoryDatastore) -> None:
+    assert Store(datastore).take_over() is None
+    for left in (f"{ALICE} {BOB}", ""):
+        Store(datastore).save_take_over(TakeOver(left))
+        assert Store(datastore).take_over() == TakeOver(left)
+    assert set(datastore.values) == {TAKE_OVER}
+
+
+def test_a_record_about_a_blob_from_before_its_age_was_counted(datastore: MemoryDatastore) -> None:
+    old = {"version": 1, "size": 3, "sha256": "cd" * 32, "stored_at": 1_800_000_002}
+    datastore.values["peerstorage", "meta", BOB] = json.dumps(old).encode()
+    assert Store(datastore).metas() == {BOB: StoredMeta(3, "cd" * 32, 1_800_000_002, 0)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"colour": "red"}, {"size": None}, {"free_since": None}, {"free_since": "1"}, {"free_since": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("new", [True, False])
+def test_a_record_about_a_blob_with_other_fields_is_refused(
+    change: dict[str, object], new: bool, datastore: MemoryDatastore
+) -> None:
+    record = {"version": 1, "size": 3, "sha256": "cd" * 32, "stored_at": 1} | (
+        {"free_since": 1} if new else {}
+    )
+    datastore.values["peerstorage", "meta", BOB] = json.dumps(record | change).encode()
+    with pytest.raises(StoreError, match="does not have the fields of this version"):
+        Store(datastore).metas()
+    del record["size"]
+    datastore.values["peerstorage", "meta", BOB] = json.dumps(record).encode()
+    with pytest.raises(StoreError, match="does not have the fields of this version"):
+        Store(datastore).metas()
 
 
 GOOD = {"version": 1, **asdict(State())}

@@ -1,0 +1,86 @@
+"""What real nodes store for others: taken over from the built-in, told of when it is too much, and deleted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyln.testing.utils import wait_for
+
+from tests.integration.conftest import REPOSITORY
+from tests.integration.helpers import (
+    OURS,
+    STOCK,
+    connect,
+    disconnect,
+    fund,
+    held_blob,
+    held_by_builtin,
+    row,
+    states,
+)
+
+_ALERT_LOG = str(REPOSITORY / "tests/integration/alert_log.py")
+_KEPT_BLOCKS = 2016
+
+
+def listed(node: Any) -> dict[str, Any]:
+    """peerstorage-list by node_id."""
+    return {peer["peer_id"]: peer for peer in node.rpc.call("peerstorage-list")["peers"]}
+
+
+def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> None:
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS, STOCK, OURS])
+    one, three = l1.info["id"], l3.info["id"]
+    fund(l2, l1, l3)
+    for peer in (l1, l3):
+        wait_for(lambda p=peer: held_by_builtin(l2, p) is not None)
+    theirs = {peer.info["id"]: held_by_builtin(l2, peer) for peer in (l1, l3)}
+
+    # It changes over, with room for one of the two at first.
+    l2.stop()
+    l2.daemon.opts |= {
+        "plugin": [OURS["plugin"], _ALERT_LOG],
+        "disable-plugin": "chanbackup",
+        "peerstorage-interval": 0,
+        "peerstorage-quota": 65531,
+    }
+    l2.start()
+    # It may be done before pyln-testing has seen that the node is up.
+    wait_for(lambda: l2.daemon.is_in_log("is taken over; 1 stay there"))
+    l2.daemon.wait_for_log(r'ALERT {"kind": "quota-full", "message": "peerstorage-quota is full.*"warning"}')
+    assert len(listed(l2)) == 1
+    l2.stop()
+    del l2.daemon.opts["peerstorage-quota"]
+    l2.start()
+    wait_for(lambda: l2.daemon.is_in_log("is taken over$"))
+    assert {peer.info["id"]: held_blob(l2, peer) for peer in (l1, l3)} == theirs
+    assert {peer.info["id"]: held_by_builtin(l2, peer) for peer in (l1, l3)} == theirs
+    for peer in (l1, l3):
+        connect(peer, l2)
+        wait_for(lambda p=peer: row(p, l2).get("state") == "current")
+    assert {(item["channels"], item["blocks_left"]) for item in listed(l2).values()} == {(1, None)}
+
+    # Two weeks after the last channel with l1 is resolved its blob is gone; l3's stays.
+    l2.rpc.close(one)
+    l2.bitcoin.generate_block(101, wait_for_mempool=1)
+    wait_for(lambda: not states(l2, l1))
+    disconnect(l1, l2)
+
+    def countdown_runs() -> bool:
+        l2.bitcoin.generate_block(1)
+        return bool(listed(l2)[one]["blocks_left"] < _KEPT_BLOCKS)
+
+    wait_for(countdown_runs)
+    l2.bitcoin.generate_block(listed(l2)[one]["blocks_left"] - 20)
+    wait_for(lambda: listed(l2)[one]["blocks_left"] <= 20, timeout=180)
+    assert held_blob(l2, l1) is not None
+    l2.bitcoin.generate_block(20)
+
+    def is_gone() -> bool:
+        l2.bitcoin.generate_block(1)
+        return one not in listed(l2)
+
+    wait_for(is_gone)
+    assert (held_blob(l2, l1), held_by_builtin(l2, l1)) == (None, theirs[one])
+    assert listed(l2)[three]["blocks_left"] is None
+    assert held_blob(l2, l3) is not None
