@@ -126,18 +126,18 @@ class Placement:
         return counted
 
     def would_orphan(self, peer_id: str) -> bool:
-        """Whether what the peer holds has the last copy of a channel that its next blob no longer has, while none
-        of those that are to have it is here to get it."""
+        """Whether what the peer holds has the last copy of a channel that the plan gives to others from now on,
+        none of whom is here to get it. (What nobody has room for goes by value.)"""
         held = self._held.get(peer_id, frozenset())
         lost = held - {entry.channel_id for entry in self.contents(peer_id).entries}
         lost &= {entry.channel_id for entry in self._ledger.channels}
         if not lost:
             return False
         elsewhere = self.copies(without=peer_id)
-        coming = {
-            entry.channel_id
-            for node_id, contents in self.plan.contents.items()
-            if self._sessions.is_ready(node_id.hex())
-            for entry in contents.entries
-        }
-        return any(not elsewhere[channel_id] and channel_id not in coming for channel_id in lost)
+        planned, coming = set(), set()
+        for node_id, contents in self.plan.contents.items():
+            channel_ids = {entry.channel_id for entry in contents.entries}
+            planned |= channel_ids
+            if self._sessions.is_ready(node_id.hex()):
+                coming |= channel_ids
+        return any(not elsewhere[channel_id] for channel_id in (lost & planned) - coming)
