@@ -9,13 +9,14 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable
 
 from peerstorage.backup import Contact, fingerprints
 from peerstorage.config import Options
-from peerstorage.plan import Contents, Plan, StoragePeer, fit, plan
+from peerstorage.plan import Contents, Plan, StoragePeer, plan
 from peerstorage.scb import ChannelBackup
 from peerstorage.session import Sessions
 from peerstorage.shell.contacts import Contacts
@@ -34,10 +35,11 @@ class Placement:
         self._basis: object = None
         self._plan: Plan | None = None
         self.directory: list[Contact] = []
-        # What fits, by size: for peers without a place in the plan.
-        self._fits: dict[int, Contents] = {}
-        # By node_id: the entries, and the fingerprint of their structure.
-        self._content: dict[str, tuple[tuple[ChannelBackup, ...], str]] = {}
+        # What fits, by node_id and size: for peers without a place in the plan. Where all does, it is the same for
+        # everybody, and under no node_id.
+        self._fits: dict[tuple[str, int], Contents] = {}
+        # By node_id: entries and contacts, and their fingerprint.
+        self._content: dict[str, tuple[tuple[ChannelBackup, ...], frozenset[Contact], str]] = {}
         # By node_id: the entries that were last sent.
         self._sent: dict[str, tuple[ChannelBackup, ...]] = {}
         # By node_id: the channels in the blob that was last sent or returned, as far as this process knows.
@@ -77,20 +79,31 @@ class Placement:
         planned = self.plan.contents.get(bytes.fromhex(peer_id))
         record = self._ledger.record(peer_id)
         if planned is None or record.limit > record.capacity:
-            # No copy is counted on it, so it gets whatever fits.
-            if record.limit not in self._fits:
-                self._fits[record.limit] = fit(self._ledger.channels, record.limit)
-            return self._fits[record.limit]
+            return self._all_that_fits(peer_id, record.limit)
         return planned
 
+    def _all_that_fits(self, peer_id: str, limit: int) -> Contents:
+        """For a blob on which no copy is counted."""
+        for key in (("", limit), (peer_id, limit)):
+            if key not in self._fits:
+                peer = StoragePeer(bytes.fromhex(key[0]), limit)
+                self._fits[key] = plan(self._ledger.channels, [peer], 1).contents[peer.node_id]
+            if not self._fits[key].left_out:
+                break
+        return self._fits[key]
+
     def content(self, peer_id: str) -> str:
-        """Fingerprint of the channels that a peer's blob should name, penalty data aside."""
-        entries = self.contents(peer_id).entries
+        """Fingerprint of what a peer's blob should name, penalty data aside: the channels, and in a share the
+        contacts too, for it is worth as much as the way to the others."""
+        contents = self.contents(peer_id)
+        contacts = frozenset(self.directory[: contents.contacts]) if contents.left_out else frozenset()
         known = self._content.get(peer_id)
-        if known is None or known[0] != entries:
-            known = entries, fingerprints(entries)[0].hex()
+        if known is None or known[:2] != (contents.entries, contacts):
+            listed = b"".join(sorted(contact.to_bytes() for contact in contacts))
+            structure, _ = fingerprints(contents.entries)
+            known = contents.entries, contacts, hashlib.sha256(structure + listed).hexdigest()
             self._content[peer_id] = known
-        return known[1]
+        return known[2]
 
     def is_current(self, peer_id: str) -> bool:
         """Whether the peer was sent all that it should hold, penalty data aside."""
