@@ -3,6 +3,7 @@
     peerstorage/state                what we know of ourselves (State)
     peerstorage/sent/<node_id>       what we last sent to a peer and what it proved (SentRecord)
     peerstorage/retrieved/<node_id>  the newest backup of ours that a peer returned, sealed
+    peerstorage/reached/<node_id>    while recovering: where a peer was reached, as text
     peerstorage/blobs/<node_id>      the blob that we store for a peer
     peerstorage/meta/<node_id>       its size and age (StoredMeta)
     peerstorage/takeover             what the built-in stored for peers and we did not copy yet (TakeOver)
@@ -201,6 +202,18 @@ class Store:
 
     def save_retrieved(self, peer_id: str, blob: bytes) -> None:
         self._datastore.put((ROOT, "retrieved", peer_id), blob)
+
+    def reached(self) -> dict[str, str]:
+        return {
+            peer_id: data.decode("ascii", "replace")
+            for peer_id, data in self._datastore.children((ROOT, "reached"))
+        }
+
+    def save_reached(self, peer_id: str, address: str) -> None:
+        self._datastore.put((ROOT, "reached", peer_id), address.encode())
+
+    def forget_reached(self, peer_id: str) -> None:
+        self._datastore.delete((ROOT, "reached", peer_id))
 
     def blob(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "blobs", peer_id))

@@ -164,8 +164,13 @@ class App:
             (peer_id, "turned away"),
             f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
         )
-        # The database may know its channel by now: recoverchannel is not announced by anything.
-        self.worker.submit("look", lambda: self.user.look_soon(time.monotonic()))
+
+        def later() -> None:
+            self.user.turned_away(peer_id)
+            # The database may know its channel by now: recoverchannel is not announced by anything.
+            self.user.look_soon(time.monotonic())
+
+        self.worker.submit("turned away", later)
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""

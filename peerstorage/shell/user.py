@@ -7,6 +7,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import replace
@@ -50,6 +51,9 @@ class User:
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
+        for peer_id, address in store.reached().items():
+            with contextlib.suppress(FormatError):
+                self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.sender = Sender(
@@ -100,6 +104,11 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+
+    def turned_away(self, peer_id: str) -> None:
+        """What the operator found out by hand is not asked for again, not even after a restart."""
+        if self.recovering and peer_id in self.reached:
+            self.ledger.store.save_reached(peer_id, str(self.reached[peer_id]))
 
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
@@ -270,6 +279,8 @@ class User:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
         self.ledger.save(replace(self.ledger.state, mode=NORMAL, acknowledged=self.ledger.state.newest_seen))
         self.rival = Rival()
+        for peer_id in self.ledger.store.reached():
+            self.ledger.store.forget_reached(peer_id)
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()
         self.sessions.structure_changed()
