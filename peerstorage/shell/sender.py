@@ -171,7 +171,8 @@ class Sender:
             sent_at=int(time.time()),
         )
         self._ledger.remember(peer_id, record)
-        log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
+        unproven = len(blob) > max(record.proven, capacity.SMALL)
+        log_before = self._node.log_of(peer_id) if unproven else None
         self._node.send(peer_id, Message(PEER_STORAGE, blob))
         if log_before is not None:
             self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before

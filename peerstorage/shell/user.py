@@ -266,7 +266,10 @@ class User:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
-            if self.ledger.marks[1] != marks[1]:
+            if self.ledger.marks[0] != marks[0] and not outdated:
+                # A channel that has no room anywhere came or went: at least one summary has to count it.
+                self.sessions.penalty_moved(1)
+            elif self.ledger.marks[1] != marks[1]:
                 self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
