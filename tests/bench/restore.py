@@ -1,4 +1,4 @@
-"""A hub that lost everything: seconds from the command to the last close, beside the built-in's restorefrompeer."""
+"""A hub that lost everything: seconds from the command to the last close, beside restorefrompeer."""
 
 from __future__ import annotations
 
