@@ -19,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Protocol, TypeVar
@@ -32,6 +33,7 @@ ROOT = "peerstorage"
 _VERSION = 1
 # As many starts are remembered.
 _MOST_GAPS = 200
+_GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
@@ -156,7 +158,7 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
     try:
         values = json.loads(data)
         version = values.pop("version")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"datastore key {name} is not a record of ours") from error
     if version != _VERSION:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
@@ -177,7 +179,12 @@ class Store:
 
     def state(self) -> State | None:
         data = self._datastore.get(STATE)
-        return None if data is None else _load(data, State, STATE)
+        if data is None:
+            return None
+        state = _load(data, State, STATE)
+        if state.mode not in {NORMAL, RECOVERING} or not _GAPS.fullmatch(state.gaps):
+            raise StoreError(f"datastore key {'/'.join(STATE)} has a value that is impossible")
+        return state
 
     def save_state(self, state: State) -> None:
         self._datastore.put(STATE, _dump(state))

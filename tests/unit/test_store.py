@@ -211,6 +211,7 @@ UNREADABLE: list[tuple[str, bytes]] = [
     ("a number", b"7"),
     ("null", b"null"),
     ("a string", b'"state"'),
+    ("nested too deeply", b"[" * 100_000),
     ("without version", json.dumps(asdict(State())).encode()),
 ]
 WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
@@ -221,6 +222,15 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
     ("a fraction", {**GOOD, "since": 1.0}),
     ("a truth value", {**GOOD, "since": True}),
     ("null", {**GOOD, "since": None}),
+]
+IMPOSSIBLE: list[dict[str, object]] = [
+    {"mode": "lost"},
+    {"gaps": "1"},
+    {"gaps": "1-"},
+    {"gaps": "1-2 "},
+    {"gaps": "1-2  3-4"},
+    {"gaps": "1-2 =-9"},
+    {"gaps": "1-2-3"},
 ]
 NOT_OURS = "datastore key peerstorage/state is not a record of ours"
 OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this version"
@@ -233,6 +243,14 @@ OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this
         *(
             (pytest.param(json.dumps(record).encode(), OTHER_FIELDS, id=name))
             for name, record in WRONG_FIELDS
+        ),
+        *(
+            pytest.param(
+                json.dumps({**GOOD, **change}).encode(),
+                "datastore key peerstorage/state has a value that is impossible",
+                id=str(change),
+            )
+            for change in IMPOSSIBLE
         ),
         pytest.param(
             json.dumps({**GOOD, "version": 2}).encode(),
