@@ -66,6 +66,7 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to the first one after it. A backup from within was made by a database that is
     not this one: this one is a copy from before.
+    `old`: peers proved that this database is an old copy. It is part of the database, so the true one hasn't it.
     """
 
     mode: str = NORMAL
@@ -74,6 +75,7 @@ class State:
     since: int = 0
     acknowledged: int = 0
     gaps: str = ""
+    old: bool = field(default=False, metadata=_ADDED)
 
     def with_gap(self, after: int, before: int) -> State:
         """The state after the first backup (`before`) since a start at which `after` was the newest."""
@@ -116,6 +118,11 @@ class SentRecord:
     misses: int = field(default=0, metadata=_ADDED)
     probed_at: int = field(default=0, metadata=_ADDED)
     probing: bool = field(default=False, metadata=_ADDED)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the peer got something and was not found without it."""
+        return bool(self.timestamp) and self.state not in {"missing", "altered"}
 
     @property
     def limit(self) -> int:

@@ -50,6 +50,7 @@ class App:
         self._said: set[tuple[str, str]] = set()
         self.departures = Departures()
         self.restoring = threading.Lock()
+        self._refusing = False
         self._declare()
 
     def run(self) -> None:
@@ -106,6 +107,7 @@ class App:
             self._log(
                 "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
             )
+        self.worker.submit("guard", self._heed_guard)
         self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.alerts])
         return None
 
@@ -142,8 +144,8 @@ class App:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
             return
-        if decision is Decision.HOLD:
-            self.gate.hold(peer_id, request, time.monotonic())
+        if decision in {Decision.HOLD, Decision.WAIT}:
+            self.gate.hold(peer_id, request, time.monotonic(), for_verdict=decision is Decision.WAIT)
         self.worker.submit("peer_connected", lambda: self._greet(peer_id, offers, decision, request), URGENT)
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
@@ -157,7 +159,11 @@ class App:
                 self.gate.release(peer_id, CONTINUE)
         finally:
             if decision is Decision.ENTER:
-                request.set_result(CONTINUE)
+                # The database may have been found old since.
+                refused = (
+                    self.user.halted and self.gate.decide(self.user, peer_id, offers=offers) is not decision
+                )
+                request.set_result(DISCONNECT if refused else CONTINUE)
 
     def _turned_away(self, peer_id: str) -> None:
         self._say(
@@ -211,6 +217,23 @@ class App:
                 self._receive_again(key, blob)
                 raise
             self.gate.judged(peer_id)
+            self._heed_guard()
+
+    def _heed_guard(self) -> None:
+        """Peers with channels are let in, turned away, or go on waiting."""
+        if self.user.halted:
+            for peer_id in self.gate.release_waiting(DISCONNECT):
+                self.user.disconnected(peer_id)
+                self._turned_away(peer_id)
+            if not self._refusing:
+                # Nothing more is signed with those that came in before the proof.
+                inside = {entry.node_id.hex() for entry in self.user.ledger.channels}
+                for peer_id in inside & self.node.connected_peers().keys():
+                    with contextlib.suppress(NodeError):
+                        self.node.disconnect(peer_id)
+        elif not self.user.guarding:
+            self.gate.release_waiting(CONTINUE)
+        self._refusing = self.user.halted
 
     def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything

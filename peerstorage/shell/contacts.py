@@ -52,7 +52,7 @@ class Contacts:
     ) -> list[Contact]:
         """Peers that hold our backup, the most reliable first; then peers of channels whose entry has another
         address than where they are."""
-        holders = [peer_id for peer_id, record in records.items() if _holds(record)]
+        holders = [peer_id for peer_id, record in records.items() if record.counts]
         holders.sort(key=lambda peer_id: (_RELIABLE.index(records[peer_id].state), peer_id))
         self._refresh(dict.fromkeys((*holders, *(entry.node_id.hex() for entry in channels))))
         contacts = [
@@ -65,7 +65,3 @@ class Contacts:
             if entry.address not in known:
                 contacts += [Contact(entry.node_id, address) for address in known]
         return list(dict.fromkeys(contacts))
-
-
-def _holds(record: SentRecord) -> bool:
-    return bool(record.timestamp) and record.state in _RELIABLE

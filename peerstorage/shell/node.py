@@ -139,11 +139,18 @@ class Node:
 
     def living_channels(self) -> set[str]:
         """Channel ids in hex of channels that are lightningd's own, not made by recoverchannel."""
+        return self._channel_ids(recovered=False)
+
+    def recovered_channels(self) -> set[str]:
+        """Channel ids in hex of channels that recoverchannel made."""
+        return self._channel_ids(recovered=True)
+
+    def _channel_ids(self, *, recovered: bool) -> set[str]:
         channels = self.call("listpeerchannels")["channels"]
         return {
             channel["channel_id"]
             for channel in channels
-            if "channel_id" in channel and channel.get("short_channel_id") != _STUB
+            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
         }
 
     def announced_addresses(self, peer_id: str) -> list[WireAddress]:
