@@ -100,6 +100,8 @@ class SentRecord:
     `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
     `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last
     tried, `probing`: that it is being tried.
+    `checks`: connections at which it could return what it got; `failures`: those at which it did not, `failing`:
+    so often in a row.
     """
 
     timestamp: int = 0
@@ -118,6 +120,9 @@ class SentRecord:
     misses: int = field(default=0, metadata=_ADDED)
     probed_at: int = field(default=0, metadata=_ADDED)
     probing: bool = field(default=False, metadata=_ADDED)
+    checks: int = field(default=0, metadata=_ADDED)
+    failures: int = field(default=0, metadata=_ADDED)
+    failing: int = field(default=0, metadata=_ADDED)
 
     @property
     def counts(self) -> bool:
@@ -196,6 +201,11 @@ class Store:
 
     def save_sent(self, peer_id: str, record: SentRecord) -> None:
         self._datastore.put((ROOT, "sent", peer_id), _dump(record))
+
+    def forget_peer(self, peer_id: str) -> None:
+        """Deletes what is known of a peer as a keeper of our backup, and what it returned."""
+        self._datastore.delete((ROOT, "retrieved", peer_id))
+        self._datastore.delete((ROOT, "sent", peer_id))
 
     def retrieved(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "retrieved", peer_id))

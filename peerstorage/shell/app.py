@@ -28,9 +28,11 @@ from peerstorage.shell.alerts import TOPIC, Alerts
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
+from peerstorage.shell.once import Once
 from peerstorage.shell.reach import Departures
 from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
+from peerstorage.shell.watch import Watch
 from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store
 from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
@@ -47,7 +49,7 @@ class App:
         self.worker = Worker(self._failed)
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
-        self._said: set[tuple[str, str]] = set()
+        self._said = Once()
         self.departures = Departures()
         self.restoring = threading.Lock()
         self._refusing = False
@@ -92,23 +94,14 @@ class App:
             self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
             everyone = self.options.provide == "all"
             self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
-            beside_builtin = self.node.builtin_is_active()
+            builtin = self.node.builtin_is_active()
+            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin)
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
-        if beside_builtin:
-            self._log(
-                "info",
-                "the built-in chanbackup plugin is active beside this one: both send backups, ours goes last. "
-                "Recommended: disable-plugin=chanbackup in lightningd's configuration",
-            )
-        if self.user.recovering:
-            self._log(
-                "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
-            )
         self.worker.submit("guard", self._heed_guard)
-        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.alerts])
+        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.watch, self.alerts])
         return None
 
     def _join_connected_peers(self) -> None:
@@ -218,6 +211,7 @@ class App:
                 raise
             self.gate.judged(peer_id)
             self._heed_guard()
+            self.watch.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
@@ -285,8 +279,7 @@ class App:
 
     def _say(self, key: tuple[str, str], message: str) -> None:
         """Logs once what a peer does again and again."""
-        if key not in self._said:
-            self._said.add(key)
+        if self._said.is_new(key):
             self._log("info", message)
 
     def _failed(self, name: str, error: Exception) -> None:

@@ -208,7 +208,14 @@ def _read_source(source: str) -> tuple[str, bytes]:
 
 def _status(app: App) -> dict[str, Any]:
     app.user.look()
-    return report.status(app.user, app.node.connected_peers(), app.keeper.metas.values(), app.options)
+    return report.status(
+        app.user,
+        app.node.connected_peers(),
+        app.keeper.metas.values(),
+        app.options,
+        todo=app.watch.todo(),
+        now=time.time(),
+    )
 
 
 def _push(app: App, peer_id: str | None) -> dict[str, Any]:

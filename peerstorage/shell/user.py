@@ -17,6 +17,7 @@ from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
 from peerstorage.guard import Judgement, Verdict, Vigil, judge
+from peerstorage.reliability import checked, forgettable
 from peerstorage.rival import Rival
 from peerstorage.scb import WireAddress
 from peerstorage.sealing import seal, unseal
@@ -140,10 +141,11 @@ class User:
             plaintext = unseal(self._key, blob)
         except SealError as error:
             self.ledger.say(peer_id, "warn", f"peer {peer_id} returned a backup that is of no use: {error}")
+            record = checked(record, kept=False) if record.timestamp else record
             self._done_with(peer_id, replace(record, state="altered"))
             return
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
-        record = capacity.proved(record) if same else self._disproved(record)
+        record = checked(capacity.proved(record), kept=True) if same else self._disproved(record)
         try:
             backup = format_.decode(plaintext)
         except FormatError as error:
@@ -170,9 +172,9 @@ class User:
         self._done_with(peer_id, record)
 
     def _disproved(self, record: SentRecord) -> SentRecord:
-        """The peer had time to store what it was sent, and did not return it."""
+        """The peer did not return what it was sent. That counts if it had the time to store it."""
         has_had_time = record.timestamp and record.checked_at - record.sent_at >= self._options.interval
-        return capacity.failed(record) if has_had_time else record
+        return checked(capacity.failed(record), kept=False) if has_had_time else record
 
     def _done_with(self, peer_id: str, record: SentRecord) -> None:
         if record.state == "altered":
@@ -244,10 +246,20 @@ class User:
             self._refresh_at = now + self._refresh_period
             self.sessions.structure_changed(self._normal_with)
             self._normal_with.clear()
+            self._forget_strangers()
         self.sender.tick(now)
         due = self.sessions.due(now)
         if due:
             self.sender.send(due[:_AT_ONCE], now)
+
+    def _forget_strangers(self) -> None:
+        if self.recovering:
+            return
+        needed = self.insiders | set(self.sessions)
+        for peer_id in forgettable(self.ledger.records, needed, int(time.time()))[:_AT_ONCE]:
+            self.ledger.forget(peer_id)
+            self.placement.forget(peer_id)
+            self.heard.discard(peer_id)
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
