@@ -18,6 +18,7 @@ GUARD = ("warn", "halt", "off")
 MAX_INTERVAL_SECONDS = 86_400
 MAX_SETTLE_SECONDS = 120
 MAX_REPLICAS = 1000
+MAX_AUDIT_DAYS = 3650
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -50,6 +51,11 @@ DECLARATIONS = (
         "warn",
         "When peers prove that our database is an old copy: warn, halt (let no peer reestablish) or off",
     ),
+    Declaration(
+        "peerstorage-audit-days",
+        "0",
+        "Days after which a peer that has not proved what it holds is connected anew; 0: never",
+    ),
     Declaration("peerstorage-quota", "256MiB", "Total size of peers' backups that we store"),
 )
 
@@ -65,6 +71,7 @@ class Options:
     padding: str = "full"
     settle: int = 5
     guard: str = "warn"
+    audit_days: int = 0
     quota: int = 256 << 20
 
     @classmethod
@@ -83,6 +90,7 @@ class Options:
             padding=_choice("peerstorage-padding", given, PADDING),
             settle=settle,
             guard=guard,
+            audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
         )
 

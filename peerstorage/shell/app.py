@@ -25,6 +25,7 @@ from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.scb import WireAddress
 from peerstorage.shell import rpc
 from peerstorage.shell.alerts import TOPIC, Alerts
+from peerstorage.shell.audit import Audit, Rounds
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
@@ -51,7 +52,7 @@ class App:
         self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
-        self.restoring = threading.Lock()
+        self.restoring, self.auditing = threading.Lock(), threading.Lock()
         self._refusing = False
         self._declare()
 
@@ -100,9 +101,16 @@ class App:
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
+        rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.watch, self.alerts])
+        self.worker.start(
+            [_Doorman(self), self.user, self.keeper, self.upkeep, self.watch, self.alerts, rounds]
+        )
         return None
+
+    def audit(self) -> Audit:
+        """For a thread of its own."""
+        return Audit(self.node.rpc_path, self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""

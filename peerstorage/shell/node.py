@@ -126,6 +126,11 @@ class Node:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
         return any(channel["state"] not in _NO_CHANNEL for channel in channels)
 
+    def activity(self, peer_id: str) -> list[tuple[str, int]]:
+        """lightningd's state of each channel with a peer, and the number of payments in flight in it."""
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return [(channel["state"], len(channel.get("htlcs", []))) for channel in channels]
+
     def channel_counts(self) -> Counter[str]:
         """How many channels there are with each peer, by node_id in hex."""
         only = {"channels": [{"peer_id": True, "state": True}]}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from dataclasses import replace
 
 from peerstorage import backup as format_
@@ -73,6 +74,8 @@ class User:
         known = sum(1 for record in self.ledger.records.values() if record.counts)
         self._vigil = Vigil(min(options.replicas, max(1, known)), time.monotonic() + _VIGIL_SECONDS)
         self._joined_late: set[str] = set()
+        # How often it was found out what a peer holds, by node_id, since the start.
+        self.verdicts: Counter[str] = Counter()
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
@@ -181,6 +184,7 @@ class User:
             self.placement.holds(peer_id, frozenset())
         self._remember(peer_id, record)
         self.heard.add(peer_id)
+        self.verdicts[peer_id] += 1
         self.sessions.retrieved(peer_id)
 
     def _remember(self, peer_id: str, record: SentRecord) -> None:
@@ -260,6 +264,7 @@ class User:
             self.ledger.forget(peer_id)
             self.placement.forget(peer_id)
             self.heard.discard(peer_id)
+            del self.verdicts[peer_id]
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -272,6 +277,7 @@ class User:
         self.placement.holds(peer_id, frozenset())
         record = replace(record, state="missing", checked_at=int(time.time()))
         self._remember(peer_id, self._disproved(record))
+        self.verdicts[peer_id] += 1
 
     def _mark_entrance(self) -> None:
         """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""

@@ -31,6 +31,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-guard", "warn", "guard", "warn"),
     ("peerstorage-guard", "halt", "guard", "halt"),
     ("peerstorage-guard", "off", "guard", "off"),
+    ("peerstorage-audit-days", "0", "audit_days", 0),
+    ("peerstorage-audit-days", "3650", "audit_days", 3650),
     ("peerstorage-quota", "0", "quota", 0),
     ("peerstorage-quota", "1", "quota", 1),
     ("peerstorage-quota", "7B", "quota", 7),
@@ -50,6 +52,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-replicas", ["0", "1001", "-3", "three"], "allowed are 1 to 1000 peers"),
     ("peerstorage-padding", ["", "FULL", "half"], "allowed are full, bucket, none"),
     ("peerstorage-settle", ["121", "-1", "soon"], "allowed are 0 to 120 seconds"),
+    ("peerstorage-audit-days", ["", "-1", "3651", "7d"], "allowed are 0 to 3650 days"),
     ("peerstorage-guard", ["", "true", "Halt"], "allowed are warn, halt, off"),
     (
         "peerstorage-quota",
@@ -82,7 +85,7 @@ def test_bad_values_are_named_with_what_is_allowed(name: str, text: str, allowed
 
 def test_all_is_declared_once_as_lightningd_wants_it() -> None:
     names = [declared.name for declared in DECLARATIONS]
-    assert names == [f"peerstorage-{field}" for field in Options.__slots__]
+    assert names == [f"peerstorage-{field.replace('_', '-')}" for field in Options.__slots__]
     assert all(isinstance(declared.default, str) and declared.description for declared in DECLARATIONS)
     assert {name for name, *_ in GOOD} == {name for name, *_ in BAD} == set(names)
 

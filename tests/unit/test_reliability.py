@@ -16,6 +16,7 @@ from peerstorage.reliability import (
     forgettable,
     honest,
     rank,
+    unproven,
 )
 from peerstorage.store import SentRecord
 
@@ -76,3 +77,15 @@ def test_only_so_many_strangers_are_remembered_the_newest_of_them() -> None:
     records = {f"{number:04}": SentRecord(sent_at=NOW - number) for number in range(MOST_STRANGERS + 3)}
     assert sorted(forgettable(records, {"0000", "1002"}, NOW)) == ["1001"]
     assert sorted(forgettable(records, set(), NOW)) == ["1000", "1001", "1002"]
+
+
+def test_unproven_are_those_that_were_not_checked_for_long() -> None:
+    records = {
+        "proved long ago": SentRecord(timestamp=1, verified_at=NOW - 9, checked_at=NOW - 9),
+        "failed since": SentRecord(timestamp=1, verified_at=NOW - 9, checked_at=NOW - 5),
+        "proved later": SentRecord(timestamp=1, verified_at=NOW - 6, checked_at=NOW - 6),
+        "never": SentRecord(timestamp=1),
+        "got nothing": SentRecord(checked_at=NOW - 9),
+    }
+    assert unproven(records, NOW - 5, NOW - 5) == ["proved long ago", "proved later"]
+    assert unproven(records, NOW - 5, NOW - 7) == ["proved long ago", "never", "proved later"]
