@@ -69,6 +69,7 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to the first one after it. A backup from within was made by a database that is
     not this one: this one is a copy from before.
+    `old`: peers proved that this database is an old copy. It is part of the database, so the true one hasn't it.
     """
 
     mode: str = NORMAL
@@ -77,6 +78,7 @@ class State:
     since: int = 0
     acknowledged: int = 0
     gaps: str = ""
+    old: bool = field(default=False, metadata=_ADDED)
 
     def with_gap(self, after: int, before: int) -> State:
         """The state after the first backup (`before`) since a start at which `after` was the newest."""
@@ -101,6 +103,8 @@ class SentRecord:
     `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
     `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last
     tried, `probing`: that it is being tried.
+    `checks`: connections at which it could return what it got; `failures`: those at which it did not, `failing`:
+    so often in a row.
     """
 
     timestamp: int = 0
@@ -119,6 +123,14 @@ class SentRecord:
     misses: int = field(default=0, metadata=_ADDED)
     probed_at: int = field(default=0, metadata=_ADDED)
     probing: bool = field(default=False, metadata=_ADDED)
+    checks: int = field(default=0, metadata=_ADDED)
+    failures: int = field(default=0, metadata=_ADDED)
+    failing: int = field(default=0, metadata=_ADDED)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the peer got something and was not found without it."""
+        return bool(self.timestamp) and self.state not in {"missing", "altered"}
 
     @property
     def limit(self) -> int:
@@ -197,6 +209,11 @@ class Store:
 
     def save_sent(self, peer_id: str, record: SentRecord) -> None:
         self._datastore.put((ROOT, "sent", peer_id), _dump(record))
+
+    def forget_peer(self, peer_id: str) -> None:
+        """Deletes what is known of a peer as a keeper of our backup, and what it returned."""
+        self._datastore.delete((ROOT, "retrieved", peer_id))
+        self._datastore.delete((ROOT, "sent", peer_id))
 
     def retrieved(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "retrieved", peer_id))

@@ -125,6 +125,10 @@ class Placement:
         """The peer returned, or was sent, a blob with these channels."""
         self._held[peer_id] = channel_ids
 
+    def forget(self, peer_id: str) -> None:
+        for known in (self._content, self._sent, self._held):
+            known.pop(peer_id, None)
+
     def copies(self, without: str = "") -> Counter[bytes]:
         """In how many blobs that are counted on each channel lies, by channel_id; `without` one peer's."""
         counted: Counter[bytes] = Counter()
