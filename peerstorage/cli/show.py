@@ -213,7 +213,7 @@ def plan_text(plans: Sequence[Object], node_id: str | None, recover: Iterable[st
         "",
         "An address with a port from 32768 on is most likely one that the peer called from, where nobody listens: "
         "look up where its node_id is announced.",
-        "5. lightningd logs 'Unknown commitment #…, recovering our funds!' for each channel, and your share is in the "
-        "wallet once the close is in a block. If that came before recoverchannel, restart once with rescan=-HEIGHT, "
-        "a block before it.",
+        "5. lightningd logs 'Unknown commitment #…, recovering our funds!' for each channel, and your share is in "
+        "the wallet once the close is in a block. If that came before recoverchannel, restart once with "
+        "rescan=-HEIGHT, a block before it.",
     ]
