@@ -181,7 +181,7 @@ class App:
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
-        if self.user.may_enter(peer_id):
+        if not self.user.recovering or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self.user.disconnected(peer_id)
@@ -241,6 +241,12 @@ class App:
         elif not self.user.guarding:
             self.gate.release_waiting(CONTINUE)
         self._refusing = self.user.halted
+
+    def resume(self) -> None:
+        """The operator, or a restore, ends recovering. Raises UsageError."""
+        self.user.resume()
+        self._heed_guard()
+        self.watch.soon()
 
     def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything

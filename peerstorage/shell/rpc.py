@@ -180,7 +180,7 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
         )
         answer = run.work(request, wishes)
         if answer["finished"] and not wishes.dry_run:
-            app.worker.submit("restored", app.user.resume)
+            app.worker.submit("restored", app.resume)
         return answer
 
     app.worker.submit(request.method, _guarded(request, begin))
@@ -288,5 +288,5 @@ def _resume(app: App, word: str | None) -> dict[str, Any]:
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
         )
-    app.user.resume()
+    app.resume()
     return {"mode": app.user.ledger.state.mode}

@@ -130,6 +130,27 @@ def test_the_operator_s_word_lets_peers_in_again(tmp_path: Path) -> None:
         assert (mode(alice), record(alice, "state")["old"]) == ("normal", False)
 
 
+def test_a_second_proof_after_the_operator_s_word_ends_connections_again(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        turned_away(net, alice, bob)
+        turned_away(net, alice, carol)
+        alice.call("peerstorage-resume", ["discard"])
+        for channel, peer in zip(channels, (bob, carol), strict=True):
+            channel.end(peer).revocations = 0  # type: ignore[union-attr]
+        bob.stores = None
+        net.connect(alice, bob)
+        ahead = channels[1].end(alice)
+        assert ahead
+        ahead.revocations = 9
+        newer = sealed(alice, 4_000_000_000, entries_of(alice))
+        ahead.revocations = 0
+        carol.blobs[alice.node_id] = newer
+        turned_away(net, alice, carol)
+        wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
+        assert record(alice, "state")["old"] is True
+
+
 def test_off_does_not_compare(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob, _), channels, _ = with_old_database(net, SETTLING | {"peerstorage-guard": "off"})
