@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.backup import Backup
-from peerstorage.guard import Verdict, judge
+from peerstorage.guard import Judgement, Verdict, judge
 from peerstorage.scb import ChannelBackup
 from peerstorage.store import State
 from tests.unit.samples import entry, foreign
@@ -39,6 +39,7 @@ CASES: list[Case] = [
     ("a newer one that names nothing new", RECORD, foreign(201, A, B), [A, B], [], FINE, [], []),
     ("a newer one without channels", RECORD, foreign(201), [A, B], [], FINE, [], []),
     ("a newer one with a closed channel", RECORD, foreign(201, A, B), [A], [B], FINE, [], []),
+    ("a newer one that lacks a closed channel", RECORD, foreign(201, A), [A], [B], FINE, [], []),
     ("a newer one of the small form", RECORD, foreign(201, A_SMALL), [A], [], FINE, [], []),
     ("a newer one that is behind", RECORD, foreign(201, A_BEHIND), [A], [], FINE, [], []),
     ("old database: an unknown channel", RECORD, foreign(201, A, B), [A], [], LOST, [2], []),
@@ -179,3 +180,15 @@ def test_old_database_that_has_already_sent_a_backup() -> None:
     """Restored at a copy from 150, backups up to 200 were with peers; one peer got a new one at 250 first."""
     record = State(newest_sent=250, newest_seen=250, since=100)
     assert judged(record, foreign(200, A_AHEAD), [A], [])[0] is LOST
+
+
+def test_each_verdict_is_explained_by_what_to_do() -> None:
+    backup = foreign(300, A, B, C)
+    lost = Judgement(LOST, frozenset({B.channel_id, C.channel_id}), frozenset({A.channel_id}))
+    text = lost.explain("02ab", backup)
+    assert text.startswith("RECOVERING: peer 02ab returned")
+    assert "2 of its 3 channels are unknown here, 1 have gone further" in text
+    earlier = Judgement(EARLIER, frozenset({B.channel_id}), frozenset())
+    text = earlier.explain("02ab", backup)
+    assert text.startswith("peer 02ab holds a backup from before this database, with 1 channels")
+    assert text.endswith("peerstorage-push 02ab")
