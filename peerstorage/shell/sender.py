@@ -137,7 +137,9 @@ class Sender:
             record = capacity.allowed(self._ledger.record(peer_id), int(time.time()))
             self._ledger.remember(peer_id, record)
             contents = self._placement.contents(peer_id)
-            if self._ledger.channels and not contents.entries:
+            # A peer may say that it keeps nothing at all.
+            too_small = record.limit < format_.SHORTEST_BLOB
+            if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
             key = (id(contents.entries), contents.contacts, record.limit)

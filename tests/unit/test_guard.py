@@ -41,6 +41,7 @@ CASES: list[Case] = [
     ("a newer one that names nothing new", RECORD, foreign(201, A, B), [A, B], [], FINE, [], []),
     ("a newer one without channels", RECORD, foreign(201), [A, B], [], FINE, [], []),
     ("a newer one with a closed channel", RECORD, foreign(201, A, B), [A], [B], FINE, [], []),
+    ("a newer one that lacks a closed channel", RECORD, foreign(201, A), [A], [B], FINE, [], []),
     ("a newer one of the small form", RECORD, foreign(201, A_SMALL), [A], [], FINE, [], []),
     ("a newer one that is behind", RECORD, foreign(201, A_BEHIND), [A], [], FINE, [], []),
     ("old database: an unknown channel", RECORD, foreign(201, A, B), [A], [], LOST, [2], []),
@@ -289,3 +290,15 @@ def test_a_vigil_ends_with_enough_different_answers_or_in_time() -> None:
         assert vigil.lasts(0.0)
     vigil.answered("bob")
     assert not vigil.lasts(0.0)
+
+
+def test_each_verdict_is_explained_by_what_to_do() -> None:
+    backup = foreign(300, A, B, C)
+    lost = Judgement(LOST, frozenset({B.channel_id, C.channel_id}), frozenset({A.channel_id}))
+    text = lost.explain("02ab", backup)
+    assert text.startswith("RECOVERING: peer 02ab returned")
+    assert "2 of its 3 channels are unknown here, 1 have gone further" in text
+    earlier = Judgement(EARLIER, frozenset({B.channel_id}), frozenset())
+    text = earlier.explain("02ab", backup)
+    assert text.startswith("peer 02ab holds a backup from before this database, with 1 channels")
+    assert text.endswith("peerstorage-push 02ab")
