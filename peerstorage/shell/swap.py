@@ -35,16 +35,14 @@ def version(path: Path, number: int) -> Path:
 def replace(path: Path, data: bytes, archive: int) -> None:
     """Makes `data` the newest version and keeps `archive` earlier ones. Raises OSError."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
+    _remove(temporary)
+    create(temporary, data)
     try:
-        create(temporary, data)
         if archive:
             _archive(path)
         os.replace(temporary, path)
     except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _remove(temporary)
         raise
     sync_folder(path)
     number = archive + 1
@@ -54,15 +52,19 @@ def replace(path: Path, data: bytes, archive: int) -> None:
 
 
 def create(path: Path, data: bytes) -> None:
-    """Writes a file that is not there yet, down to the disk. Raises OSError; what there is of it may stay."""
+    """Writes a file that is not there yet, down to the disk. Raises OSError, and then nothing of it stays."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        _remove(path)
+        raise
 
 
 def sync_folder(path: Path) -> None:
@@ -72,6 +74,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _archive(path: Path) -> None:
