@@ -15,10 +15,14 @@ from peerstorage.errors import OptionError
 PROVIDE = ("channels", "all", "none")
 PADDING = ("full", "bucket", "none")
 GUARD = ("warn", "halt", "off")
+PERIODIC, NEW_CHANNELS_ONLY = "periodic", "new-channels-only"
 MAX_INTERVAL_SECONDS = 86_400
 MAX_SETTLE_SECONDS = 120
 MAX_REPLICAS = 1000
 MAX_AUDIT_DAYS = 3650
+MAX_ARCHIVE = 100
+# The built-in's own file, in the same format: each would overwrite the other's.
+_BUILTIN_FILE = "emergency.recover"
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -57,6 +61,22 @@ DECLARATIONS = (
         "Days after which a peer that has not proved what it holds is connected anew; 0: never",
     ),
     Declaration("peerstorage-quota", "256MiB", "Total size of peers' backups that we store"),
+    Declaration(
+        "peerstorage-file",
+        "peerstorage.backup",
+        "Local copy of our backup; a relative path starts in the network's folder; empty: none",
+    ),
+    Declaration(
+        "peerstorage-file-strategy",
+        PERIODIC,
+        "When the local copy is written: periodic (also for fresh penalty data) or new-channels-only",
+    ),
+    Declaration("peerstorage-archive", "3", "Earlier versions of the local copy that are kept beside it"),
+    Declaration(
+        "peerstorage-on-change",
+        "",
+        "Program that is run with the local copy's path after each change, for copies elsewhere; empty: none",
+    ),
 )
 
 
@@ -73,6 +93,10 @@ class Options:
     guard: str = "warn"
     audit_days: int = 0
     quota: int = 256 << 20
+    file: str = "peerstorage.backup"
+    file_strategy: str = PERIODIC
+    archive: int = 3
+    on_change: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
@@ -92,6 +116,10 @@ class Options:
             guard=guard,
             audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
+            file=_path("peerstorage-file", given),
+            file_strategy=_choice("peerstorage-file-strategy", given, (PERIODIC, NEW_CHANNELS_ONLY)),
+            archive=_integer("peerstorage-archive", given, 0, MAX_ARCHIVE, "versions"),
+            on_change=_program("peerstorage-on-change", given),
         )
 
 
@@ -121,3 +149,19 @@ def _size(name: str, given: Mapping[str, str]) -> int:
             f"{name}={given[name]!r}: allowed is a number of bytes, KiB, MiB or GiB, like 256MiB"
         )
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _path(name: str, given: Mapping[str, str]) -> str:
+    text = given[name]
+    if "\0" in text or text.endswith("/") or text.rsplit("/", 1)[-1] in {".", "..", _BUILTIN_FILE}:
+        raise OptionError(
+            f"{name}={text!r}: allowed is a file's path, but none that ends in {_BUILTIN_FILE}, the built-in's"
+        )
+    return text
+
+
+def _program(name: str, given: Mapping[str, str]) -> str:
+    text = given[name]
+    if "\0" in text or (text and not text.startswith("/")):
+        raise OptionError(f"{name}={text!r}: allowed is the absolute path of a program, without arguments")
+    return text

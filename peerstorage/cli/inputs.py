@@ -15,17 +15,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyln.proto.bech32 import bech32_decode, convertbits
-
 from peerstorage import keys
-from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, FormatError, SecretError, UsageError
+from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, UsageError
 from peerstorage.sealing import KEY_LENGTH
+from peerstorage.textform import from_text, looks_like_backup
 
 MAX_SOURCE = 64 << 20
 STDIN = "-"
 _MAX_LINE = 4096
 _LONGEST_NAME = 200
-_TEXT_FORM = "clnemerg"
 _WORD_LIST = Path(__file__).with_name("english.txt")
 
 
@@ -130,34 +128,6 @@ class Inputs:
         self._purpose = purpose
 
 
-def from_text(data: bytes) -> bytes:
-    """The bytes that hex or the text form clnemerg1… stand for; anything else as it is. Raises FormatError."""
-    if not data.isascii():
-        return data
-    text = b"".join(data.split()).decode()
-    if text.lower().startswith(f"{_TEXT_FORM}1"):
-        return _from_text_form(text)
-    if re.fullmatch(r"[0-9a-fA-F]+", text):
-        if len(text) % 2:
-            raise FormatError(f"hex with an odd number of digits, {len(text)}: one is missing, or the rest")
-        return bytes.fromhex(text)
-    return data
-
-
-def _from_text_form(text: str) -> bytes:
-    """Bech32 without its limit of length, as lightning-hsmtool getemergencyrecover prints it."""
-    try:
-        prefix, groups = bech32_decode(text)
-    except ValueError:
-        prefix, groups = "", b""  # its message would hold the whole text
-    data = convertbits(groups, 5, 8, False) if prefix == _TEXT_FORM else None
-    if data is None:
-        raise FormatError(
-            f"the text {_TEXT_FORM}1… is damaged: a character is wrong, missing or too many, by its checksum"
-        )
-    return bytes(data)
-
-
 def label(argument: str) -> str:
     """What a source is called in answers and errors."""
     if argument == STDIN:
@@ -169,7 +139,7 @@ def label(argument: str) -> str:
 
 def _is_backup_in_text(argument: str) -> bool:
     """Whether the argument is a backup itself, in hex or text form, and not the name of a file."""
-    if not re.fullmatch(rf"[0-9a-fA-F]+|{_TEXT_FORM}1.*", argument, re.IGNORECASE | re.DOTALL):
+    if not looks_like_backup(argument):
         return False
     try:
         return not Path(argument).exists()

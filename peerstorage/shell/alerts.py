@@ -17,6 +17,11 @@ TOPIC = "peerstorage_alert"
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
 
 QUOTA_FULL = "quota-full"
+# The local file: it can't be written, is not ours to replace, proves that the database is old or lost, has
+# channels that nobody knows; and its program.
+FILE_FAILED, FILE_UNREADABLE = "file-failed", "file-unreadable"
+FILE_AHEAD, FILE_UNKNOWN = "file-ahead", "file-unknown-channels"
+ON_CHANGE_FAILED = "on-change-failed"
 
 
 # All plugins start at once; the slow ones take a second or two.

@@ -33,13 +33,16 @@ from peerstorage.shell.once import Once
 from peerstorage.shell.reach import Departures
 from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
+from peerstorage.shell.vault import Vault
 from peerstorage.shell.watch import Watch
-from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
+from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.store import Store
 from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 
 _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
+# Of these, for the local file and the operator's program.
+_FILE_SECONDS = 15.0
 
 
 class App:
@@ -60,8 +63,8 @@ class App:
         """Serves lightningd until it goes away."""
         self._plugin.run()
         # lightningd closed the pipe without a word: it died.
-        if hasattr(self, "keeper"):
-            self.worker.stop("end", self.keeper.flush, _SHUTDOWN_SECONDS)
+        if hasattr(self, "vault"):
+            self.worker.stop("end", self._flush, _SHUTDOWN_SECONDS)
 
     def _declare(self) -> None:
         plugin = self._plugin
@@ -95,6 +98,14 @@ class App:
             self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
             everyone = self.options.provide == "all"
             self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
+            self.vault = Vault(
+                folder,
+                self.options,
+                self.key,
+                user=self.user,
+                alerts=self.alerts,
+                submit=self.worker.submit,
+            )
             builtin = self.node.builtin_is_active()
             self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin)
             self._join_connected_peers()
@@ -103,9 +114,8 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        self.worker.start(
-            [_Doorman(self), self.user, self.keeper, self.upkeep, self.watch, self.alerts, rounds]
-        )
+        roles: list[Role] = [self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
+        self.worker.start([_Doorman(self), *roles])
         return None
 
     def audit(self) -> Audit:
@@ -127,9 +137,15 @@ class App:
 
         def finish() -> None:
             self.gate.release_all(DISCONNECT)
-            self.keeper.flush()
+            self._flush()
 
         self.worker.stop("shutdown", finish, _SHUTDOWN_SECONDS)
+
+    def _flush(self) -> None:
+        try:
+            self.keeper.flush()
+        finally:
+            self.vault.flush(_FILE_SECONDS)
 
     # Hooks and notifications
 

@@ -119,7 +119,8 @@ class Node:
         return list(self._entries.values())
 
     def closed_channel_ids(self) -> set[bytes]:
-        closed = self.call("listclosedchannels")["closedchannels"]
+        only = {"closedchannels": [{"channel_id": True}]}
+        closed = self.call("listclosedchannels", only)["closedchannels"]
         return {bytes.fromhex(channel["channel_id"]) for channel in closed if "channel_id" in channel}
 
     def has_channel_with(self, peer_id: str) -> bool:

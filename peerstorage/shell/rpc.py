@@ -1,6 +1,7 @@
 """The RPC methods. lightningd shows the parameters and docstrings in `lightning-cli help`.
 
-Rules: the worker answers; every error has a code and says what to do; recover, status and list change nothing.
+Rules: the worker answers; every error has a code and says what to do; recover, status, verify and list change
+nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,32 +21,34 @@ from peerstorage.errors import (
     NODE_REFUSED,
     NOT_STORED,
     NOTHING_TO_SEND,
-    SOURCE_UNREADABLE,
     STILL_NEEDED,
     STILL_RECOVERING,
     SWITCHED_OFF,
     PeerstorageError,
     UsageError,
 )
-from peerstorage.shell import report
+from peerstorage.recovery import Rejected, Source
+from peerstorage.shell import handout, report
 from peerstorage.shell.restore import Restore, Wishes
 
 if TYPE_CHECKING:
     from peerstorage.shell.app import App
 
 RESUME_WORD = "discard"
-_MAX_FILE = 64 << 20
-_LONGEST_NAME = 200
 
 
 def register(plugin: Plugin, app: App) -> None:
     """Declares the methods; a parameter that a method doesn't know is refused by name."""
 
     def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
-        """Decrypts what peers returned (or source: a blob in hex, or a file): recoverchannel's input.
+        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
+        input.
 
         Changes nothing."""
-        _answer_later(app, request, unknown, lambda: _recover(app, source))
+        if source is None:
+            _answer_later(app, request, unknown, lambda: _recover(app))
+        else:
+            _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
     def status(request: Any, **unknown: Any) -> None:
         """Who holds our backup, what each peer proved, and what we store for others. Changes nothing."""
@@ -68,6 +72,22 @@ def register(plugin: Plugin, app: App) -> None:
     def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
         """Deletes what we store for a peer; force: even while a channel with it is open."""
         _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
+
+    def export(
+        request: Any, file: str | None = None, channel_id: Any = None, *more: Any, **unknown: Any
+    ) -> None:
+        """Writes a backup of all channels, or of those named, to a new file; without file: as hex and text.
+
+        channel_id may be several, as an array or one after the other."""
+        first = channel_id if isinstance(channel_id, list) else [channel_id]
+        chosen = [str(one) for one in (*first, *more) if one is not None]
+        _export(app, request, unknown, str(file or ""), chosen)
+
+    def verify(request: Any, source: str | None = None, **unknown: Any) -> None:
+        """Opens a backup (the local file, or source as in peerstorage-recover) and compares it with this node.
+
+        Changes nothing."""
+        _answer_after_reading(app, request, unknown, str(source or app.vault.path or ""), _verify)
 
     def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
         """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
@@ -94,6 +114,8 @@ def register(plugin: Plugin, app: App) -> None:
         ("peerstorage-audit", audit),
         ("peerstorage-list", stored),
         ("peerstorage-forget", forget),
+        ("peerstorage-export", export),
+        ("peerstorage-verify", verify),
         ("peerstorage-resume", resume),
         ("peerstorage-restore", restore),
     ):
@@ -135,20 +157,73 @@ def _refuse_unknown(request: Any, unknown: dict[str, Any]) -> None:
     _refuse(request, UsageError(INVALID_PARAMS, f"{request.method} has no parameter {names}"))
 
 
-def _recover(app: App, source: str | None) -> dict[str, Any]:
-    return report.recovered(_merge(app, source))
+def _answer_after_reading(
+    app: App,
+    request: Any,
+    unknown: dict[str, Any],
+    source: str,
+    make: Callable[[App, str, bytes], dict[str, Any]],
+) -> None:
+    """`make` gets the source's name and sealed blob. A file may lie on a disk that hangs: a thread of its own
+    reads it, and then the worker answers."""
+
+    def read() -> None:
+        name, blob = handout.read_source(source)
+        _answer_later(app, request, {}, lambda: make(app, name, blob))
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        threading.Thread(target=_guarded(request, read), name="source", daemon=True).start()
 
 
-def _merge(app: App, source: str | None = None) -> recovery.Recovered:
-    blobs = app.store.all_retrieved() if source is None else iter([_read_source(str(source))])
-    sources, rejected = recovery.open_sources(app.key, blobs)
-    if source is not None and not sources:
-        raise UsageError(
-            SOURCE_UNREADABLE,
-            f"{rejected[0].name}: {rejected[0].reason} (this node is {app.node.node_id()})",
-        )
+def _recover(app: App) -> dict[str, Any]:
+    return _recovered(app, *recovery.open_sources(app.key, app.store.all_retrieved()))
+
+
+def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
+    source, rejected = handout.opened(app.key, name, blob, app.node.node_id())
+    return _recovered(app, [source], rejected)
+
+
+def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
     in_use = {entry.database_id: entry.channel_id for entry in app.node.channels()}
-    return recovery.merge(sources, rejected, in_use)
+    return report.recovered(recovery.merge(sources, rejected, in_use))
+
+
+def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
+    source, rejected = handout.opened(app.key, name, blob, app.node.node_id())
+    return handout.verified(source, rejected, app.node.channels(), app.node.closed_channel_ids())
+
+
+def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
+    """The worker makes the backup, a thread of its own writes it."""
+
+    def make() -> None:
+        if app.user.recovering:
+            raise UsageError(
+                STILL_RECOVERING,
+                "this node is recovering: its channels are not those to keep. See peerstorage-recover",
+            )
+        state = app.user.ledger.state
+        timestamp = max(int(time.time()), state.newest_seen + 1)
+        blob, about = handout.exported(app.key, app.node.channels(), chosen, timestamp, state.since)
+        app.user.ledger.save(replace(state, newest_seen=timestamp))
+        if not file:
+            request.set_result(about | handout.as_text(blob))
+            return
+
+        def write() -> None:
+            path = Path(file).absolute()
+            handout.write(path, blob)
+            request.set_result({"file": str(path)} | about)
+
+        threading.Thread(target=_guarded(request, write), name="export", daemon=True).start()
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        app.worker.submit(request.method, _guarded(request, make))
 
 
 def _true(value: object) -> bool:
@@ -219,29 +294,6 @@ def _audit(app: App, request: Any, peer_id: str | None) -> None:
 def _refuse_without_use(app: App) -> None:
     if not app.options.use:
         raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
-
-
-def _read_source(source: str) -> tuple[str, bytes]:
-    """A sealed blob from hex or from a file; relative paths start at the network's folder."""
-    try:
-        return "argument", bytes.fromhex(source)
-    except ValueError:
-        pass
-    name = source if len(source) <= _LONGEST_NAME else f"{source[:_LONGEST_NAME]}…"
-    try:
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(SOURCE_UNREADABLE, f"{name}: neither hex nor a file")
-        with path.open("rb") as file:
-            blob = file.read(_MAX_FILE + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a path"
-        raise UsageError(
-            SOURCE_UNREADABLE, f"{name}: neither hex nor a file that can be read: {why}"
-        ) from error
-    if len(blob) > _MAX_FILE:
-        raise UsageError(SOURCE_UNREADABLE, f"{name}: larger than {_MAX_FILE >> 20} MiB, no backup is")
-    return name, blob
 
 
 def _status(app: App) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from peerstorage import capacity, cli, greenlight, keys, store, wire
 from peerstorage.backup import MAGIC, Backup, decode, encode, unpadded
-from peerstorage.cli.inputs import from_text
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.opening import open_source
 from peerstorage.recovery import Recovered, Source, merge
 from peerstorage.scb import ChannelBackup, WireAddress
 from peerstorage.sealing import OVERHEAD, seal, unseal
+from peerstorage.textform import from_text
 
 KEY = bytes(range(32))
 _MAX_SEPARATED = 4

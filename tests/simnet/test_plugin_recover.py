@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyln.proto.bech32 import bech32_encode, convertbits
 
 from .backup_format import Reader as EntryReader
 from .backup_format import encode_container, read_entry, seal
@@ -127,7 +128,7 @@ def entry_after(channel: Channel, revocations: int) -> bytes:
     return ours.backup_entry()
 
 
-@pytest.mark.parametrize("kind", ["hex", "absolute", "relative", "stock-file"])
+@pytest.mark.parametrize("kind", ["hex", "text", "text-file", "absolute", "relative", "stock-file"])
 def test_sources_by_argument(tmp_path: Path, kind: str) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob, channels, entries = lost(net)
@@ -138,12 +139,14 @@ def test_sources_by_argument(tmp_path: Path, kind: str) -> None:
         place = {"absolute": tmp_path / "my backup", "relative": alice.dir / "my.backup"}.get(
             kind, alice.dir / "emergency.recover"
         )
-        place.write_bytes(blob)
-        source = {"hex": blob.hex(), "absolute": str(place)}.get(kind, place.name)
+        text = bech32_encode("clnemerg", bytes(convertbits(blob, 8, 5)))
+        place.write_bytes(f"{text}\n".encode() if kind == "text-file" else blob)
+        by_word = {"hex": blob.hex(), "text": text}
+        source = (by_word | {"absolute": str(place)}).get(kind, place.name)
         answer = recover(alice, source)
         assert same_channels(answer["scb"], entries)
         assert answer["missing"] == 0
-        assert [item["from"] for item in answer["sources"]] == ["argument" if kind == "hex" else source]
+        assert [item["from"] for item in answer["sources"]] == ["argument" if kind in by_word else source]
         assert answer["sources"][0]["complete"] is (None if kind == "stock-file" else True)
         assert len(alice.call("recoverchannel", [answer["scb"]])["stubs"]) == len(channels)
         assert mode(alice) == "normal"
@@ -177,18 +180,20 @@ def test_nonsense_is_refused_with_a_code_and_a_reason(tmp_path: Path) -> None:
         (alice.dir / "text").write_text("this is no backup, but it is longer than any header")
         entry = encode_container(1_700_000_000, [])
         cases = {
-            "nonsense": "neither hex nor a file",
-            "/no/such/file": "neither hex nor a file",
-            "emergency.recover": "neither hex nor a file",
-            str(alice.dir): "neither hex nor a file",
-            "bad\0name": "neither hex nor a file",
-            "": "too few",
+            "nonsense": "neither hex nor clnemerg1… nor a file",
+            "/no/such/file": "neither hex nor clnemerg1… nor a file",
+            "emergency.recover": "neither hex nor clnemerg1… nor a file",
+            str(alice.dir): "neither hex nor clnemerg1… nor a file",
+            "bad\0name": "neither hex nor clnemerg1… nor a file",
+            "": "neither hex nor clnemerg1… nor a file",
             "00": "too few",
-            "abc": "neither hex nor a file",
+            "abc": "odd number of digits, 3",
+            "clnemerg1qqq": "clnemerg1… is damaged",
             "empty": "too few",
-            "text": "doesn't open with this node's key",
-            "00" * 100: "doesn't open with this node's key",
-            sealed(stranger, 1_700_000_000, []).hex(): "doesn't open with this node's key",
+            "text": "this is text, but neither hex nor clnemerg1…",
+            "80" * 100: "doesn't open with this key",
+            sealed(stranger, 1_700_000_000, []).hex(): "doesn't open with this key",
+            sealed(alice, 1_700_000_000, []).hex()[:-2]: "the key is right, but the backup is damaged",
             seal(secret(alice), b"\x17\xf8" + entry[2:]).hex(): "backup type 6136",
             seal(secret(alice), entry[:9]).hex(): "backup version",
             seal(secret(alice), b"").hex(): "backup type",
@@ -197,6 +202,8 @@ def test_nonsense_is_refused_with_a_code_and_a_reason(tmp_path: Path) -> None:
         for source, reason in cases.items():
             message = fails(UNREADABLE, lambda source=source: alice.call("peerstorage-recover", [source]))  # type: ignore[misc]
             assert reason in message
+            unopened = "nor a file" in message or source in {"abc", "clnemerg1qqq"}
+            assert unopened or f"(this node is {alice.node_id})" in message
         assert kept(alice) == before
 
 

@@ -17,6 +17,7 @@ from peerstorage.backup import encode
 from peerstorage.cli import inputs
 from peerstorage.scb import ChannelBackup, Shachain
 from peerstorage.sealing import derive_key, seal
+from peerstorage.textform import from_text
 from tests.unit.conftest import Run
 from tests.unit.samples import KEY, POINTS, entry, recorded, summary, vectors
 
@@ -214,7 +215,7 @@ def test_hsm_secret_that_is_none(run: Run, content: bytes | None, code: int, say
 
 
 def test_text_form_of_lightning_hsmtool(run: Run) -> None:
-    assert inputs.from_text(TEXT.encode()) == TEXT_BLOB
+    assert from_text(TEXT.encode()) == TEXT_BLOB
     Path("file").write_text(f"{TEXT[:60]}\n  {TEXT[60:]}\n")
     for source, stdin in (
         (TEXT, b""),

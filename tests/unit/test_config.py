@@ -40,6 +40,16 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-quota", "256MiB", "quota", 268_435_456),
     ("peerstorage-quota", "2 GiB", "quota", 2_147_483_648),
     ("peerstorage-quota", "999999999999", "quota", 999_999_999_999),
+    ("peerstorage-file", "", "file", ""),
+    ("peerstorage-file", "my backup", "file", "my backup"),
+    ("peerstorage-file", "../here/it.is", "file", "../here/it.is"),
+    ("peerstorage-file", "/mnt/emergency.recover.copy", "file", "/mnt/emergency.recover.copy"),
+    ("peerstorage-file-strategy", "periodic", "file_strategy", "periodic"),
+    ("peerstorage-file-strategy", "new-channels-only", "file_strategy", "new-channels-only"),
+    ("peerstorage-archive", "0", "archive", 0),
+    ("peerstorage-archive", "100", "archive", 100),
+    ("peerstorage-on-change", "", "on_change", ""),
+    ("peerstorage-on-change", "/usr/local/bin/copy it", "on_change", "/usr/local/bin/copy it"),
 ]
 BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-use", ["", "yes", "YES", "1", "true ", "True "], "allowed are true, false"),
@@ -58,6 +68,22 @@ BAD: list[tuple[str, list[str], str]] = [
         "peerstorage-quota",
         ["", "-1", "1.5GiB", "256MB", "256mib", "GiB", "1  KiB", "1KiB ", "1TiB", "9999999999999"],
         "allowed is a number of bytes, KiB, MiB or GiB, like 256MiB",
+    ),
+    (
+        "peerstorage-file",
+        ["emergency.recover", "/mnt/emergency.recover", "folder/", "/", ".", "a/..", "a\0b"],
+        "allowed is a file's path, but none that ends in emergency.recover, the built-in's",
+    ),
+    (
+        "peerstorage-file-strategy",
+        ["", "never", "Periodic"],
+        "allowed are periodic, new-channels-only",
+    ),
+    ("peerstorage-archive", ["", "-1", "101", "3.0", "all"], "allowed are 0 to 100 versions"),
+    (
+        "peerstorage-on-change",
+        ["copy", "./copy", " /copy", "~/copy", "/a\0b"],
+        "allowed is the absolute path of a program, without arguments",
     ),
 ]
 

@@ -180,7 +180,7 @@ class Model(RuleBasedStateMachine):
             return
         hook = Hook()
         if decision is Decision.HOLD:
-            self.gate.hold(peer_id, hook, self.clock.now)
+            self.gate.hold(peer_id, hook, self.clock.now, for_verdict=False)
         else:
             assert not (self.user.recovering and stranger), "let in: it closes its channel"
             self.node.connected.add(peer_id)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.backup import encode
-from peerstorage.cli.inputs import from_text
 from peerstorage.errors import FormatError, SealError
 from peerstorage.opening import open_source
 from peerstorage.sealing import HEADER_LENGTH, OVERHEAD, first_bytes, seal
+from peerstorage.textform import from_text, to_text
 from tests.unit.samples import KEY, backup, entry, summary
 
 OTHER = bytes(32)
@@ -114,3 +114,12 @@ def test_any_text_is_taken_for_something_or_refused(data: bytes) -> None:
         assert data.isascii()
     else:
         assert taken == data or len(taken) <= len(data) // 2
+
+
+@given(st.binary(max_size=300))
+def test_both_text_forms_lead_back(data: bytes) -> None:
+    text = to_text(data)
+    assert text.startswith("clnemerg1")
+    assert from_text(text.encode()) == from_text(text.upper().encode()) == data
+    if data:
+        assert from_text(data.hex().encode()) == data
