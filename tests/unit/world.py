@@ -14,6 +14,7 @@ from unittest.mock import patch
 from peerstorage.scb import ChannelBackup
 from peerstorage.shell import contacts, placement, sender, user
 from peerstorage.shell.node import Node, NodeError
+from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 
 _GONE = -32600
@@ -78,13 +79,20 @@ class MemoryNode(Node):
                 raise Killed
             self.calls_left -= 1
         if method in {"datastore", "listdatastore", "deldatastore"}:
-            answer: dict[str, Any] = getattr(self.datastore, method)(**params)
+            try:
+                answer: dict[str, Any] = getattr(self.datastore, method)(**params)
+            except RpcError as error:
+                raise NodeError(method, error.code, error.message) from None
         else:
             answer = getattr(self, f"_{method}")(**params)
         return answer
 
     def _staticbackup(self) -> dict[str, Any]:
         return {"scb": [entry.to_bytes().hex() for entry in self.channels_now.values()]}
+
+    def _listpeerchannels(self) -> dict[str, Any]:
+        ids = (channel_id.hex() for channel_id in self.channels_now)
+        return {"channels": [{"channel_id": channel_id, "short_channel_id": "103x1x0"} for channel_id in ids]}
 
     def _listclosedchannels(self) -> dict[str, Any]:
         return {"closedchannels": [{"channel_id": channel_id.hex()} for channel_id in self.closed]}
