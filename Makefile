@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+FUZZ_RUNS ?= 1000000
 
-.PHONY: all demo test check lint types integration bench fmt clean
+.PHONY: all demo test check lint types integration bench fuzz fmt clean
 
 all: $(VENV)/runtime
 
@@ -39,9 +40,19 @@ integration: $(VENV)/tests
 bench: $(VENV)/tests
 	$(BIN)/python -m tests.bench
 
+$(VENV)/fuzz: $(VENV)/tests tests/fuzz/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/fuzz/requirements.txt
+	touch $@
+
+# Coverage-guided, one target after another; it ends at the first that fails, and names the file with the input.
+fuzz: $(VENV)/fuzz
+	for target in $(notdir $(wildcard tests/fuzz/corpus/*)); do \
+		$(BIN)/python -m tests.fuzz $$target -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 || exit 1; \
+	done
+
 fmt: $(VENV)/tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz

@@ -37,6 +37,7 @@ MAX_ENTRIES = 0xFFFF
 CONTAINER_HEADER = 2 + 8 + 4 + 2
 # What a backup has beside its entries: container header, magic, summary, and the smallest padding record.
 FIXED_LENGTH = CONTAINER_HEADER + len(MAGIC) + (2 + _SUMMARY_LENGTH) + 2
+SHORTEST_BLOB = OVERHEAD + FIXED_LENGTH
 SMALLEST_BUCKET = 512
 
 

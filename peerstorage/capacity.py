@@ -41,7 +41,7 @@ def failed(record: SentRecord) -> SentRecord:
         return replace(record, probing=False)
     if record.misses + 1 < _PATIENCE:
         return replace(record, misses=record.misses + 1)
-    return replace(record, capacity=SMALL, proven=0, misses=0)
+    return _small(record, SMALL)
 
 
 def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
@@ -50,8 +50,13 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
         match = _REFUSAL.search(line)
         limit = int(match[1] or match[2]) if match else record.size
         if limit < record.size:
-            return replace(record, capacity=min(limit, record.capacity), proven=0, misses=0, probing=False)
+            return _small(record, min(limit, record.capacity))
     return record
+
+
+def _small(record: SentRecord, capacity: int) -> SentRecord:
+    # What it did with larger ones says nothing of what it will do with those of this size.
+    return replace(record, capacity=capacity, proven=0, misses=0, probing=False, state="unverified")
 
 
 def allowed(record: SentRecord, now: int) -> SentRecord:

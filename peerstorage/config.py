@@ -15,9 +15,11 @@ from peerstorage.errors import OptionError
 PROVIDE = ("channels", "all", "none")
 PADDING = ("full", "bucket", "none")
 PERIODIC, NEW_CHANNELS_ONLY = "periodic", "new-channels-only"
+GUARD = ("warn", "halt", "off")
 MAX_INTERVAL_SECONDS = 86_400
 MAX_SETTLE_SECONDS = 120
 MAX_REPLICAS = 1000
+MAX_AUDIT_DAYS = 3650
 MAX_ARCHIVE = 100
 # The built-in's own file, in the same format: each would overwrite the other's.
 _BUILTIN_FILE = "emergency.recover"
@@ -48,6 +50,16 @@ DECLARATIONS = (
         "Size of what we send: full (always 65531 bytes), bucket (next power of two) or none",
     ),
     Declaration("peerstorage-settle", "5", "Seconds to wait for a peer's copy of our backup before we send"),
+    Declaration(
+        "peerstorage-guard",
+        "warn",
+        "When peers prove that our database is an old copy: warn, halt (let no peer reestablish) or off",
+    ),
+    Declaration(
+        "peerstorage-audit-days",
+        "0",
+        "Days after which a peer that has not proved what it holds is connected anew; 0: never",
+    ),
     Declaration("peerstorage-quota", "256MiB", "Total size of peers' backups that we store"),
     Declaration(
         "peerstorage-file",
@@ -78,6 +90,8 @@ class Options:
     replicas: int = 3
     padding: str = "full"
     settle: int = 5
+    guard: str = "warn"
+    audit_days: int = 0
     quota: int = 256 << 20
     file: str = "peerstorage.backup"
     file_strategy: str = PERIODIC
@@ -88,13 +102,19 @@ class Options:
     def parse(cls, values: Mapping[str, object]) -> Options:
         """The options from lightningd's init. Raises OptionError for the first bad one."""
         given = {declared.name: str(values.get(declared.name, declared.default)) for declared in DECLARATIONS}
+        guard = _choice("peerstorage-guard", given, GUARD)
+        settle = _integer("peerstorage-settle", given, 0, MAX_SETTLE_SECONDS, "seconds")
+        if guard == "halt" and not settle:
+            raise OptionError("peerstorage-guard='halt' needs a peerstorage-settle of 1 second or more")
         return cls(
             use=_boolean("peerstorage-use", given),
             provide=_choice("peerstorage-provide", given, PROVIDE),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
             padding=_choice("peerstorage-padding", given, PADDING),
-            settle=_integer("peerstorage-settle", given, 0, MAX_SETTLE_SECONDS, "seconds"),
+            settle=settle,
+            guard=guard,
+            audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
             file=_path("peerstorage-file", given),
             file_strategy=_choice("peerstorage-file-strategy", given, (PERIODIC, NEW_CHANNELS_ONLY)),

@@ -7,6 +7,8 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
+An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt peers
+with channels wait after a start until some have answered (Vigil).
 """
 
 from __future__ import annotations
@@ -29,11 +31,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """`unknown`: channels that we never heard of; `ahead`: channels with more revocations than ours."""
+    """`unknown`: channels that we never heard of; `ahead`: channels with more revocations than ours; `old`: it is
+    an old copy of our database that shows itself, not one that was made anew."""
 
     verdict: Verdict
     unknown: frozenset[bytes]
     ahead: frozenset[bytes]
+    old: bool = False
 
     def explain(self, peer_id: str, backup: Backup) -> str:
         """For the operator, what a verdict other than FINE means and what to do."""
@@ -52,13 +56,21 @@ class Judgement:
         )
 
 
-def judge(state: State, backup: Backup, channels: Mapping[bytes, int], closed: Set[bytes]) -> Judgement:
-    """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: known closed ids."""
+def judge(
+    state: State,
+    backup: Backup,
+    channels: Mapping[bytes, int],
+    closed: Set[bytes],
+    *,
+    revocations: bool = True,
+) -> Judgement:
+    """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: ids of channels that are
+    closed or about to be; `revocations`: whether they are compared."""
     unknown = frozenset(backup.channel_ids - channels.keys() - closed)
     ahead = frozenset(
         entry.channel_id
         for entry in backup.entries
-        if entry.revocations > channels.get(entry.channel_id, entry.revocations)
+        if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
     )
     verdict = Verdict.FINE
     if backup.timestamp > state.acknowledged:
@@ -66,4 +78,19 @@ def judge(state: State, backup: Backup, channels: Mapping[bytes, int], closed: S
             verdict = Verdict.LOST
         elif backup.timestamp < state.since and unknown:
             verdict = Verdict.EARLIER
-    return Judgement(verdict, unknown, ahead)
+    return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.newest_sent))
+
+
+class Vigil:
+    """The time after a start in which peers with channels wait: until `enough` peers returned something that
+    proves nothing against our database, at most until `limit` (monotonic seconds)."""
+
+    def __init__(self, enough: int, limit: float) -> None:
+        self._enough, self._limit = enough, limit
+        self._answered: set[str] = set()
+
+    def answered(self, peer_id: str) -> None:
+        self._answered.add(peer_id)
+
+    def lasts(self, now: float) -> bool:
+        return now < self._limit and len(self._answered) < self._enough

@@ -129,11 +129,6 @@ def plan(
     )
 
 
-def fit(channels: Sequence[ChannelBackup], capacity: int = MAX_BLOB) -> Contents:
-    """The contents of the only blob there is."""
-    return plan(channels, [StoragePeer(b"", capacity)], 1).contents[b""]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Channel:
     """A channel and its place in the order of value. Where the database has two entries of it they stay together.

@@ -63,7 +63,8 @@ class WireAddress:
     def parse(cls, text: str) -> WireAddress:
         """`host:port` as lightningd writes it, IPv6 in brackets. Raises FormatError."""
         host, _, port = text.rpartition(":")
-        if not (port.isascii() and port.isdecimal() and int(port) <= 0xFFFF):
+        # Python refuses to make a number of thousands of digits, with an error of its own.
+        if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 0xFFFF):
             raise FormatError(f"address {text!r} has no port")
         host = host.removeprefix("[").removesuffix("]")
         with contextlib.suppress(ValueError):

@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+# So many peers that are gone are remembered beside those that are here.
+_SPARE = 100
+
 
 @dataclass(slots=True)
 class _Peer:
@@ -36,6 +39,8 @@ class Sessions:
         self._moved: Collection[str] | None = None
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
         self._last_sent: dict[str, float] = {}
+        # What next_event answered last, until something changes: it is asked after every task, of many peers.
+        self._soonest: float | None = None
 
     def __contains__(self, peer_id: str) -> bool:
         return peer_id in self._peers
@@ -45,25 +50,35 @@ class Sessions:
 
     def connected(self, peer_id: str, now: float, last_sent_ago: float | None = None) -> None:
         """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
+        self._soonest = None
         self._peers[peer_id] = _Peer(now + self._settle)
+        if len(self._last_sent) > 2 * len(self._peers) + _SPARE:
+            self._last_sent = {
+                known: at
+                for known, at in self._last_sent.items()
+                if known in self._peers or now - at < self._interval
+            }
         if last_sent_ago is not None and peer_id not in self._last_sent:
             # A clock that jumped must neither stop nor flood: at most one interval either way.
             self._last_sent[peer_id] = now - min(max(last_sent_ago, 0.0), self._interval)
 
     def disconnected(self, peer_id: str) -> None:
         """The peer is gone; if it was to get penalty data that moved, another one gets it instead."""
+        self._soonest = None
         peer = self._peers.pop(peer_id, None)
         if peer is not None and peer.chosen:
             self._choose(1)
 
     def retrieved(self, peer_id: str) -> None:
         """The peer's retrieval came and was judged: no more reason to wait."""
+        self._soonest = None
         self.unjudged.discard(peer_id)
         if peer_id in self._peers:
             self._peers[peer_id].settled = True
 
     def unanswered(self, now: float) -> list[str]:
         """Peers whose settle time ended without a retrieval, each named once."""
+        self._soonest = None
         late = [peer_id for peer_id in self._peers if self._settles_at(peer_id) <= now]
         for peer_id in late:
             self._peers[peer_id].settled = True
@@ -71,6 +86,7 @@ class Sessions:
 
     def structure_changed(self, peer_ids: Iterable[str] | None = None) -> None:
         """The blobs of these peers changed; None: of all."""
+        self._soonest = None
         for peer_id in self._peers if peer_ids is None else peer_ids:
             if peer_id in self._peers:
                 self._peers[peer_id].dirty = True
@@ -85,6 +101,7 @@ class Sessions:
         self._choose(replicas - len(waiting))
 
     def _choose(self, count: int) -> None:
+        self._soonest = None
         clean = [
             peer_id
             for peer_id, peer in self._peers.items()
@@ -100,18 +117,23 @@ class Sessions:
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: the interval doesn't count."""
+        self._soonest = None
         self._peers[peer_id].dirty = True
         self._last_sent[peer_id] = now - self._interval
 
     def due(self, now: float) -> list[str]:
         """Peers to send to now."""
+        # `unjudged` may have grown since.
+        self._soonest = None
         return [peer_id for peer_id in self._peers if self._due_at(peer_id) <= now]
 
     def next_event(self) -> float:
         """When `due` or `unanswered` next has something to say; infinity: not before something happens."""
-        times = [self._due_at(peer_id) for peer_id in self._peers]
-        times += [self._settles_at(peer_id) for peer_id in self._peers]
-        return min(times, default=float("inf"))
+        if self._soonest is None:
+            times = [self._due_at(peer_id) for peer_id in self._peers]
+            times += [self._settles_at(peer_id) for peer_id in self._peers]
+            self._soonest = min(times, default=float("inf"))
+        return self._soonest
 
     def _settles_at(self, peer_id: str) -> float:
         peer = self._peers[peer_id]
@@ -125,6 +147,7 @@ class Sessions:
 
     def done(self, peer_id: str, now: float | None) -> None:
         """What was due is dealt with; `now` when a backup was really handed over, None when there was none."""
+        self._soonest = None
         if peer_id in self._peers:
             self._peers[peer_id].dirty = self._peers[peer_id].chosen = False
         if now is not None:

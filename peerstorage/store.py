@@ -3,6 +3,7 @@
     peerstorage/state                what we know of ourselves (State)
     peerstorage/sent/<node_id>       what we last sent to a peer and what it proved (SentRecord)
     peerstorage/retrieved/<node_id>  the newest backup of ours that a peer returned, sealed
+    peerstorage/reached/<node_id>    while recovering: where a peer was reached, as text
     peerstorage/blobs/<node_id>      the blob that we store for a peer
     peerstorage/meta/<node_id>       its size and age (StoredMeta)
     peerstorage/takeover             what the built-in stored for peers and we did not copy yet (TakeOver)
@@ -18,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Protocol, TypeVar
@@ -31,6 +33,7 @@ ROOT = "peerstorage"
 _VERSION = 1
 # As many starts are remembered.
 _MOST_GAPS = 200
+_GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
@@ -66,6 +69,7 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to the first one after it. A backup from within was made by a database that is
     not this one: this one is a copy from before.
+    `old`: peers proved that this database is an old copy. It is part of the database, so the true one hasn't it.
     """
 
     mode: str = NORMAL
@@ -74,6 +78,7 @@ class State:
     since: int = 0
     acknowledged: int = 0
     gaps: str = ""
+    old: bool = field(default=False, metadata=_ADDED)
 
     def with_gap(self, after: int, before: int) -> State:
         """The state after the first backup (`before`) since a start at which `after` was the newest."""
@@ -98,6 +103,8 @@ class SentRecord:
     `capacity`: the largest blob in bytes that it is thought to keep, `proven`: the largest that it returned;
     `misses`: how often in a row it did not return what it got; `probed_at`: when more than `capacity` was last
     tried, `probing`: that it is being tried.
+    `checks`: connections at which it could return what it got; `failures`: those at which it did not, `failing`:
+    so often in a row.
     """
 
     timestamp: int = 0
@@ -116,6 +123,14 @@ class SentRecord:
     misses: int = field(default=0, metadata=_ADDED)
     probed_at: int = field(default=0, metadata=_ADDED)
     probing: bool = field(default=False, metadata=_ADDED)
+    checks: int = field(default=0, metadata=_ADDED)
+    failures: int = field(default=0, metadata=_ADDED)
+    failing: int = field(default=0, metadata=_ADDED)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the peer got something and was not found without it."""
+        return bool(self.timestamp) and self.state not in {"missing", "altered"}
 
     @property
     def limit(self) -> int:
@@ -155,7 +170,7 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
     try:
         values = json.loads(data)
         version = values.pop("version")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"datastore key {name} is not a record of ours") from error
     if version != _VERSION:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
@@ -176,7 +191,12 @@ class Store:
 
     def state(self) -> State | None:
         data = self._datastore.get(STATE)
-        return None if data is None else _load(data, State, STATE)
+        if data is None:
+            return None
+        state = _load(data, State, STATE)
+        if state.mode not in {NORMAL, RECOVERING} or not _GAPS.fullmatch(state.gaps):
+            raise StoreError(f"datastore key {'/'.join(STATE)} has a value that is impossible")
+        return state
 
     def save_state(self, state: State) -> None:
         self._datastore.put(STATE, _dump(state))
@@ -190,6 +210,11 @@ class Store:
     def save_sent(self, peer_id: str, record: SentRecord) -> None:
         self._datastore.put((ROOT, "sent", peer_id), _dump(record))
 
+    def forget_peer(self, peer_id: str) -> None:
+        """Deletes what is known of a peer as a keeper of our backup, and what it returned."""
+        self._datastore.delete((ROOT, "retrieved", peer_id))
+        self._datastore.delete((ROOT, "sent", peer_id))
+
     def retrieved(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "retrieved", peer_id))
 
@@ -201,6 +226,18 @@ class Store:
 
     def save_retrieved(self, peer_id: str, blob: bytes) -> None:
         self._datastore.put((ROOT, "retrieved", peer_id), blob)
+
+    def reached(self) -> dict[str, str]:
+        return {
+            peer_id: data.decode("ascii", "replace")
+            for peer_id, data in self._datastore.children((ROOT, "reached"))
+        }
+
+    def save_reached(self, peer_id: str, address: str) -> None:
+        self._datastore.put((ROOT, "reached", peer_id), address.encode())
+
+    def forget_reached(self, peer_id: str) -> None:
+        self._datastore.delete((ROOT, "reached", peer_id))
 
     def blob(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "blobs", peer_id))

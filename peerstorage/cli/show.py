@@ -204,10 +204,7 @@ def plan_text(plans: Sequence[Object], node_id: str | None, recover: Iterable[st
         lines += [
             "",
             f"{peer['peer_id']}: {len(peer['channels'])} channel(s), at most {peer['at_most_sats']} sat",
-            *(
-                f"     {'' if number == 0 else '# or: '}lightning-cli connect {peer['peer_id']}@{address}"
-                for number, address in enumerate(peer["addresses"])
-            ),
+            " ||\n".join(f"     lightning-cli connect {peer['peer_id']}@{one}" for one in peer["addresses"]),
             f"     lightning-cli recoverchannel \"$(jq -c '{entries}' recovered.json)\"",
             *(f"     {one['channel_id']}  {one['funding_sats']} sat" for one in peer["channels"]),
         ]
@@ -216,6 +213,7 @@ def plan_text(plans: Sequence[Object], node_id: str | None, recover: Iterable[st
         "",
         "An address with a port from 32768 on is most likely one that the peer called from, where nobody listens: "
         "look up where its node_id is announced.",
-        "5. lightningd logs 'Unknown commitment #…, recovering our funds!' for each channel, and sweeps after the "
-        "channel's delay. If a close confirmed before recoverchannel, restart with rescan.",
+        "5. lightningd logs 'Unknown commitment #…, recovering our funds!' for each channel, and your share is in "
+        "the wallet once the close is in a block. If that came before recoverchannel, restart once with "
+        "rescan=-HEIGHT, a block before it.",
     ]

@@ -51,6 +51,10 @@ class Alerts:
         if message is not None:
             self._tell(kind, peer_id, INFO, f"over: {message}")
 
+    def messages(self, kind: str) -> list[str]:
+        """What was told of a kind and is not over."""
+        return [message for (told, _), message in self._raised.items() if told == kind]
+
     def _tell(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         self.log("info" if severity == INFO else "warn", message)
         alert = {"severity": severity, "kind": kind, "message": message}

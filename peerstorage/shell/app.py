@@ -25,13 +25,16 @@ from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.scb import WireAddress
 from peerstorage.shell import rpc
 from peerstorage.shell.alerts import TOPIC, Alerts
+from peerstorage.shell.audit import Audit, Rounds
 from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
+from peerstorage.shell.once import Once
 from peerstorage.shell.reach import Departures
 from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
 from peerstorage.shell.vault import Vault
+from peerstorage.shell.watch import Watch
 from peerstorage.shell.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Worker
 from peerstorage.store import Store
 from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
@@ -50,9 +53,10 @@ class App:
         self.worker = Worker(self._failed)
         self._inbox: dict[tuple[str, int], bytes] = {}
         self._inbox_lock = threading.Lock()
-        self._said: set[tuple[str, str]] = set()
+        self._said = Once()
         self.departures = Departures()
-        self.restoring = threading.Lock()
+        self.restoring, self.auditing = threading.Lock(), threading.Lock()
+        self._refusing = False
         self._declare()
 
     def run(self) -> None:
@@ -98,27 +102,27 @@ class App:
                 folder,
                 self.options,
                 self.key,
+                node=Node(self.node.rpc_path),
                 user=self.user,
                 alerts=self.alerts,
                 submit=self.worker.submit,
             )
-            beside_builtin = self.node.builtin_is_active()
+            builtin = self.node.builtin_is_active()
+            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin)
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
-        if beside_builtin:
-            self._log(
-                "info",
-                "the built-in chanbackup plugin is active beside this one: both send backups, ours goes last. "
-                "Recommended: disable-plugin=chanbackup in lightningd's configuration",
-            )
-        if self.user.recovering:
-            self._log(
-                "warn", "still RECOVERING: nothing is sent to peers; see lightning-cli peerstorage-status"
-            )
-        self.worker.start([_Doorman(self), self.user, self.keeper, self.upkeep, self.vault, self.alerts])
+        rounds = Rounds(self.user, self.options, self.auditing, self.audit)
+        self.worker.submit("guard", self._heed_guard)
+        self.worker.start(
+            [_Doorman(self), self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
+        )
         return None
+
+    def audit(self) -> Audit:
+        """For a thread of its own."""
+        return Audit(self.node.rpc_path, self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
@@ -159,8 +163,8 @@ class App:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
             return
-        if decision is Decision.HOLD:
-            self.gate.hold(peer_id, request, time.monotonic())
+        if decision in {Decision.HOLD, Decision.WAIT}:
+            self.gate.hold(peer_id, request, time.monotonic(), for_verdict=decision is Decision.WAIT)
         self.worker.submit("peer_connected", lambda: self._greet(peer_id, offers, decision, request), URGENT)
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
@@ -174,19 +178,28 @@ class App:
                 self.gate.release(peer_id, CONTINUE)
         finally:
             if decision is Decision.ENTER:
-                request.set_result(CONTINUE)
+                # The database may have been found old since.
+                refused = (
+                    self.user.halted and self.gate.decide(self.user, peer_id, offers=offers) is not decision
+                )
+                request.set_result(DISCONNECT if refused else CONTINUE)
 
     def _turned_away(self, peer_id: str) -> None:
         self._say(
             (peer_id, "turned away"),
             f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
         )
-        # The database may know its channel by now: recoverchannel is not announced by anything.
-        self.worker.submit("look", lambda: self.user.look_soon(time.monotonic()))
+
+        def later() -> None:
+            self.user.turned_away(peer_id)
+            # The database may know its channel by now: recoverchannel is not announced by anything.
+            self.user.look_soon(time.monotonic())
+
+        self.worker.submit("turned away", later)
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
-        if self.user.may_enter(peer_id):
+        if not self.user.recovering or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self.user.disconnected(peer_id)
@@ -228,6 +241,30 @@ class App:
                 self._receive_again(key, blob)
                 raise
             self.gate.judged(peer_id)
+            self._heed_guard()
+            self.watch.soon()
+
+    def _heed_guard(self) -> None:
+        """Peers with channels are let in, turned away, or go on waiting."""
+        if self.user.halted:
+            for peer_id in self.gate.release_waiting(DISCONNECT):
+                self.user.disconnected(peer_id)
+                self._turned_away(peer_id)
+            if not self._refusing:
+                # Nothing more is signed with those that came in before the proof.
+                inside = {entry.node_id.hex() for entry in self.user.ledger.channels}
+                for peer_id in inside & self.node.connected_peers().keys():
+                    with contextlib.suppress(NodeError):
+                        self.node.disconnect(peer_id)
+        elif not self.user.guarding:
+            self.gate.release_waiting(CONTINUE)
+        self._refusing = self.user.halted
+
+    def resume(self) -> None:
+        """The operator, or a restore, ends recovering. Raises UsageError."""
+        self.user.resume()
+        self._heed_guard()
+        self.watch.soon()
 
     def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
@@ -279,8 +316,7 @@ class App:
 
     def _say(self, key: tuple[str, str], message: str) -> None:
         """Logs once what a peer does again and again."""
-        if key not in self._said:
-            self._said.add(key)
+        if self._said.is_new(key):
             self._log("info", message)
 
     def _failed(self, name: str, error: Exception) -> None:

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from peerstorage.backup import Contact
+from peerstorage.reliability import rank
 from peerstorage.scb import ChannelBackup, WireAddress
 from peerstorage.shell.node import Node
 from peerstorage.store import SentRecord
 
 _FRESH_SECONDS = 3600.0
 _MOST_QUESTIONS = 20
-# What a check showed, the best first; peers that lost or changed their copy are of no use to a restore.
-_RELIABLE = ("current", "unverified", "stale")
 
 
 class Contacts:
@@ -52,8 +51,8 @@ class Contacts:
     ) -> list[Contact]:
         """Peers that hold our backup, the most reliable first; then peers of channels whose entry has another
         address than where they are."""
-        holders = [peer_id for peer_id, record in records.items() if _holds(record)]
-        holders.sort(key=lambda peer_id: (_RELIABLE.index(records[peer_id].state), peer_id))
+        holders = [peer_id for peer_id, record in records.items() if record.counts]
+        holders.sort(key=lambda peer_id: (rank(records[peer_id]), peer_id))
         self._refresh(dict.fromkeys((*holders, *(entry.node_id.hex() for entry in channels))))
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
@@ -65,7 +64,3 @@ class Contacts:
             if entry.address not in known:
                 contacts += [Contact(entry.node_id, address) for address in known]
         return list(dict.fromkeys(contacts))
-
-
-def _holds(record: SentRecord) -> bool:
-    return bool(record.timestamp) and record.state in _RELIABLE

@@ -11,6 +11,10 @@ Rules:
 - Recovering: only peers whose channels the database knows (after recoverchannel, say) are let in. Others are
   held until their retrieval, and turned away at once when we have it already or when they don't store. A
   restore invites the peers that it wants to close.
+- With peerstorage-guard=halt, in the first minute: peers with a channel wait until enough peers have answered, at
+  most for the settle time, and longer only while what they returned themselves is not judged. Their channels are
+  known, so their channel_reestablish waits with them (docs/facts.md). Once the database is proved to be old, no
+  peer with a channel is let in.
 - Otherwise nobody is held.
 - Every hook is answered exactly once. Used by the main thread and the worker.
 """
@@ -46,12 +50,17 @@ class Watch(Protocol):
     @property
     def recovering(self) -> bool: ...
 
+    @property
+    def guarding(self) -> bool: ...
+
 
 class Decision(Enum):
     """At the moment a peer connects."""
 
     ENTER = "enter"
     HOLD = "hold"
+    # Like HOLD, but the retrieval is judged before the answer.
+    WAIT = "wait"
     LEAVE = "leave"
 
 
@@ -59,6 +68,7 @@ class Decision(Enum):
 class _Held:
     hooks: list[Hook]
     until: float
+    for_verdict: bool
 
 
 class Gate:
@@ -72,12 +82,13 @@ class Gate:
         self._lock = threading.Lock()
 
     def ends_by_retrieval(self, peer_id: str) -> bool:
-        """The peer's retrieval is here: turns it away if it is held. Until `judged` it is not let in again."""
-        if peer_id not in self._held:
+        """The peer's retrieval is here: turns it away if it is held. Until `judged` it is not let in (again)."""
+        held = self._held.get(peer_id)
+        if held is None:
             return False
         with self._lock:
             self._unjudged.add(peer_id)
-        return self.release(peer_id, DISCONNECT)
+        return not held.for_verdict and self.release(peer_id, DISCONNECT)
 
     def judged(self, peer_id: str) -> None:
         with self._lock:
@@ -95,7 +106,7 @@ class Gate:
             return Decision.HOLD if offers and peer_id not in watch.heard else Decision.LEAVE
         if watch.fresh and offers and peer_id not in watch.heard:
             return Decision.HOLD
-        return Decision.ENTER
+        return Decision.WAIT if watch.guarding and peer_id in watch.insiders else Decision.ENTER
 
     @contextmanager
     def invitation(self, peer_id: str) -> Iterator[None]:
@@ -106,11 +117,11 @@ class Gate:
         finally:
             self._invited.discard(peer_id)
 
-    def hold(self, peer_id: str, hook: Hook, now: float) -> None:
+    def hold(self, peer_id: str, hook: Hook, now: float, *, for_verdict: bool) -> None:
         with self._lock:
-            held = self._held.setdefault(peer_id, _Held([], 0.0))
+            held = self._held.setdefault(peer_id, _Held([], 0.0, for_verdict))
             held.hooks.append(hook)
-            held.until = now + self._settle
+            held.until, held.for_verdict = now + self._settle, for_verdict
 
     def release(self, peer_id: str, answer: dict[str, str]) -> bool:
         """Answers the hooks of a peer that waits; False if none does."""
@@ -126,11 +137,22 @@ class Gate:
         for peer_id in list(self._held):
             self.release(peer_id, answer)
 
-    def late(self, now: float) -> list[str]:
-        """Peers whose settle time is over."""
+    def release_waiting(self, answer: dict[str, str]) -> list[str]:
+        """Answers the hooks of all that wait for a verdict; who they were."""
         with self._lock:
-            return [peer_id for peer_id, held in self._held.items() if held.until <= now]
+            waiting = [peer_id for peer_id, held in self._held.items() if held.for_verdict]
+        return [peer_id for peer_id in waiting if self.release(peer_id, answer)]
+
+    def late(self, now: float) -> list[str]:
+        """Peers whose settle time is over and whose retrieval, if it came, is judged."""
+        with self._lock:
+            return [peer_id for peer_id, until in self._ends() if until <= now]
 
     def next_event(self) -> float:
         with self._lock:
-            return min((held.until for held in self._held.values()), default=float("inf"))
+            return min((until for _, until in self._ends()), default=float("inf"))
+
+    def _ends(self) -> Iterator[tuple[str, float]]:
+        return (
+            (peer_id, held.until) for peer_id, held in self._held.items() if peer_id not in self._unjudged
+        )

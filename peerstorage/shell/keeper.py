@@ -17,12 +17,10 @@ from peerstorage.provider import Provider
 from peerstorage.shell import spill
 from peerstorage.shell.alerts import QUOTA_FULL, WARNING, Alerts
 from peerstorage.shell.node import Node, NodeError
+from peerstorage.shell.once import Once
 from peerstorage.shell.takeover import Inheritance
 from peerstorage.store import Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
-
-# So many refusals are remembered, in order to log each once.
-_MOST_SAID = 1000
 
 
 class Keeper:
@@ -37,7 +35,7 @@ class Keeper:
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
-        self._said: set[tuple[str, str]] = set()
+        self._said = Once()
         try:
             left_over = spill.take(folder)
         except OSError as error:
@@ -155,8 +153,5 @@ class Keeper:
             self._alerts.clear(QUOTA_FULL)
 
     def _say_refused(self, peer_id: str, reason: str) -> None:
-        if (peer_id, reason) not in self._said:
-            if len(self._said) >= _MOST_SAID:
-                self._said.clear()
-            self._said.add((peer_id, reason))
+        if self._said.is_new((peer_id, reason)):
             self._log("info", f"peer {peer_id}: its backup is not stored: {reason}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from peerstorage.backup import fingerprints
 from peerstorage.scb import ChannelBackup
+from peerstorage.shell.once import Once
 from peerstorage.store import RECOVERING, SentRecord, State, Store
 
 Log = Callable[[str, str], None]
@@ -26,7 +27,7 @@ class Ledger:
         self._channels = channels
         self.marks = fingerprints(channels)
         self._log = log
-        self._said: set[tuple[str, str]] = set()
+        self._said = Once()
 
     @property
     def channels(self) -> list[ChannelBackup]:
@@ -55,8 +56,11 @@ class Ledger:
             self.store.save_sent(peer_id, record)
             self.records[peer_id] = record
 
+    def forget(self, peer_id: str) -> None:
+        self.store.forget_peer(peer_id)
+        del self.records[peer_id]
+
     def say(self, peer_id: str, level: str, message: str) -> None:
         """Logs a condition of a peer once, not at each of its reconnections."""
-        if (peer_id, message) not in self._said:
-            self._said.add((peer_id, message))
+        if self._said.is_new((peer_id, message)):
             self._log(level, message)

@@ -127,6 +127,11 @@ class Node:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
         return any(channel["state"] not in _NO_CHANNEL for channel in channels)
 
+    def activity(self, peer_id: str) -> list[tuple[str, int]]:
+        """lightningd's state of each channel with a peer, and the number of payments in flight in it."""
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return [(channel["state"], len(channel.get("htlcs", []))) for channel in channels]
+
     def channel_counts(self) -> Counter[str]:
         """How many channels there are with each peer, by node_id in hex."""
         only = {"channels": [{"peer_id": True, "state": True}]}
@@ -140,11 +145,18 @@ class Node:
 
     def living_channels(self) -> set[str]:
         """Channel ids in hex of channels that are lightningd's own, not made by recoverchannel."""
+        return self._channel_ids(recovered=False)
+
+    def recovered_channels(self) -> set[str]:
+        """Channel ids in hex of channels that recoverchannel made."""
+        return self._channel_ids(recovered=True)
+
+    def _channel_ids(self, *, recovered: bool) -> set[str]:
         channels = self.call("listpeerchannels")["channels"]
         return {
             channel["channel_id"]
             for channel in channels
-            if "channel_id" in channel and channel.get("short_channel_id") != _STUB
+            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
         }
 
     def announced_addresses(self, peer_id: str) -> list[WireAddress]:

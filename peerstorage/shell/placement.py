@@ -9,13 +9,14 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable
 
 from peerstorage.backup import Contact, fingerprints
 from peerstorage.config import Options
-from peerstorage.plan import Contents, Plan, StoragePeer, fit, plan
+from peerstorage.plan import Contents, Plan, StoragePeer, plan
 from peerstorage.scb import ChannelBackup
 from peerstorage.session import Sessions
 from peerstorage.shell.contacts import Contacts
@@ -34,10 +35,11 @@ class Placement:
         self._basis: object = None
         self._plan: Plan | None = None
         self.directory: list[Contact] = []
-        # What fits, by size: for peers without a place in the plan.
-        self._fits: dict[int, Contents] = {}
-        # By node_id: the entries, and the fingerprint of their structure.
-        self._content: dict[str, tuple[tuple[ChannelBackup, ...], str]] = {}
+        # What fits, by node_id and size: for peers without a place in the plan. Where all does, it is the same for
+        # everybody, and under no node_id.
+        self._fits: dict[tuple[str, int], Contents] = {}
+        # By node_id: entries and contacts, and their fingerprint.
+        self._content: dict[str, tuple[tuple[ChannelBackup, ...], frozenset[Contact], str]] = {}
         # By node_id: the entries that were last sent.
         self._sent: dict[str, tuple[ChannelBackup, ...]] = {}
         # By node_id: the channels in the blob that was last sent or returned, as far as this process knows.
@@ -77,20 +79,31 @@ class Placement:
         planned = self.plan.contents.get(bytes.fromhex(peer_id))
         record = self._ledger.record(peer_id)
         if planned is None or record.limit > record.capacity:
-            # No copy is counted on it, so it gets whatever fits.
-            if record.limit not in self._fits:
-                self._fits[record.limit] = fit(self._ledger.channels, record.limit)
-            return self._fits[record.limit]
+            return self._all_that_fits(peer_id, record.limit)
         return planned
 
+    def _all_that_fits(self, peer_id: str, limit: int) -> Contents:
+        """For a blob on which no copy is counted."""
+        for key in (("", limit), (peer_id, limit)):
+            if key not in self._fits:
+                peer = StoragePeer(bytes.fromhex(key[0]), limit)
+                self._fits[key] = plan(self._ledger.channels, [peer], 1).contents[peer.node_id]
+            if not self._fits[key].left_out:
+                break
+        return self._fits[key]
+
     def content(self, peer_id: str) -> str:
-        """Fingerprint of the channels that a peer's blob should name, penalty data aside."""
-        entries = self.contents(peer_id).entries
+        """Fingerprint of what a peer's blob should name, penalty data aside: the channels, and in a share the
+        contacts too, for it is worth as much as the way to the others."""
+        contents = self.contents(peer_id)
+        contacts = frozenset(self.directory[: contents.contacts]) if contents.left_out else frozenset()
         known = self._content.get(peer_id)
-        if known is None or known[0] != entries:
-            known = entries, fingerprints(entries)[0].hex()
+        if known is None or known[:2] != (contents.entries, contacts):
+            listed = b"".join(sorted(contact.to_bytes() for contact in contacts))
+            structure, _ = fingerprints(contents.entries)
+            known = contents.entries, contacts, hashlib.sha256(structure + listed).hexdigest()
             self._content[peer_id] = known
-        return known[1]
+        return known[2]
 
     def is_current(self, peer_id: str) -> bool:
         """Whether the peer was sent all that it should hold, penalty data aside."""
@@ -112,6 +125,10 @@ class Placement:
         """The peer returned, or was sent, a blob with these channels."""
         self._held[peer_id] = channel_ids
 
+    def forget(self, peer_id: str) -> None:
+        for known in (self._content, self._sent, self._held):
+            known.pop(peer_id, None)
+
     def copies(self, without: str = "") -> Counter[bytes]:
         """In how many blobs that are counted on each channel lies, by channel_id; `without` one peer's."""
         counted: Counter[bytes] = Counter()
@@ -126,18 +143,18 @@ class Placement:
         return counted
 
     def would_orphan(self, peer_id: str) -> bool:
-        """Whether what the peer holds has the last copy of a channel that its next blob no longer has, while none
-        of those that are to have it is here to get it."""
+        """Whether what the peer holds has the last copy of a channel that the plan gives to others from now on,
+        none of whom is here to get it. (What nobody has room for goes by value.)"""
         held = self._held.get(peer_id, frozenset())
         lost = held - {entry.channel_id for entry in self.contents(peer_id).entries}
         lost &= {entry.channel_id for entry in self._ledger.channels}
         if not lost:
             return False
         elsewhere = self.copies(without=peer_id)
-        coming = {
-            entry.channel_id
-            for node_id, contents in self.plan.contents.items()
-            if self._sessions.is_ready(node_id.hex())
-            for entry in contents.entries
-        }
-        return any(not elsewhere[channel_id] and channel_id not in coming for channel_id in lost)
+        planned, coming = set(), set()
+        for node_id, contents in self.plan.contents.items():
+            channel_ids = {entry.channel_id for entry in contents.entries}
+            planned |= channel_ids
+            if self._sessions.is_ready(node_id.hex()):
+                coming |= channel_ids
+        return any(not elsewhere[channel_id] for channel_id in (lost & planned) - coming)

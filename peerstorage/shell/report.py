@@ -9,6 +9,7 @@ from typing import Any
 from peerstorage.config import Options
 from peerstorage.provider import blocks_left
 from peerstorage.recovery import Recovered
+from peerstorage.reliability import honest, rank
 from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
 from peerstorage.store import SentRecord, StoredMeta
@@ -98,19 +99,23 @@ def restored(
 
 
 def status(
-    user: User, connected: Mapping[str, str], stored: Iterable[StoredMeta], options: Options
+    user: User,
+    connected: Mapping[str, str],
+    stored: Iterable[StoredMeta],
+    options: Options,
+    *,
+    todo: Sequence[str],
+    now: float,
 ) -> dict[str, Any]:
-    """`connected`: features in hex by node_id of the peers connected now."""
+    """`connected`: features in hex by node_id of the peers connected now; `now`: wall-clock seconds."""
     stored = list(stored)
-    rows = [
-        _row(peer_id, user.ledger.record(peer_id), connected)
-        for peer_id in sorted(user.ledger.records.keys() | set(user.sessions))
-    ]
-    holding = _holding(user, options.replicas)
-    holding["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
+    rows = [_row(peer_id, user.ledger.record(peer_id), connected) for peer_id in _holders_first(user)]
+    held = holding(user, options.replicas)
+    held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
     return {
+        "summary": _sentence(user, held, now),
+        "todo": list(todo),
         "mode": user.ledger.state.mode,
-        "summary": _sentence(user, holding, options.replicas),
         "backup": {
             "channels": len(user.ledger.channels),
             "newest_timestamp": user.ledger.state.newest_sent or None,
@@ -118,7 +123,7 @@ def status(
             "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
         "peers": rows,
-        "holding": holding,
+        "holding": held,
         "stored_for_others": {
             "peers": len(stored),
             "bytes": sum(meta.size for meta in stored),
@@ -127,7 +132,15 @@ def status(
     }
 
 
-def _holding(user: User, replicas: int) -> dict[str, int]:
+def _holders_first(user: User) -> list[str]:
+    """Peers that have, had or should have a backup of ours, the most useful first."""
+    records = user.ledger.records
+    known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
+    known |= user.insiders & set(user.sessions)
+    return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
+
+
+def holding(user: User, replicas: int) -> dict[str, int]:
     """How many peers have what they should, and how many channels have how many copies, by what went out."""
     if user.recovering or not user.ledger.channels:
         return {"up_to_date_peers": 0, "got_all_channels": 0, **dict.fromkeys(_COPIES, 0)}
@@ -149,6 +162,7 @@ _COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_
 
 
 def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict[str, Any]:
+    share = honest(record)
     return {
         "peer_id": peer_id,
         "connected": peer_id in connected,
@@ -156,41 +170,39 @@ def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict
         "state": record.state,
         "capacity_bytes": record.capacity,
         "channels": record.channels,
+        "checks": record.checks,
+        "honest": None if share is None else round(share, 3),
         "last_sent": time_text(record.sent_at),
         "last_verified": time_text(record.verified_at),
         "withheld": record.withheld,
     }
 
 
-def _sentence(user: User, holding: Mapping[str, int], replicas: int) -> str:
+def _sentence(user: User, held: Mapping[str, int], now: float) -> str:
+    """Could this node be recovered now, from how many peers, and how old is the backup."""
+    state = user.ledger.state
     if user.recovering:
-        return (
-            "RECOVERING: this database was lost or is an old copy. Nothing is sent to peers. "
-            "Next: lightning-cli peerstorage-restore dry_run=true, and the README's chapter on recovery"
-        )
+        what = "OLD DATABASE" if state.old else "RECOVERING"
+        return f"{what}: nothing is sent to peers. What to do is in todo"
     channels = len(user.ledger.channels)
     if not channels:
         return "no channels yet, so nothing to back up"
-    if not holding["up_to_date_peers"]:
-        return (
-            "NO PEER got a backup of all channels as they are now: connect to peers that offer storage "
-            "(feature bit 42/43), see peers"
-        )
-    sentence = (
-        f"{holding['up_to_date_peers']} peer(s) got their backup of the {channels} channel(s), "
-        f"{holding['got_all_channels']} of them all channels; {holding['proved_at_last_check']} proved at their "
-        "last connection that they keep what they get"
+    covered = channels - held["channels_without_copy"]
+    if not covered:
+        return "NO PEER got a backup of the channels as they are now"
+    return (
+        f"If this node were lost now, {covered} of {channels} channel(s) could be recovered: "
+        f"{held['up_to_date_peers']} peer(s) got their backup, {held['got_all_channels']} of them all channels; "
+        f"{held['proved_at_last_check']} peer(s) proved at their last check that they keep what they get. The "
+        f"newest backup is {_age(now - state.newest_sent)} old"
     )
-    if holding["channels_without_copy"]:
-        sentence += (
-            f". {holding['channels_without_copy']} CHANNEL(S) ARE IN NO BACKUP: connect to more storage peers"
-        )
-    elif holding["channels_with_few_copies"]:
-        sentence += (
-            f". {holding['channels_with_few_copies']} channel(s) lie with fewer than {replicas} peers "
-            "(peerstorage-replicas): more storage peers would be safer"
-        )
-    return sentence
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}(s)"
+    return f"{max(0, int(seconds))} second(s)"
 
 
 def stored_list(

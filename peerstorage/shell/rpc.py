@@ -58,6 +58,13 @@ def register(plugin: Plugin, app: App) -> None:
         """Sends our backup now, to one peer or to all that are connected and offer storage."""
         _answer_later(app, request, unknown, lambda: _push(app, peer_id))
 
+    def audit(request: Any, peer_id: str | None = None, **unknown: Any) -> None:
+        """Connects idle peers anew, one or all, so that they prove what they hold of our backup."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        else:
+            _audit(app, request, peer_id)
+
     def stored(request: Any, **unknown: Any) -> None:
         """Backups that we store for other nodes. Changes nothing."""
         _answer_later(app, request, unknown, lambda: _list(app))
@@ -104,6 +111,7 @@ def register(plugin: Plugin, app: App) -> None:
         ("peerstorage-recover", recover),
         ("peerstorage-status", status),
         ("peerstorage-push", push),
+        ("peerstorage-audit", audit),
         ("peerstorage-list", stored),
         ("peerstorage-forget", forget),
         ("peerstorage-export", export),
@@ -234,38 +242,74 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
                 "first, it is noticed then. If it is another node than the one that you lost, the hsm_secret is "
                 "another one",
             )
-        if not app.restoring.acquire(blocking=False):
-            raise UsageError(STILL_RECOVERING, "a restore is running already")
-        threading.Thread(target=_guarded(request, work), name="restore", daemon=True).start()
+        _apart(request, app.restoring, "a restore is running already", work)
 
-    def work() -> None:
-        try:
-            run = Restore(
-                app.node,
-                app.key,
-                app.options,
-                user=app.user,
-                gate=app.gate,
-                departures=app.departures,
-            )
-            answer = run.work(request, wishes)
-        finally:
-            app.restoring.release()
+    def work() -> dict[str, Any]:
+        run = Restore(
+            app.node,
+            app.key,
+            app.options,
+            user=app.user,
+            gate=app.gate,
+            departures=app.departures,
+        )
+        answer = run.work(request, wishes)
         if answer["finished"] and not wishes.dry_run:
-            app.worker.submit("restored", app.user.resume)
-        request.set_result(answer)
+            app.worker.submit("restored", app.resume)
+        return answer
 
     app.worker.submit(request.method, _guarded(request, begin))
 
 
+def _apart(request: Any, lock: threading.Lock, busy: str, work: Callable[[], dict[str, Any]]) -> None:
+    """`work` answers on a thread of its own, one at a time. Raises UsageError while another one runs."""
+    if not lock.acquire(blocking=False):
+        raise UsageError(STILL_RECOVERING, busy)
+
+    def run() -> None:
+        try:
+            answer = work()
+        finally:
+            lock.release()
+        request.set_result(answer)
+
+    threading.Thread(target=_guarded(request, run), name=request.method, daemon=True).start()
+
+
+def _audit(app: App, request: Any, peer_id: str | None) -> None:
+    def begin() -> None:
+        _refuse_without_use(app)
+        records = app.user.ledger.records
+        if app.user.recovering:
+            raise UsageError(STILL_RECOVERING, "this node is recovering: see peerstorage-status")
+        if peer_id is not None and not (peer_id in records and records[peer_id].timestamp):
+            raise UsageError(NOTHING_TO_SEND, f"peer {peer_id} never got a backup: see peerstorage-status")
+        here = [peer for peer in app.user.sessions if peer in records and records[peer].timestamp]
+        peers = [peer_id] if peer_id is not None else here
+        _apart(request, app.auditing, "an audit is running already", lambda: app.audit().work(peers, request))
+
+    app.worker.submit(request.method, _guarded(request, begin))
+
+
+def _refuse_without_use(app: App) -> None:
+    if not app.options.use:
+        raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
+
+
 def _status(app: App) -> dict[str, Any]:
     app.user.look()
-    return report.status(app.user, app.node.connected_peers(), app.keeper.metas.values(), app.options)
+    return report.status(
+        app.user,
+        app.node.connected_peers(),
+        app.keeper.metas.values(),
+        app.options,
+        todo=app.watch.todo(),
+        now=time.time(),
+    )
 
 
 def _push(app: App, peer_id: str | None) -> dict[str, Any]:
-    if not app.options.use:
-        raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
+    _refuse_without_use(app)
     sent = app.user.sender.push(peer_id, time.monotonic())
     return {"sent": sent, "timestamp": app.user.ledger.state.newest_sent}
 
@@ -296,5 +340,5 @@ def _resume(app: App, word: str | None) -> dict[str, Any]:
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
         )
-    app.user.resume()
+    app.resume()
     return {"mode": app.user.ledger.state.mode}

@@ -137,7 +137,9 @@ class Sender:
             record = capacity.allowed(self._ledger.record(peer_id), int(time.time()))
             self._ledger.remember(peer_id, record)
             contents = self._placement.contents(peer_id)
-            if self._ledger.channels and not contents.entries:
+            # A peer may say that it keeps nothing at all.
+            too_small = record.limit < format_.SHORTEST_BLOB
+            if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
             key = (id(contents.entries), contents.contacts, record.limit)
@@ -171,7 +173,8 @@ class Sender:
             sent_at=int(time.time()),
         )
         self._ledger.remember(peer_id, record)
-        log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
+        unproven = len(blob) > max(record.proven, capacity.SMALL)
+        log_before = self._node.log_of(peer_id) if unproven else None
         self._node.send(peer_id, Message(PEER_STORAGE, blob))
         if log_before is not None:
             self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before

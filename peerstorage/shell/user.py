@@ -7,8 +7,10 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections import Counter
 from dataclasses import replace
 
 from peerstorage import backup as format_
@@ -16,7 +18,8 @@ from peerstorage import capacity
 from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
-from peerstorage.guard import Judgement, Verdict, judge
+from peerstorage.guard import Judgement, Verdict, Vigil, judge
+from peerstorage.reliability import checked, forgettable
 from peerstorage.rival import Rival
 from peerstorage.scb import WireAddress
 from peerstorage.sealing import seal, unseal
@@ -37,6 +40,8 @@ _SHORTEST_REFRESH_SECONDS = 10.0
 _IDLE_SHARE, _BUSY_SHARE = 0.01, 0.03
 # So many peers get a backup before the worker looks at what else there is to do.
 _AT_ONCE = 16
+# So long after a start peers with channels may have to wait for the verdict of others.
+_VIGIL_SECONDS = 60.0
 # lightningd's states of a channel that has just been made.
 _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
@@ -50,6 +55,9 @@ class User:
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
+        for peer_id, address in store.reached().items():
+            with contextlib.suppress(FormatError):
+                self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.sender = Sender(
@@ -67,7 +75,11 @@ class User:
         self.insiders: frozenset[str] = frozenset()
         self.heard = {peer_id for peer_id, record in self.ledger.records.items() if record.verified_timestamp}
         self._mark_entrance()
+        known = sum(1 for record in self.ledger.records.values() if record.counts)
+        self._vigil = Vigil(min(options.replicas, max(1, known)), time.monotonic() + _VIGIL_SECONDS)
         self._joined_late: set[str] = set()
+        # How often it was found out what a peer holds, by node_id, since the start.
+        self.verdicts: Counter[str] = Counter()
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
@@ -82,8 +94,14 @@ class User:
         return self.ledger.recovering
 
     @property
-    def rpc_path(self) -> str:
-        return self._node.rpc_path
+    def guarding(self) -> bool:
+        """Whether peers with channels have to wait for what other peers return."""
+        return self._options.guard == "halt" and self._vigil.lasts(time.monotonic())
+
+    @property
+    def halted(self) -> bool:
+        """Whether an old database was proved, and no peer with a channel is to be let in."""
+        return self._options.guard == "halt" and self.ledger.state.old
 
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
@@ -104,6 +122,11 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+
+    def turned_away(self, peer_id: str) -> None:
+        """What the operator found out by hand is not asked for again, not even after a restart."""
+        if self.recovering and peer_id in self.reached:
+            self.ledger.store.save_reached(peer_id, str(self.reached[peer_id]))
 
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
@@ -130,10 +153,11 @@ class User:
             plaintext = unseal(self._key, blob)
         except SealError as error:
             self.ledger.say(peer_id, "warn", f"peer {peer_id} returned a backup that is of no use: {error}")
+            record = checked(record, kept=False) if record.timestamp else record
             self._done_with(peer_id, replace(record, state="altered"))
             return
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
-        record = capacity.proved(record) if same else self._disproved(record)
+        record = checked(capacity.proved(record), kept=True) if same else self._disproved(record)
         try:
             backup = format_.decode(plaintext)
         except FormatError as error:
@@ -160,15 +184,16 @@ class User:
         self._done_with(peer_id, record)
 
     def _disproved(self, record: SentRecord) -> SentRecord:
-        """The peer had time to store what it was sent, and did not return it."""
+        """The peer did not return what it was sent. That counts if it had the time to store it."""
         has_had_time = record.timestamp and record.checked_at - record.sent_at >= self._options.interval
-        return capacity.failed(record) if has_had_time else record
+        return checked(capacity.failed(record), kept=False) if has_had_time else record
 
     def _done_with(self, peer_id: str, record: SentRecord) -> None:
         if record.state == "altered":
             self.placement.holds(peer_id, frozenset())
         self._remember(peer_id, record)
         self.heard.add(peer_id)
+        self.verdicts[peer_id] += 1
         self.sessions.retrieved(peer_id)
 
     def _remember(self, peer_id: str, record: SentRecord) -> None:
@@ -185,27 +210,37 @@ class User:
         self.ledger.store.save_retrieved(peer_id, seal(self._key, worth_keeping))
 
     def _judge(self, backup: Backup) -> Judgement:
-        def compare(closed: set[bytes]) -> Judgement:
-            ours = {entry.channel_id: entry.revocations for entry in self.ledger.channels}
-            return judge(self.ledger.state, backup, ours, closed)
+        def compare(over: set[bytes]) -> Judgement:
+            ours: dict[bytes, int] = {}
+            for entry in self.ledger.channels:
+                if entry.channel_id not in over:
+                    ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
+            compared = self._options.guard != "off"
+            return judge(self.ledger.state, backup, ours, over, revocations=compared)
 
         judgement = compare(set())
         if judgement.verdict is Verdict.FINE:
             return judgement
-        # Before anything is concluded: what the database says this very moment, closed channels included.
+        # Before anything is concluded: what the database says this very moment. Closed channels count, and what
+        # recoverchannel made knows no more than the backup that it was made of.
         self.look()
-        return compare(self._node.closed_channel_ids())
+        recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
+        return compare(self._node.closed_channel_ids() | recovered)
 
     def _apply(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
         state = replace(self.ledger.state, newest_seen=max(self.ledger.state.newest_seen, backup.timestamp))
-        if judgement.verdict is Verdict.LOST and not self.recovering:
-            state = replace(state, mode=RECOVERING)
-        turned = state.mode != self.ledger.state.mode
+        if judgement.verdict is Verdict.LOST:
+            old = judgement.old and self._options.guard != "off"
+            state = replace(state, mode=RECOVERING, old=state.old or old)
+        turned = (state.mode, state.old) != (self.ledger.state.mode, self.ledger.state.old)
         self.ledger.save(state)
         if turned:
+            self._mark_entrance()
             self._log("warn", judgement.explain(peer_id, backup))
         elif judgement.verdict is Verdict.EARLIER:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
+        if judgement.verdict is not Verdict.LOST:
+            self._vigil.answered(peer_id)
         if judgement.verdict is Verdict.FINE:
             self.sender.may_replace.add(peer_id)
 
@@ -224,10 +259,21 @@ class User:
             self._refresh_at = now + self._refresh_period
             self.sessions.structure_changed(self._normal_with)
             self._normal_with.clear()
+            self._forget_strangers()
         self.sender.tick(now)
         due = self.sessions.due(now)
         if due:
             self.sender.send(due[:_AT_ONCE], now)
+
+    def _forget_strangers(self) -> None:
+        if self.recovering:
+            return
+        needed = self.insiders | set(self.sessions)
+        for peer_id in forgettable(self.ledger.records, needed, int(time.time()))[:_AT_ONCE]:
+            self.ledger.forget(peer_id)
+            self.placement.forget(peer_id)
+            self.heard.discard(peer_id)
+            del self.verdicts[peer_id]
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -240,11 +286,14 @@ class User:
         self.placement.holds(peer_id, frozenset())
         record = replace(record, state="missing", checked_at=int(time.time()))
         self._remember(peer_id, self._disproved(record))
+        self.verdicts[peer_id] += 1
 
     def _mark_entrance(self) -> None:
         """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
         self.fresh = not self.ledger.channels and not self.ledger.state.newest_sent
-        self.insiders = frozenset(entry.node_id.hex() for entry in self.ledger.channels)
+        self.insiders = (
+            frozenset() if self.halted else frozenset(entry.node_id.hex() for entry in self.ledger.channels)
+        )
 
     def look(self, lately: bool = False) -> None:
         """Asks lightningd for the channels, and tells the sessions whose blobs change.
@@ -261,7 +310,10 @@ class User:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
-            if self.ledger.marks[1] != marks[1]:
+            if self.ledger.marks[0] != marks[0] and not outdated:
+                # A channel that has no room anywhere came or went: at least one summary has to count it.
+                self.sessions.penalty_moved(1)
+            elif self.ledger.marks[1] != marks[1]:
                 self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
@@ -272,8 +324,11 @@ class User:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(replace(self.ledger.state, mode=NORMAL, acknowledged=self.ledger.state.newest_seen))
+        state = self.ledger.state
+        self.ledger.save(replace(state, mode=NORMAL, old=False, acknowledged=state.newest_seen))
         self.rival = Rival()
+        for peer_id in self.ledger.store.reached():
+            self.ledger.store.forget_reached(peer_id)
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()
         self.sessions.structure_changed()

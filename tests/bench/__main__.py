@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tests.bench import codec, gate, hub, load, memory, payments, placement
+from tests.bench import codec, gate, hub, load, memory, payments, placement, restore, traffic
 from tests.bench.result import Note, Result
 from tests.demo.nodes import missing, versions
 from tests.demo.screen import Screen
@@ -28,7 +28,7 @@ class Benchmark(Protocol):
     def run(self, quick: bool, note: Note) -> Result: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (codec, placement, memory, load, hub, payments, gate)
+BENCHMARKS: tuple[Benchmark, ...] = (codec, placement, memory, load, traffic, hub, restore, payments, gate)
 
 
 def _about() -> list[str]:

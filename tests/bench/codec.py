@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 
 from peerstorage.backup import FIXED_LENGTH, Summary, decode, digest, encode, padded_length
-from peerstorage.plan import fit
+from peerstorage.plan import Contents, StoragePeer, plan
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import OVERHEAD, seal, unseal
 from peerstorage.wire import MAX_BLOB
@@ -21,6 +22,11 @@ _CHANNELS = 90
 # So many revocations leave ten secrets in the shachain, which makes an entry of 688 bytes.
 _REVOCATIONS = 1000
 _GROWTH = (10, 200, 1000, 10_000)
+
+
+def _fit(channels: Sequence[ChannelBackup]) -> Contents:
+    """What the only blob there is holds."""
+    return plan(channels, [StoragePeer(b"")], 1).contents[b""]
 
 
 def make_channels(count: int) -> list[ChannelBackup]:
@@ -48,7 +54,7 @@ def make_channels(count: int) -> list[ChannelBackup]:
 
 def _encode(channels: list[ChannelBackup]) -> bytes:
     """What goes into a blob of the full size, as the plugin puts it together."""
-    contents = fit(channels)
+    contents = _fit(channels)
     ids = digest(channel.channel_id for channel in channels)
     summary = Summary(len(channels), contents.left_out == 0, 1, ids)
     length = FIXED_LENGTH + sum(len(entry.to_bytes()) for entry in contents.entries)
@@ -75,7 +81,7 @@ def run(quick: bool, note: Note) -> Result:
         note(f"{count} channels")
         some = channels[:count]
         spread = milliseconds(partial(_encode, some), max(5, times // max(1, count // 100)))
-        contents = fit(some)
+        contents = _fit(some)
         per_channel[count] = spread.median / count
         growth.append(
             [

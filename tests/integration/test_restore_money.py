@@ -28,7 +28,7 @@ from tests.integration.helpers import (
     states,
     status,
 )
-from tests.integration.money import await_money, coins, shares, spend_all
+from tests.integration.money import await_money, closings, coins, shares, spend_all
 
 # Where the balance is below the dust limit lightningd loses it by design, and says so.
 _LOSING_DUST = LOSING | {"broken_log": LOSING["broken_log"] + r"|FUNDS LOST.  Unknown commitment"}
@@ -58,7 +58,7 @@ def test_money_on_chain(node_factory: Any) -> None:
     wait_for(lambda: status(hub)["mode"] == "recovering")
 
     dry = hub.rpc.call("peerstorage-restore", {"dry_run": True})
-    assert {row["state"] for row in dry["channels"]} == {"not started"}
+    assert {row["state"] for row in dry["channels"]} == {"not started", "unreachable"}
     assert set(states(ours, hub)) == {"CHANNELD_NORMAL"}
 
     started = time.monotonic()
@@ -156,3 +156,42 @@ def test_channels_without_payments(node_factory: Any) -> None:
     assert l1.rpc.call("peerstorage-restore", {"wait": 5})["finished"]
     wait_for(lambda: status(l1)["mode"] == "normal")
     spend_all(l1)
+
+
+def test_a_close_that_confirmed_before_it_could_be_watched(node_factory: Any) -> None:
+    """The peer met the lost node while no plugin ran, and its close is in a block: `next` names the height from
+    which a rescan brings the money."""
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, SLOW | LOSING])
+    fund(l1, l2, push_sat=300_000)
+    pay_over_each(l1, l2, 20_000_123)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key))
+    [share] = shares(l1)
+    lose_everything(l1)
+    plugin = l1.daemon.opts.pop("plugin")
+    settings = {
+        name: l1.daemon.opts.pop(name) for name in list(l1.daemon.opts) if name.startswith("peerstorage-")
+    }
+    l1.start()
+    since = l1.bitcoin.rpc.getblockcount()
+    connect(l1, l2)
+    wait_for(lambda: _TOLD_TO_CLOSE.issuperset(states(l2, l1)))
+    l1.bitcoin.generate_block(1, wait_for_mempool=1)
+    l1.stop()
+    l1.daemon.opts |= settings | {"plugin": plugin}
+    l1.start()
+    assert connect_refused(l1, l2) == 402
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+    [row] = l1.rpc.call("peerstorage-restore", {"wait": 5})["channels"]
+    assert row["state"] == "close sent"
+    height = row["next"].rpartition("rescan=")[2]
+    assert int(height) <= -1
+    l1.stop()
+    l1.daemon.opts["rescan"] = height
+    l1.start()
+    wait_for(lambda: l1.rpc.call("peerstorage-restore", {"wait": 0})["counts"]["closing seen"] == 1)
+    # The rescan finds the wallet's older coins, too.
+    closing = closings(l1.bitcoin, [share], since)[share.funding]["txid"]
+    wait_for(
+        lambda: [sat for coin, sat in coins(l1).items() if coin.startswith(closing)] == [share.on_chain_sat]
+    )

@@ -94,6 +94,7 @@ class ChannelEnd:
     closer: str | None = None
     stub: bytes | None = None
     state_changes: list[Json] = field(default_factory=list)
+    htlcs: list[Json] = field(default_factory=list)
 
     def copy(self) -> "ChannelEnd":
         """An independent copy, as a database backup has it."""
@@ -183,7 +184,7 @@ class ChannelEnd:
             "status": [f"{self.state}:"],
             "in_payments_fulfilled": self.payments - sent,
             "out_payments_fulfilled": sent,
-            "htlcs": [],
+            "htlcs": list(self.htlcs),
         }
 
     def listed_closed(self) -> Json:

@@ -209,6 +209,12 @@ class Commands:
                 row["netaddr"] = [f"{host}:{port}"]
             peer = node.net.endpoints.get(peer_id)
             row["features"] = peer.features if peer else ""
+            if level is not None:
+                lines = self.node.peer_logs.get(peer_id, [])
+                row["log"] = [
+                    {"type": "INFO", "time": "1.5", "node_id": peer_id, "source": "connectd", "log": line}
+                    for line in lines
+                ]
             answer.append(row)
         return {"peers": answer}
 

@@ -37,6 +37,8 @@ CONNECT_DISCONNECTED_DURING = 402
 PEER_STORAGE = 7
 PEER_STORAGE_RETRIEVAL = 9
 MAX_MESSAGE = 65535
+# The type of a warning message (BOLT 1), before channel_id, length and text.
+WARNING = b"\0\1"
 
 # Types that lightningd handles itself: sendcustommsg refuses them by name.
 INTERNAL_MESSAGES = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .chanbackup import ChanBackup
 from .channels import ChannelEnd
 from .commands import Commands, KilledError
-from .common import METHOD_NOT_FOUND, PLUGIN_ERROR, Json, RpcError, Sent
+from .common import METHOD_NOT_FOUND, PLUGIN_ERROR, WARNING, Json, RpcError, Sent
 from .datastore import Datastore
 from .endpoint import Endpoint
 from .faults import Fault, Faults
@@ -69,6 +69,8 @@ class Node(Endpoint):
         self.complaints: list[str] = []
         self.logs: list[tuple[str, str]] = []
         self.rpc_calls: list[tuple[str, Any]] = []
+        # What listpeers shows at level info, by peer.
+        self.peer_logs: dict[str, list[str]] = {}
         self.topics: list[tuple[str, Json]] = []
         self.notifications_of_last_call: list[tuple[str, Json]] = []
         self._faults = Faults(net.closing)
@@ -298,6 +300,11 @@ class Node(Endpoint):
 
     def receive(self, peer_id: str, payload: bytes) -> None:
         if not self.running:
+            return
+        if payload.startswith(WARNING):
+            # connectd's own matter: it is logged, at info, and no plugin hears of it.
+            text = payload[len(WARNING) + 34 :].decode()
+            self.peer_logs.setdefault(peer_id, []).append(f"Received WIRE_WARNING: WARNING: {text}")
             return
         message = {"peer_id": peer_id, "payload": payload.hex()}
         self.notify("custommsg", message)

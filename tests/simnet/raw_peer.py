@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, storage_message, stored_blob
+from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, WARNING, storage_message, stored_blob
 from .endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ class RawPeer(Endpoint):
     """`stores`: None nothing, "last" the newest blob, "frozen" the one that it has already (or the first).
 
     It returns a stored blob as soon as a connection stands, before the other side's hook can be answered.
-    `limit`: larger blobs are not stored, the old one stays. `on_message(peer_id, payload)` runs on arrival.
+    `limit`: larger blobs are not stored, the old one stays; `complains`: and as LDK does it says so in a warning.
+    `on_message(peer_id, payload)` runs on arrival.
     """
 
     def __init__(self, net: "Network", name: str, features: str, hsm_secret: bytes | None = None) -> None:
@@ -26,6 +27,7 @@ class RawPeer(Endpoint):
         self.on_message: Callable[[str, bytes], None] | None = None
         self.stores: Literal["last", "frozen"] | None = None
         self.limit = 65531
+        self.complains = False
         self.blobs: dict[str, bytes] = {}
 
     def connect(self, node: Endpoint) -> None:
@@ -54,5 +56,8 @@ class RawPeer(Endpoint):
                 self.blobs[peer_id] = blob
             else:
                 self.blobs.setdefault(peer_id, blob)
+        elif blob is not None and len(blob) > self.limit and self.complains:
+            text = f"Supports only data up to {self.limit} bytes in peer storage.".encode()
+            self.transmit(peer_id, WARNING + bytes(32) + len(text).to_bytes(2, "big") + text, origin="raw")
         if self.on_message:
             self.on_message(peer_id, payload)

@@ -32,12 +32,15 @@ import os, sys, time
 real, offset = time.time, float(os.environ.get("SIMNET_CLOCK_OFFSET", "0"))
 time.time = lambda: real() + offset
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
-from peerstorage.shell import alerts, onchange, restore, user, vault, worker
+from peerstorage.shell import alerts, audit, onchange, restore, user, vault, watch, worker
 alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1
 restore._RECONNECT_SECONDS, restore._FIRST_PAUSE, restore._POLL_SECONDS = 0.2, 0.5, 0.1
+if os.environ.get("SIMNET_GRACE"):
+    watch._GRACE_SECONDS, watch._PERIOD_SECONDS = float(os.environ["SIMNET_GRACE"]), 0.5
 if os.environ.get("SIMNET_HURRY"):
     worker.REST_AFTER_FAILURE = 0.3
+    audit._PERIOD_SECONDS = 0.5
     user._SHORTEST_REFRESH_SECONDS = 0.5
     vault._RETRY_SECONDS = vault._RERUN_SECONDS = 0.5
     onchange._SECONDS = 1.0

@@ -110,7 +110,13 @@ def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
         row = next(row for row in answer["channels"] if row["channel_id"] == channel.channel_id)
         assert f"not reached at {carol.host}:{carol.port - 1} (Connection refused)" in row["next"]
         turned_away(net, alice, carol)
+        wait_for(lambda: alice.datastore.get("peerstorage", "reached", carol.node_id))
+        alice.restart()
         assert states(restore(alice))[channel.channel_id] == "close sent"
+        net.mine()
+        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+        alice.call("peerstorage-resume", ["discard"])
+        assert not alice.datastore.under("peerstorage", "reached")
 
 
 def test_a_peer_that_is_away_is_tried_again(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_one_miss_is_chance_two_are_a_small_peer() -> None:
     once = failed(FULL)
     assert (once.capacity, once.misses) == (MAX_BLOB, 1)
     twice = failed(once)
-    assert (twice.capacity, twice.misses) == (SMALL, 0)
+    assert (twice.capacity, twice.misses, twice.state) == (SMALL, 0, "unverified")
     assert failed(proved(once)).capacity == MAX_BLOB
 
 

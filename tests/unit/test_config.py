@@ -28,6 +28,11 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-padding", "none", "padding", "none"),
     ("peerstorage-settle", "0", "settle", 0),
     ("peerstorage-settle", "120", "settle", 120),
+    ("peerstorage-guard", "warn", "guard", "warn"),
+    ("peerstorage-guard", "halt", "guard", "halt"),
+    ("peerstorage-guard", "off", "guard", "off"),
+    ("peerstorage-audit-days", "0", "audit_days", 0),
+    ("peerstorage-audit-days", "3650", "audit_days", 3650),
     ("peerstorage-quota", "0", "quota", 0),
     ("peerstorage-quota", "1", "quota", 1),
     ("peerstorage-quota", "7B", "quota", 7),
@@ -57,6 +62,8 @@ BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-replicas", ["0", "1001", "-3", "three"], "allowed are 1 to 1000 peers"),
     ("peerstorage-padding", ["", "FULL", "half"], "allowed are full, bucket, none"),
     ("peerstorage-settle", ["121", "-1", "soon"], "allowed are 0 to 120 seconds"),
+    ("peerstorage-audit-days", ["", "-1", "3651", "7d"], "allowed are 0 to 3650 days"),
+    ("peerstorage-guard", ["", "true", "Halt"], "allowed are warn, halt, off"),
     (
         "peerstorage-quota",
         ["", "-1", "1.5GiB", "256MB", "256mib", "GiB", "1  KiB", "1KiB ", "1TiB", "9999999999999"],
@@ -107,6 +114,12 @@ def test_all_is_declared_once_as_lightningd_wants_it() -> None:
     assert names == [f"peerstorage-{field.replace('_', '-')}" for field in Options.__slots__]
     assert all(isinstance(declared.default, str) and declared.description for declared in DECLARATIONS)
     assert {name for name, *_ in GOOD} == {name for name, *_ in BAD} == set(names)
+
+
+def test_halting_without_time_to_hear_a_peer_is_refused() -> None:
+    with pytest.raises(OptionError, match="'halt' needs a peerstorage-settle of 1 second or more"):
+        Options.parse({"peerstorage-guard": "halt", "peerstorage-settle": "0"})
+    assert Options.parse({"peerstorage-guard": "halt", "peerstorage-settle": "1"}).settle == 1
 
 
 def test_what_is_not_ours_is_not_looked_at() -> None:

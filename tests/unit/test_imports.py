@@ -20,6 +20,7 @@ LAYERS = (
         "store",
         "restore",
         "rival",
+        "reliability",
         "capacity",
         "opening",
         "greenlight",

@@ -865,6 +865,24 @@ def test_entries_of_equal_rank_in_any_order() -> None:
     assert [one.entry for one in first.candidates] == [A]
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_penalty_data_counts_where_nothing_was_revoked_yet(turn: int) -> None:
+    both = [replace(A, tlvs=A.small().tlvs), at(A, 0)][::turn]
+    result = merge(sources(*(foreign(200, one) for one in both)), [], {})
+    assert [one.entry for one in result.candidates] == [at(A, 0)]
+
+
+def test_an_unreadable_entry_of_a_backup_without_a_time_is_missing() -> None:
+    assert merge(sources(foreign(0, A, faults=("entry 2 of 2",))), [], {}).missing == 1
+
+
+def test_a_live_channel_with_its_own_id_is_handed_over() -> None:
+    """As lightningd says it, not as a backup does: recoverchannel skips it without harm."""
+    result = merge(sources(foreign(200, A)), [], {A.database_id: bytes(bytearray(A.channel_id))})
+    assert from_each(result) == {"A": (200, 5)}
+    assert result.rejected == ()
+
+
 def test_a_live_channel_under_another_id_is_not_handed_over() -> None:
     """recoverchannel tells channels apart by id alone and would make a second stub of it (seen on a real node);
     its peer would close a live channel."""

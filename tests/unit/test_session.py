@@ -443,3 +443,46 @@ class SessionModel(RuleBasedStateMachine):
 
 SessionModel.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestSessionModel = SessionModel.TestCase
+
+
+def test_next_event_is_never_older_than_what_happened() -> None:
+    """It is remembered between changes: each method that changes something makes it think anew."""
+    sessions = Sessions(60, 5)
+    assert sessions.next_event() == math.inf
+    sessions.connected("alice", 0)
+    assert sessions.next_event() == 5
+    sessions.retrieved("alice")
+    assert sessions.next_event() == -math.inf
+    sessions.done("alice", 10)
+    assert sessions.next_event() == math.inf
+    sessions.structure_changed()
+    assert sessions.next_event() == 70
+    sessions.push("alice", 20)
+    assert sessions.next_event() == 20
+    # Another thread adds to this one; who asks what is due hears of it.
+    sessions.unjudged.add("alice")
+    assert sessions.due(20) == []
+    assert sessions.next_event() == math.inf
+    sessions.retrieved("alice")
+    assert sessions.due(20) == ["alice"]
+    sessions.done("alice", 20)
+    sessions.penalty_moved(1)
+    assert sessions.next_event() == 80
+    sessions.disconnected("alice")
+    assert sessions.next_event() == math.inf
+
+
+def test_peers_that_are_gone_are_forgotten_after_their_interval() -> None:
+    sessions = Sessions(60, 0)
+    for number in range(1000):
+        peer_id, now = str(number), 100.0 * number
+        sessions.connected(peer_id, now)
+        sessions.retrieved(peer_id)
+        sessions.done(peer_id, now)
+        sessions.disconnected(peer_id)
+    assert len(sessions._last_sent) <= 110
+    # Not before: one that comes back at once gets no more than others.
+    sessions.connected("999", now + 1)
+    sessions.retrieved("999")
+    assert sessions.due(now + 59) == []
+    assert sessions.due(now + 60) == ["999"]

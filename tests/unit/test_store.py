@@ -97,6 +97,7 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
         "since": 3,
         "acknowledged": 4,
         "gaps": "",
+        "old": False,
     }
     assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
     assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}
@@ -211,6 +212,7 @@ UNREADABLE: list[tuple[str, bytes]] = [
     ("a number", b"7"),
     ("null", b"null"),
     ("a string", b'"state"'),
+    ("nested too deeply", b"[" * 100_000),
     ("without version", json.dumps(asdict(State())).encode()),
 ]
 WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
@@ -221,6 +223,15 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
     ("a fraction", {**GOOD, "since": 1.0}),
     ("a truth value", {**GOOD, "since": True}),
     ("null", {**GOOD, "since": None}),
+]
+IMPOSSIBLE: list[dict[str, object]] = [
+    {"mode": "lost"},
+    {"gaps": "1"},
+    {"gaps": "1-"},
+    {"gaps": "1-2 "},
+    {"gaps": "1-2  3-4"},
+    {"gaps": "1-2 =-9"},
+    {"gaps": "1-2-3"},
 ]
 NOT_OURS = "datastore key peerstorage/state is not a record of ours"
 OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this version"
@@ -233,6 +244,14 @@ OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this
         *(
             (pytest.param(json.dumps(record).encode(), OTHER_FIELDS, id=name))
             for name, record in WRONG_FIELDS
+        ),
+        *(
+            pytest.param(
+                json.dumps({**GOOD, **change}).encode(),
+                "datastore key peerstorage/state has a value that is impossible",
+                id=str(change),
+            )
+            for change in IMPOSSIBLE
         ),
         pytest.param(
             json.dumps({**GOOD, "version": 2}).encode(),
@@ -273,8 +292,9 @@ def test_one_bad_record_in_a_list_is_named(prefix: str, datastore: MemoryDatasto
     st.builds(
         State,
         st.sampled_from([NORMAL, RECOVERING]),
-        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-1]),
+        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-2]),
         st.sampled_from(["", "1-2", "1-2 5-9"]),
+        st.booleans(),
     )
 )
 def test_state_round_trip(state: State) -> None:

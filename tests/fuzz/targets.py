@@ -1,0 +1,250 @@
+"""What is fuzzed: one function a parser, from any bytes to nothing, or to an AssertionError or an exception.
+
+Rules:
+- A parser may refuse what it is given, with an error of this package and with no other.
+- What it takes keeps its promises: it is written again as it was read, and what recovery hands over would not
+  harm lightningd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from peerstorage import capacity, cli, greenlight, keys, store, wire
+from peerstorage.backup import MAGIC, Backup, decode, encode, unpadded
+from peerstorage.errors import FormatError, PeerstorageError, SealError
+from peerstorage.opening import open_source
+from peerstorage.recovery import Recovered, Source, merge
+from peerstorage.scb import ChannelBackup, WireAddress
+from peerstorage.sealing import OVERHEAD, seal, unseal
+from peerstorage.textform import from_text
+
+KEY = bytes(range(32))
+_MAX_SEPARATED = 4
+
+
+def message(data: bytes) -> None:
+    read = wire.Message.from_bytes(data)
+    if read is not None:
+        assert data.startswith(read.to_bytes())
+
+
+def tlvs(data: bytes) -> None:
+    records = wire.decode_tlvs(data, lambda kind: kind % 4 == 0, "stream")
+    assert wire.encode_tlvs(records.items()) == data
+
+
+def entry(data: bytes) -> None:
+    read = ChannelBackup.from_bytes(data)
+    assert read.to_bytes() == data
+    read.check()
+    _harmless(read)
+    assert read.small().revocations == 0
+
+
+def _harmless(read: ChannelBackup) -> None:
+    """recoverchannel takes it, as it stands and as it is handed over, and nothing of value is changed."""
+    for one in (read, read.small(), read.for_recoverchannel()):
+        again = ChannelBackup.from_bytes(one.to_bytes())
+        assert again == one
+        again.check()
+        assert (again.channel_id, again.funding, again.node_id) == (
+            read.channel_id,
+            read.funding,
+            read.node_id,
+        )
+    assert read.for_recoverchannel().revocations == read.revocations
+    assert str(read.address)
+
+
+def backup(data: bytes) -> None:
+    read = decode(data)
+    for one in read.entries:
+        _harmless(one)
+    if read.faults:
+        with contextlib.suppress(FormatError):
+            unpadded(data)
+        return
+    assert not read.lost
+    short = unpadded(data)
+    assert len(short) <= len(data)
+    assert decode(short) == read
+    if read.summary is not None and not read.legacy and read.version == 1:
+        written = encode(read.timestamp, read.entries, read.summary, None, read.directory)
+        assert decode(written) == read
+
+
+def recovery(data: bytes) -> None:
+    """Several backups, with the magic between them."""
+    sources = []
+    for number, part in enumerate(data.split(MAGIC * 2)[:_MAX_SEPARATED]):
+        with contextlib.suppress(FormatError):
+            sources.append(Source(str(number), decode(part)))
+    result = merge(sources, [], {1: b"\xc1" * 32})
+    _handed_over(result)
+    assert merge(sources[::-1], [], {1: b"\xc1" * 32}).missing == result.missing
+
+
+def _handed_over(result: Recovered) -> None:
+    ids: set[int] = set()
+    for candidate in result.candidates:
+        candidate.entry.check()
+        ChannelBackup.from_bytes(bytes.fromhex(candidate.scb)).check()
+        assert candidate.entry.database_id not in ids
+        ids.add(candidate.entry.database_id)
+    assert result.missing >= 0
+
+
+def address(data: bytes) -> None:
+    read = WireAddress.parse(data.decode("utf-8", "surrogateescape"))
+    assert WireAddress.read(wire.Reader(read.to_bytes())) == read
+    assert WireAddress.parse(str(read)) == read
+
+
+def sealed(data: bytes) -> None:
+    """As a blob it doesn't open; as a plaintext it comes back, unless a bit of the blob was flipped."""
+    with contextlib.suppress(SealError):
+        unseal(KEY, data)
+        raise AssertionError("a forgery opens")
+    blob = bytearray(seal(KEY, data))
+    assert len(blob) == len(data) + OVERHEAD
+    assert unseal(KEY, bytes(blob)) == data
+    place = int.from_bytes(data[:3], "big") % (8 * len(blob))
+    blob[place // 8] ^= 1 << place % 8
+    with contextlib.suppress(SealError):
+        unseal(KEY, bytes(blob))
+        raise AssertionError("a flipped bit goes unnoticed")
+
+
+def opening(data: bytes) -> None:
+    """A source of an operator: as it stands; and sealed, so that something opens."""
+    with contextlib.suppress(PeerstorageError):
+        open_source((KEY[::-1], KEY), "source", data)
+    opened: Backup = open_source((KEY[::-1], KEY), "source", seal(KEY, data)).backup
+    assert opened == decode(data)
+
+
+def text(data: bytes) -> None:
+    read = from_text(data)
+    assert read == data or data.isascii()
+
+
+@cache
+def _words() -> list[str]:
+    return Path(cli.__file__).with_name("english.txt").read_text().split()
+
+
+def hsm_secret(data: bytes) -> None:
+    """The first byte says whether there is a passphrase."""
+    content = data[1:]
+    needed = keys.needs_passphrase(content)
+    seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, _words())
+    assert len(seed) in {32, 64}
+    assert all(len(key) == 32 for key in keys.sealing_keys(seed))
+    assert wire.is_point(keys.node_id(seed))
+    assert not needed or data[:1] == b"p"
+
+
+def signer_backup(data: bytes) -> None:
+    read = greenlight.read(data)
+    for one in read.entries:
+        one.check()
+        _harmless(one)
+
+
+class _Datastore:
+    """The same bytes at every key, until something is written."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def get(self, key: store.Key) -> bytes:
+        return self.data
+
+    def put(self, key: store.Key, value: bytes) -> None:
+        self.data = value
+
+    def delete(self, key: store.Key) -> None:
+        raise NotImplementedError
+
+    def children(self, key: store.Key) -> list[tuple[str, bytes]]:
+        return [("peer", self.data)]
+
+    def names(self, key: store.Key) -> list[str]:
+        raise NotImplementedError
+
+
+def record(data: bytes) -> None:
+    """A small record, read as each of the kinds that there are."""
+    faults = 0
+    for read in (_state, _sent, _meta, _take_over):
+        try:
+            read(store.Store(_Datastore(data)))
+        except PeerstorageError:
+            faults += 1
+    assert faults >= 3, "no record is of two kinds"
+
+
+def _state(records: store.Store) -> None:
+    read = records.state()
+    assert read is not None
+    read.is_foreign(1)
+    read.with_gap(1, 2).is_foreign(1)
+    records.save_state(read)
+    assert records.state() == read
+
+
+def _sent(records: store.Store) -> None:
+    read = records.sent_records()["peer"]
+    records.save_sent("peer", read)
+    assert records.sent_records() == {"peer": read}
+
+
+def _meta(records: store.Store) -> None:
+    read = records.metas()["peer"]
+    records.save_meta("peer", read)
+    assert records.metas() == {"peer": read}
+
+
+def _take_over(records: store.Store) -> None:
+    read = records.take_over()
+    assert read is not None
+    records.save_take_over(read)
+    assert records.take_over() == read
+
+
+def peers_words(data: bytes) -> None:
+    """What lightningd logged of a peer: only ever lowers what it gets."""
+    before = store.SentRecord(size=wire.MAX_BLOB, misses=1, probing=True)
+    after = capacity.told(before, data.decode("utf-8", "replace").split("\n"))
+    assert after == before or (0 <= after.capacity < before.size and not after.probing)
+    wire.offers_storage(data.decode("latin-1"))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    function.__name__: function
+    for function in (
+        message,
+        tlvs,
+        entry,
+        backup,
+        recovery,
+        address,
+        sealed,
+        opening,
+        text,
+        hsm_secret,
+        signer_backup,
+        record,
+        peers_words,
+    )
+}
+
+
+def run(name: str, data: bytes) -> None:
+    """One execution: silent where the target takes the bytes or refuses them in order."""
+    with contextlib.suppress(PeerstorageError):
+        TARGETS[name](data)

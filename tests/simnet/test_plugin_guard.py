@@ -1,0 +1,235 @@
+"""peerstorage-guard: an old copy of the database goes no further with halt, and healthy nodes never notice it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from .channels import Channel
+from .common import wait_for
+from .network import Network
+from .node import Node, Snapshot
+from .raw_peer import RawPeer
+from .test_plugin_helpers import (
+    QUICK,
+    SETTLING,
+    QuickNetwork,
+    entries_of,
+    honest,
+    log_lines,
+    mode,
+    reconnect,
+    record,
+    row,
+    sealed,
+    settle_down,
+    status,
+    turned_away,
+    wait_until_held,
+    with_channel,
+)
+
+HALT = SETTLING | {"peerstorage-guard": "halt"}
+RESTARTS = 12
+
+
+def with_old_database(
+    net: Network, options: dict[str, str]
+) -> tuple[Node, list[RawPeer], list[Channel], Snapshot]:
+    """A node that comes up with a copy of its database from before payments that bob and carol can prove, and the
+    true database."""
+    alice = net.node("alice", options=QUICK)
+    peers = [honest(net, name) for name in ("bob", "carol")]
+    channels = [with_channel(net, alice, peer) for peer in peers]
+    wait_until_held(peers, alice, *channels, still=True)
+    old = alice.snapshot()
+    for channel in channels:
+        channel.pay(5)
+    alice.call("peerstorage-push")
+    settle_down(alice)
+    alice.stop()
+    true = alice.snapshot()
+    alice.options = dict(options)
+    alice.rollback(old)
+    alice.sent.clear()
+    alice.start()
+    return alice, peers, channels, true
+
+
+def assert_untouched(alice: Node, peers: list[RawPeer], channels: list[Channel]) -> None:
+    """The channels are as they were at both ends, and no backup was replaced."""
+    for peer, channel in zip(peers, channels, strict=True):
+        ends = [channel.end(alice), channel.end(peer)]
+        assert [end and end.state for end in ends] == ["CHANNELD_NORMAL"] * 2
+        assert peer.blobs[alice.node_id]
+    assert not alice.sent
+
+
+def test_halt_refuses_peers_with_channels_until_the_true_database_is_back(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, peers, channels, true = with_old_database(net, HALT)
+        held = [dict(peer.blobs) for peer in peers]
+        turned_away(net, alice, peers[0])
+        assert mode(alice) == "recovering"
+        assert record(alice, "state")["old"] is True
+        assert log_lines(alice, "0 of its 2 channels are unknown here, 2 have gone further")
+        for peer in peers:
+            turned_away(net, alice, peer)
+            turned_away(net, peer, alice)
+        assert_untouched(alice, peers, channels)
+        alice.restart()
+        for peer in peers:
+            turned_away(net, alice, peer)
+        assert_untouched(alice, peers, channels)
+        assert [peer.blobs for peer in peers] == held
+        alice.stop()
+        alice.rollback(true)
+        alice.start()
+        for peer in peers:
+            net.connect(alice, peer)
+            wait_for(lambda peer=peer: row(alice, peer)["state"] == "current")  # type: ignore[misc]
+        assert mode(alice) == "normal"
+        assert record(alice, "state")["old"] is False
+
+
+def test_proof_by_one_peer_ends_the_connection_of_another_that_waits_or_was_let_in(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        bob.stores = None  # returns nothing, like a peer that lies
+        started = time.monotonic()
+        alice.options["peerstorage-settle"] = "3"
+        alice.restart()
+        waiting = net.connect_async(alice, bob)
+        turned_away(net, alice, carol)
+        assert waiting.exception(net.timeout) is not None
+        assert time.monotonic() - started < 3, "bob did not wait for his own time to end"
+        # And one that was let in when its time was over: what is signed with it ends there.
+        alice.stop()
+        alice.datastore.items.pop(("peerstorage", "state"))
+        alice.options["peerstorage-settle"] = "1"
+        alice.start()
+        channels[0].end(bob).revocations = 0  # type: ignore[union-attr]
+        net.connect(alice, bob)
+        turned_away(net, alice, carol)
+        wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
+        assert channels[1].end(carol).state == "CHANNELD_NORMAL"  # type: ignore[union-attr]
+
+
+def test_the_operator_s_word_lets_peers_in_again(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        turned_away(net, alice, bob)
+        turned_away(net, alice, carol)
+        assert alice.call("peerstorage-resume", ["discard"]) == {"mode": "normal"}
+        channels[0].end(bob).revocations = 0  # type: ignore[union-attr]
+        net.connect(alice, bob)
+        wait_for(lambda: alice.sent_to(bob))
+        alice.restart()
+        net.connect(alice, bob)
+        wait_for(lambda: row(alice, bob)["state"] == "current")
+        assert (mode(alice), record(alice, "state")["old"]) == ("normal", False)
+
+
+def test_a_second_proof_after_the_operator_s_word_ends_connections_again(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        turned_away(net, alice, bob)
+        turned_away(net, alice, carol)
+        alice.call("peerstorage-resume", ["discard"])
+        for channel, peer in zip(channels, (bob, carol), strict=True):
+            channel.end(peer).revocations = 0  # type: ignore[union-attr]
+        bob.stores = None
+        net.connect(alice, bob)
+        ahead = channels[1].end(alice)
+        assert ahead
+        ahead.revocations = 9
+        newer = sealed(alice, 4_000_000_000, entries_of(alice))
+        ahead.revocations = 0
+        carol.blobs[alice.node_id] = newer
+        turned_away(net, alice, carol)
+        wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
+        assert record(alice, "state")["old"] is True
+
+
+def test_off_does_not_compare(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), channels, _ = with_old_database(net, SETTLING | {"peerstorage-guard": "off"})
+        for channel in channels:
+            for end in (channel.end(side) for side in channel.sides):
+                assert end
+                end.revocations = 0  # the simulated peers would close
+        net.connect(alice, bob)
+        wait_for(lambda: alice.sent_to(bob))
+        assert (mode(alice), record(alice, "state")["old"]) == ("normal", False)
+
+
+def test_warn_stops_backups_and_lets_peers_in(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), channels, _ = with_old_database(net, SETTLING)
+        channels[0].end(bob).revocations = 0  # type: ignore[union-attr]
+        net.connect(alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert record(alice, "state")["old"] is True
+        assert net.link(alice.node_id, bob.node_id) is not None
+        assert not alice.sent
+
+
+def test_healthy_node_never_notices_halt(tmp_path: Path) -> None:
+    """Restarts with payments before, between and after retrievals, which come late and in any order."""
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=HALT)
+        peers = [honest(net, name) for name in ("bob", "carol", "dave")]
+        channels = [with_channel(net, alice, peer) for peer in peers]
+        wait_until_held(peers, alice, *channels, still=True)
+        waited = []
+        for number in range(RESTARTS):
+            for channel in channels[: number % 4]:
+                channel.pay()
+            if number % 3 == 0:
+                alice.call("peerstorage-push")
+            alice.restart()
+            for peer in peers:
+                peer.delay_messages(0.05 * ((number + peers.index(peer)) % 4))
+            started = time.monotonic()
+            arriving = [net.connect_async(alice, peer) for peer in peers]
+            channels[number % 3].pay()
+            for connection in arriving:
+                connection.result(net.timeout)
+            waited.append(time.monotonic() - started)
+        assert (mode(alice), record(alice, "state")["old"]) == ("normal", False)
+        assert not log_lines(alice, "RECOVERING")
+        # Nobody has to wait for the settle time where enough peers answer, nor anybody afterwards.
+        print(f"connected after {min(waited):.3f} to {max(waited):.3f} s")
+        assert max(waited) < 1
+        reconnect(net, alice, peers[0])
+
+
+@pytest.mark.parametrize("answer", ["nothing", "garbage", "old"])
+def test_peer_that_proves_nothing_is_let_in_when_its_time_is_over(tmp_path: Path, answer: str) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob, carol = net.node("alice", options=HALT), honest(net, "bob"), honest(net, "carol")
+        channels = [with_channel(net, alice, peer) for peer in (bob, carol)]
+        wait_until_held([bob, carol], alice, *channels, still=True)
+        answers = {
+            "garbage": b"\xff" * 65531,
+            "old": sealed(alice, 1_700_000_000, entries_of(alice)),
+        }
+        bob.blobs.clear()
+        if answer in answers:
+            bob.blobs[alice.node_id] = answers[answer]
+        alice.restart()
+        net.connect(alice, bob)
+        net.connect(alice, carol)
+        assert (mode(alice), record(alice, "state")["old"]) == ("normal", False)
+
+
+def test_slow_judgement_is_waited_for(tmp_path: Path) -> None:
+    """The settle time ends while the retrieval that proves it waits for the worker."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        status(alice)
+        alice.rpc_fault("staticbackup", hang=2, times=1)
+        started = time.monotonic()
+        turned_away(net, alice, bob)
+        assert time.monotonic() - started > 1.5
+        assert_untouched(alice, [bob, carol], channels)

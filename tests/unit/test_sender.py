@@ -1,0 +1,73 @@
+"""What goes out to peers, where a test of one module is not enough and a process too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from peerstorage.backup import decode
+from peerstorage.config import Options
+from peerstorage.sealing import unseal
+from peerstorage.shell.user import User
+from peerstorage.store import Store
+from peerstorage.wire import Message
+from tests.unit import samples
+from tests.unit.samples import KEY, POINTS
+from tests.unit.world import Clock, MemoryNode
+
+ALICE, MALLORY = (point.hex() for point in POINTS[:2])
+
+
+class Peers:
+    """A node with two connected peers. `limit`: what mallory keeps; more it refuses, as LDK does."""
+
+    def __init__(self, clock: Clock, padding: str, limit: int) -> None:
+        self.clock, self.limit = clock, limit
+        self.got: dict[str, list[bytes]] = {ALICE: [], MALLORY: []}
+        self.node = MemoryNode(clock, self._delivered)
+        self.node.connected |= {ALICE, MALLORY}
+        options = Options(interval=0, settle=0, padding=padding)
+        self.user = User(self.node, Store(self.node), KEY, options, lambda level, line: None)
+        for peer_id in (ALICE, MALLORY):
+            self.user.connected(peer_id, clock.now)
+
+    def _delivered(self, peer_id: str, payload: bytes) -> None:
+        message = Message.from_bytes(payload)
+        assert message is not None
+        if peer_id == MALLORY and len(message.blob) > self.limit:
+            line = f"Received WIRE_WARNING: Supports only data up to {self.limit} bytes in peer storage."
+            self.node.logs.setdefault(MALLORY, []).append(line)
+        else:
+            self.got[peer_id].append(message.blob)
+
+    def quiet(self) -> None:
+        """What is due is done, for a minute."""
+        end = self.clock.now + 60
+        while self.user.next_event() <= end:
+            self.clock.now = max(self.clock.now, self.user.next_event())
+            self.user.tick(self.clock.now)
+
+    def channels_at_alice(self) -> int:
+        return len(decode(unseal(KEY, self.got[ALICE][-1])).entries)
+
+
+@pytest.fixture
+def clock() -> Iterator[Clock]:
+    clock = Clock()
+    with clock.in_use():
+        yield clock
+
+
+@pytest.mark.parametrize("padding", ["full", "bucket", "none"])
+@pytest.mark.parametrize("limit", [0, 1, 40, 105, 106, 1024])
+def test_peer_that_keeps_next_to_nothing_stops_nobodys_backup(clock: Clock, limit: int, padding: str) -> None:
+    peers = Peers(clock, padding, limit)
+    entry = samples.entry(1, revocations=5)
+    for channels in ({}, {entry.channel_id: entry}, {}, {entry.channel_id: entry}):
+        peers.node.channels_now = dict(channels)
+        peers.user.look_soon(clock.now)
+        peers.quiet()
+        if channels or peers.got[ALICE]:
+            assert peers.channels_at_alice() == len(channels)
+    assert all(len(blob) <= limit for blob in peers.got[MALLORY])

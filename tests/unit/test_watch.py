@@ -1,0 +1,151 @@
+"""Conditions: told once, after a while where a restart may bring them, and once more when they are over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from peerstorage.config import Options
+from peerstorage.shell import report
+from peerstorage.shell.alerts import QUOTA_FULL, WARNING, Alerts
+from peerstorage.shell.watch import Watch
+from peerstorage.store import SentRecord, State
+from tests.unit.samples import entry
+
+CHANNEL = entry(1)
+PEER = CHANNEL.node_id.hex()
+WELL = {"channels_without_copy": 0, "channels_with_few_copies": 0}
+
+
+class Case:
+    """A node with one channel, as far as the watch looks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, builtin: bool = False, **options: Any) -> None:
+        self.records: dict[str, SentRecord] = {}
+        self.holding = dict(WELL)
+        self.alerts: list[dict[str, str]] = []
+        self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
+        self.user = self.a_user()
+        monkeypatch.setattr(report, "holding", lambda user, replicas: self.holding)
+        self.watch = Watch(self.user, self.emitter, Options(**options), builtin=builtin)
+
+    def a_user(self) -> Any:
+        ledger = SimpleNamespace(
+            state=State(), channels=[CHANNEL], record=lambda peer: self.records.get(peer, SentRecord())
+        )
+        rival = SimpleNamespace(sign="")
+        return SimpleNamespace(recovering=False, halted=False, rival=rival, ledger=ledger)
+
+    def told(self, now: float) -> Sequence[tuple[str, str]]:
+        """Kind and severity of what is told at this time."""
+        self.alerts.clear()
+        self.watch.tick(now)
+        self.emitter.tick(now)
+        return [(alert["kind"], alert["severity"]) for alert in self.alerts]
+
+
+def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    assert (case.told(0), case.told(1e6), case.watch.todo()) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "severity"),
+    [
+        ("channels_without_copy", "no-backup", "critical"),
+        ("channels_with_few_copies", "few-copies", "warning"),
+    ],
+)
+def test_missing_copies_are_told_when_it_lasts(
+    monkeypatch: pytest.MonkeyPatch, key: str, kind: str, severity: str
+) -> None:
+    case = Case(monkeypatch)
+    case.holding[key] = 2
+    assert case.told(0) == []
+    assert case.watch.todo()[0].startswith("2 "), "status says it at once"
+    assert case.told(599) == []
+    # An interruption begins it anew.
+    case.holding[key] = 0
+    assert case.told(600) == []
+    case.holding[key] = 1
+    assert case.told(700) == []
+    assert case.told(1299) == []
+    assert case.watch.next_event() == 1300, "and not half a minute later"
+    assert case.told(1300) == [(kind, severity)]
+    case.holding[key] = 3
+    assert case.told(2000) == []
+    case.holding[key] = 0
+    assert case.told(2100) == [(kind, "info")]
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        (SentRecord(state="altered"), "altered"),
+        (SentRecord(state="stale", checks=9, failures=3, failing=3), "stale-peer"),
+        (SentRecord(state="missing", checks=9, failures=9, failing=9), "stale-peer"),
+        (SentRecord(state="stale", checks=9, failures=8, failing=2), None),
+        (SentRecord(state="current", checks=9, failures=8), None),
+    ],
+)
+def test_peers_are_told_of_while_they_have_a_channel(
+    monkeypatch: pytest.MonkeyPatch, record: SentRecord, kind: str | None
+) -> None:
+    case = Case(monkeypatch)
+    case.records = {PEER: record, "stranger": record}
+    assert case.told(0) == ([(kind, "warning")] if kind else [])
+    assert [alert.get("peer_id") for alert in case.alerts] == ([PEER] if kind else [])
+    case.records[PEER] = SentRecord(state="current")
+    assert case.told(1) == ([(kind, "info")] if kind else [])
+
+
+def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.user.recovering = True
+    case.holding["channels_without_copy"] = 1
+    assert case.told(0) == [("recovering", "critical")]
+    case.user.ledger.state = State(old=True)
+    case.user.rival.sign = "THE OLD NODE IS ALIVE"
+    assert sorted(case.told(1)) == [
+        ("old-database", "critical"),
+        ("old-node-alive", "critical"),
+        ("recovering", "info"),
+    ]
+    assert "are let in" in case.watch.todo()[0]
+    case.user.halted = True
+    assert "are refused" in case.watch.todo()[0]
+    case.user.recovering = False
+    case.user.rival.sign = ""
+    assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
+
+
+def test_switched_off_and_beside_the_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, builtin=True, use=False)
+    case.holding["channels_without_copy"] = 1
+    case.records = {PEER: SentRecord(state="altered")}
+    assert case.told(0) == [("builtin-active", "info")]
+    assert case.told(1e6) == []
+
+
+def test_todo_has_the_worst_first_and_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch, builtin=True)
+    case.records = {PEER: SentRecord(state="altered")}
+    case.holding["channels_without_copy"] = 1
+    case.emitter.raise_(QUOTA_FULL, None, WARNING, "the quota is full")
+    first, second, third, fourth = case.watch.todo()
+    assert "IN NO BACKUP" in first
+    assert "does not open" in second
+    assert "chanbackup" in third
+    assert fourth == "the quota is full"
+
+
+def test_an_event_is_looked_at_soon_but_not_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.watch.tick(100)
+    assert case.watch.next_event() == 130
+    for _ in range(2):
+        case.watch.soon()
+        assert case.watch.next_event() == 101

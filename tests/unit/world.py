@@ -1,0 +1,102 @@
+"""lightningd, its clock and its peers in memory, for tests of the whole core without a process.
+
+`MemoryNode` is the shell's own Node whose calls end here, so what the core really asks for is what is answered.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from peerstorage.scb import ChannelBackup
+from peerstorage.shell import contacts, placement, sender, user
+from peerstorage.shell.node import Node, NodeError
+from tests.simnet.datastore import Datastore
+
+_GONE = -32600
+
+
+class Clock:
+    """What the shell takes for the time module; `offset`: wall clock less monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.offset = 1_760_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now + self.offset
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module in (contacts, placement, sender, user):
+                stack.enter_context(patch.object(module, "time", self))
+            yield
+
+
+class Killed(BaseException):
+    """The process ends in the middle of a call."""
+
+
+class MemoryNode(Node):
+    """A database, and the connections. `deliver(peer_id, payload)` takes what is sent; `calls_left`: the process
+    is killed by the call after so many (each takes a millisecond); `logs`: what lightningd logged of a peer."""
+
+    def __init__(self, clock: Clock, deliver: Callable[[str, bytes], None]) -> None:
+        super().__init__("")
+        self.clock = clock
+        self.deliver = deliver
+        self.channels_now: dict[bytes, ChannelBackup] = {}
+        self.closed: set[bytes] = set()
+        self.datastore = Datastore()
+        self.connected: set[str] = set()
+        self.logs: dict[str, list[str]] = {}
+        self.calls_left: int | None = None
+
+    def database(self) -> tuple[dict[bytes, ChannelBackup], set[bytes], Datastore]:
+        """A copy."""
+        return dict(self.channels_now), set(self.closed), copy.deepcopy(self.datastore)
+
+    def load(self, database: tuple[dict[bytes, ChannelBackup], set[bytes], Datastore]) -> None:
+        channels, closed, datastore = database
+        self.channels_now, self.closed, self.datastore = (
+            dict(channels),
+            set(closed),
+            copy.deepcopy(datastore),
+        )
+
+    def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+        self.clock.now += 0.001
+        if self.calls_left is not None:
+            if not self.calls_left:
+                raise Killed
+            self.calls_left -= 1
+        if method in {"datastore", "listdatastore", "deldatastore"}:
+            answer: dict[str, Any] = getattr(self.datastore, method)(**params)
+        else:
+            answer = getattr(self, f"_{method}")(**params)
+        return answer
+
+    def _staticbackup(self) -> dict[str, Any]:
+        return {"scb": [entry.to_bytes().hex() for entry in self.channels_now.values()]}
+
+    def _listclosedchannels(self) -> dict[str, Any]:
+        return {"closedchannels": [{"channel_id": channel_id.hex()} for channel_id in self.closed]}
+
+    def _listnodes(self, id: str) -> dict[str, Any]:
+        return {"nodes": []}
+
+    def _listpeers(self, id: str, level: str) -> dict[str, Any]:
+        return {"peers": [{"log": [{"log": line} for line in self.logs.get(id, [])]}]}
+
+    def _sendcustommsg(self, node_id: str, msg: str) -> dict[str, Any]:
+        if node_id not in self.connected:
+            raise NodeError("sendcustommsg", _GONE, "Peer is not connected")
+        self.deliver(node_id, bytes.fromhex(msg))
+        return {}
