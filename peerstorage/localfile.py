@@ -56,9 +56,12 @@ def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
     closed; only those of `unaccounted` matter."""
     kept = () if old is None or old.timestamp <= live.acknowledged else old.entries
     entries = {(entry.channel_id, entry.database_id): entry for entry in live.channels}
-    most = _revocations(live.channels)
+    # Of thousands few differ, and only their penalty data is read.
+    different = [one for one in kept if entries.get((one.channel_id, one.database_id)) != one]
+    ids = {one.channel_id for one in different}
+    most = _revocations([entry for entry in live.channels if entry.channel_id in ids])
     unknown, ahead = set(), set()
-    for entry in kept:
+    for entry in different:
         if entry.channel_id not in most:
             if entry.channel_id in closed:
                 continue

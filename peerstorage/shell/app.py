@@ -102,6 +102,7 @@ class App:
                 folder,
                 self.options,
                 self.key,
+                node=Node(self.node.rpc_path),
                 user=self.user,
                 alerts=self.alerts,
                 submit=self.worker.submit,

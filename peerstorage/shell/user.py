@@ -103,10 +103,6 @@ class User:
         """Whether an old database was proved, and no peer with a channel is to be let in."""
         return self._options.guard == "halt" and self.ledger.state.old
 
-    @property
-    def rpc_path(self) -> str:
-        return self._node.rpc_path
-
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()

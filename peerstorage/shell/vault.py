@@ -71,14 +71,16 @@ class Vault:
         options: Options,
         key: bytes,
         *,
+        node: Node,
         user: User,
         alerts: Alerts,
         submit: Callable[[str, Callable[[], None]], None],
     ) -> None:
+        """`node`: for the thread alone."""
         # A link stays a link: what it leads to is replaced.
         self.path = Path(os.path.realpath(folder / options.file)) if options.file else None
         self._options, self._key, self._user, self._alerts, self._submit = options, key, user, alerts, submit
-        self._node = Node(user.rpc_path)  # the thread's own
+        self._node = node
         self._attempts: Newest[Live] = Newest("local file", self._work)
         self._program = OnChange(options.on_change, self._ran, alerts.log)
         # For the worker: what was handed to the thread and when, and when what failed is tried again.
@@ -120,7 +122,7 @@ class Vault:
         live = Live(
             tuple(ledger.channels),
             max(int(time.time()), ledger.state.newest_seen + 1),
-            ledger.state.since,
+            0 if ledger.state.old else ledger.state.since,
             ledger.state.acknowledged,
             tuple(self._user.placement.directory),
         )

@@ -54,18 +54,18 @@ class Desk:
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.told = Alerts(self.alerts.append, lambda _level, _message: None, 0)
         self.user = cast(Any, SimpleNamespace())
-        self.user.ledger, self.user.recovering, self.user.rpc_path = self.ledger, False, ""
+        self.user.ledger, self.user.recovering = self.ledger, False
         self.user.placement, self.user.look = SimpleNamespace(directory=[]), lambda: None
+        self.node = cast(Any, SimpleNamespace(closed_channel_ids=lambda: self.closed))
         self.vault = Vault(
             folder,
             Options(**options),
             KEY,
+            node=self.node,
             user=self.user,
             alerts=self.told,
             submit=lambda _name, task: self.tasks.put(task),
         )
-        self.node = cast(Any, SimpleNamespace(closed_channel_ids=lambda: self.closed))
-        self.vault._node = self.node
 
     def work(self, now: float | None = None) -> bool:
         """One round; whether something was due. What was said is in `alerts`."""

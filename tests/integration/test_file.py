@@ -1,0 +1,158 @@
+"""The local file on real nodes: both ways with the built-in, and recovery when no peer returned anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyln.client import RpcError
+from pyln.testing.utils import wait_for
+
+from tests.integration.helpers import (
+    BESIDE,
+    LOSING,
+    OURS,
+    STOCK,
+    channel_ids,
+    cli,
+    connect_refused,
+    fund,
+    lose_everything,
+    pay_over_each,
+    states,
+    status,
+)
+from tests.integration.money import await_money, coins, shares, spend_all
+
+NAME = "peerstorage.backup"
+# A peer that stores nothing for anybody.
+FORGETFUL: dict[str, Any] = STOCK | {"disable-plugin": "chanbackup"}
+
+
+def folder(node: Any) -> Path:
+    return Path(node.daemon.lightning_dir) / "regtest"
+
+
+def verify(node: Any, *source: str) -> dict[str, Any]:
+    answer: dict[str, Any] = node.rpc.call("peerstorage-verify", list(source))
+    return answer
+
+
+def in_file(node: Any) -> set[str]:
+    try:
+        return {row["channel_id"] for row in verify(node)["channels"]}
+    except RpcError:
+        return set()
+
+
+def stripped_of_the_plugin(node: Any) -> None:
+    """The next start is with the built-in alone."""
+    for option in [
+        name for name in node.daemon.opts if name.startswith(("peerstorage", "plugin", "disable"))
+    ]:
+        del node.daemon.opts[option]
+
+
+def test_the_built_in_takes_our_file(node_factory: Any, tmp_path: Path) -> None:
+    """Renamed to emergency.recover it is what emergencyrecover reads, penalty data, summary and all."""
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[OURS | LOSING, STOCK, STOCK])
+    fund(l1, l2, l3)
+    pay_over_each(l1, l2, 1_000_000)
+    before = channel_ids(l1)
+    wait_for(lambda: in_file(l1) == before)
+    wait_for(lambda: all(row["state"] == "current" for row in verify(l1)["channels"]), timeout=40)
+    l1.stop()
+    shutil.copy(folder(l1) / NAME, tmp_path / "copy")
+    lose_everything(l1)
+    shutil.copy(tmp_path / "copy", folder(l1) / "emergency.recover")
+    stripped_of_the_plugin(l1)
+    l1.start()
+    assert set(l1.rpc.call("emergencyrecover")["stubs"]) == before
+    assert channel_ids(l1) == before
+
+
+def test_what_an_export_leaves_out_the_built_in_leaves_out(node_factory: Any, tmp_path: Path) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS | LOSING, STOCK])
+    fund(l1, l2)
+    fund(l1, l2)
+    one, _ = sorted(channel_ids(l1))
+    copy = tmp_path / "one channel"
+    output = subprocess.run(
+        cli(l1, "peerstorage-export", str(copy), one), check=True, capture_output=True, text=True
+    ).stdout
+    assert json.loads(output)["channels"] == 1
+    # lightningd's own tool makes the same text of it.
+    tool = ["lightning-hsmtool", "getemergencyrecover", str(copy)]
+    text = subprocess.run(tool, check=True, capture_output=True, text=True).stdout.split()[-1]
+    assert {row["channel_id"] for row in verify(l1, text)["channels"]} == {one}
+    exported = l1.rpc.call("peerstorage-export", {"channel_id": one})
+    assert {row["channel_id"] for row in verify(l1, exported["text"])["channels"]} == {one}
+    lose_everything(l1)
+    shutil.copy(copy, folder(l1) / "emergency.recover")
+    stripped_of_the_plugin(l1)
+    l1.start()
+    assert l1.rpc.call("emergencyrecover")["stubs"] == [one]
+
+
+def test_we_take_the_built_in_s_file(node_factory: Any) -> None:
+    l1, l2 = node_factory.get_nodes(2, opts=[BESIDE, STOCK])
+    fund(l1, l2)
+    before = channel_ids(l1)
+    wait_for(lambda: {row["channel_id"] for row in verify(l1, "emergency.recover")["channels"]} == before)
+    answer = verify(l1, "emergency.recover")
+    assert (answer["ok"], answer["from"]) == (True, "emergency.recover")
+    tool = ["lightning-hsmtool", "getemergencyrecover", str(folder(l1) / "emergency.recover")]
+    text = subprocess.run(tool, check=True, capture_output=True, text=True).stdout.split()[-1]
+    assert l1.rpc.call("peerstorage-recover", [text])["complete"]
+    # As our own file's predecessor it is merged and replaced.
+    l1.stop()
+    shutil.copy(folder(l1) / "emergency.recover", folder(l1) / NAME)
+    l1.start()
+    wait_for(lambda: (folder(l1) / f"{NAME}.1").exists() and in_file(l1) == before)
+
+
+@pytest.mark.parametrize("kept", ["in-place", "off-site"])
+def test_recovery_from_a_file_as_the_text_says(node_factory: Any, tmp_path: Path, kept: str) -> None:
+    """docs/recovery.md, "From the local file": no peer returns anything, and the money comes, to the satoshi."""
+    jq = shutil.which("jq")
+    if jq is None:
+        pytest.skip("jq is not on PATH")
+    l1, *peers = node_factory.get_nodes(3, opts=[OURS | LOSING, FORGETFUL, FORGETFUL])
+    fund(l1, *peers)
+    for peer in peers:
+        pay_over_each(l1, peer, 200_000_000)
+    before = channel_ids(l1)
+    wait_for(lambda: all(row["state"] == "current" for row in verify(l1)["channels"]), timeout=40)
+    assert in_file(l1) == before
+    mine = shares(l1)
+    l1.stop()
+    shutil.copy(folder(l1) / NAME, tmp_path / NAME)
+    lose_everything(l1)
+    place = folder(l1) / NAME if kept == "in-place" else tmp_path / NAME
+    if kept == "in-place":
+        shutil.copy(tmp_path / NAME, place)
+    l1.start()
+    coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
+    for row in l1.rpc.call("peerstorage-recover", [str(place)])["channels"]:
+        peer = next(peer for peer in peers if peer.info["id"] == row["peer_id"])
+        assert row["address"] == f"127.0.0.1:{peer.port}"
+        # The peer hangs up as soon as it has met "Unknown channel", often before our hook lets it in.
+        assert connect_refused(l1, peer) == 402
+    assert status(l1)["mode"] == "normal"
+    command = " ".join(cli(l1))
+    line = f'{command} recoverchannel "$({command} peerstorage-recover {place} | jq -c .scb)"'
+    subprocess.run(["/bin/sh", "-c", line], check=True, capture_output=True, text=True)
+    assert channel_ids(l1) == before
+    for peer in peers:
+        wait_for(lambda peer=peer: set(states(peer, l1)) <= {"AWAITING_UNILATERAL", "ONCHAIN"})
+    l1.bitcoin.generate_block(1, wait_for_mempool=len(peers))
+    await_money(l1, coins_before, mine, since)
+    spend_all(l1)
+    # The good file is still there, if only as the version before the one with the recovered channels.
+    wait_for(lambda: in_file(l1) == before)
+    copies = [path.read_bytes() for path in (place, place.with_name(f"{NAME}.1")) if path.exists()]
+    assert (tmp_path / NAME).read_bytes() in copies
