@@ -40,8 +40,13 @@ def test_one_miss_is_chance_two_are_a_small_peer() -> None:
     once = failed(FULL)
     assert (once.capacity, once.misses) == (MAX_BLOB, 1)
     twice = failed(once)
-    assert (twice.capacity, twice.misses, twice.state) == (SMALL, 0, "unverified")
+    assert (twice.capacity, twice.misses) == (SMALL, 0)
     assert failed(proved(once)).capacity == MAX_BLOB
+
+
+@pytest.mark.parametrize(("before", "after"), [("missing", "unverified"), ("stale", "stale")])
+def test_a_small_peer_gets_a_new_chance(before: str, after: str) -> None:
+    assert failed(failed(replace(FULL, state=before))).state == after
 
 
 def test_a_small_blob_that_is_not_returned_says_nothing_of_size() -> None:
