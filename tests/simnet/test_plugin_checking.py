@@ -31,7 +31,7 @@ from .test_plugin_helpers import (
 )
 
 # A peer is sent to when it proved what it has, and not again for an hour: so its state stays.
-CHECKING = SETTLING | {"peerstorage-interval": "3600"}
+CHECKING = SETTLING | {"peerstorage-interval": "3600", "peerstorage-file": ""}
 
 
 def state_becomes(node: Node, peer: RawPeer, state: str) -> None:
