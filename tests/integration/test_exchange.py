@@ -118,7 +118,8 @@ def test_what_waits_survives_a_stop_of_the_node(node_factory: Any) -> None:
 
     assert held_timestamp() < newest
     l2.restart()
-    wait_for(lambda: held_timestamp() == newest)
+    # Or newer: what CHANNELD_NORMAL brought may come after what was pushed.
+    wait_for(lambda: held_timestamp() >= newest)
     assert not (Path(l2.daemon.lightning_dir) / "regtest/peerstorage.pending").exists()
 
 
