@@ -5,6 +5,7 @@ The attacker is a raw peer without a channel, and the node stores for all, so ev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -162,7 +163,7 @@ def test_ten_thousand_messages_in_a_burst(scene: Scene) -> None:
     connect(bob, alice)
     wait_for(lambda: row(bob, alice)["connected"])
     print(f"bob was let in {time.monotonic() - started:.1f} s after the first message")
-    wait_for(lambda: stored(alice, "blobs", mallory.node_id) == b"blob 4999")
+    wait_for(lambda: stored(alice, "blobs", mallory.node_id) == b"blob 4999", timeout=180)
     print(f"all was dealt with {time.monotonic() - started:.1f} s after the first message")
     assert len([line for line in alice.daemon.logs if mallory.node_id in line and "plugin.py" in line]) < 10
     # The largest there are, from several at once: lightningd takes 1 MB a second from each.
@@ -259,7 +260,9 @@ def test_two_hundred_connections(scene: Scene) -> None:
     for number in range(100):
         mallory.dial(alice, init=bool(number % 5))
         if number % 5 == 1:
-            mallory.send(storage(KINDS[number % 2], b"number %d" % number))
+            # lightningd may have hung up by now: the connection before may still be there.
+            with contextlib.suppress(OSError):
+                mallory.send(storage(KINDS[number % 2], b"number %d" % number))
     for number in range(100):
         peer = RawPeer(1000 + number)
         peer.dial(alice, init=bool(number % 5))
@@ -274,7 +277,7 @@ def test_two_hundred_connections(scene: Scene) -> None:
 
 def test_flood_while_the_hook_is_held(node_factory: Any) -> None:
     """A new node holds its peers until it has heard them; what else they say meanwhile is dealt with, too."""
-    (alice,) = node_factory.get_nodes(1, opts=EVERYONE | {"peerstorage-settle": 5})
+    (alice,) = node_factory.get_nodes(1, opts=EVERYONE | {"peerstorage-settle": 60})
     mallory = RawPeer(7)
     mallory.dial(alice)
     for number in range(500):
