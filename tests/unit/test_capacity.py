@@ -52,6 +52,7 @@ def test_a_small_peer_gets_a_new_chance(before: str, after: str) -> None:
 def test_a_small_blob_that_is_not_returned_says_nothing_of_size() -> None:
     record = SentRecord(size=SMALL)
     assert failed(failed(failed(record))) == record
+    assert failed(failed(replace(record, size=500))) == replace(record, size=500)
     larger = SentRecord(size=SMALL + 1)
     assert failed(failed(larger)).capacity == SMALL
 
@@ -90,6 +91,19 @@ def test_a_refused_probe_changes_nothing() -> None:
 )
 def test_what_a_peer_says_itself_counts_at_once(line: str, capacity: int) -> None:
     assert told(FULL, ["Peer connected", line]).capacity == capacity
+
+
+def test_a_peer_that_spoke_is_not_probed_any_more() -> None:
+    """Else what it refused would be what it gets the next time, and so on."""
+    before = replace(FULL, capacity=5000, proven=5000, misses=1, probing=True)
+    after = told(before, [LDK])
+    assert after == replace(before, capacity=1024, proven=0, misses=0, probing=False)
+    assert after.limit == SMALL == 1024
+
+
+def test_proof_of_less_than_it_keeps_lifts_nothing() -> None:
+    record = SentRecord(size=500, capacity=SMALL, misses=1)
+    assert proved(record) == replace(record, proven=500, misses=0)
 
 
 def test_an_old_warning_does_not_lower_what_fits() -> None:

@@ -183,6 +183,9 @@ class Model(RuleBasedStateMachine):
             self.gate.hold(peer_id, hook, self.clock.now, for_verdict=False)
         else:
             assert not (self.user.recovering and stranger), "let in: it closes its channel"
+            if blob is not None and peer_id in HONEST and not self.node.channels_now:
+                used = self.user.ledger.state.newest_sent
+                assert used or not self._proves_a_loss(blob), "let in: it closes its channel"
             self.node.connected.add(peer_id)
         self.user.connected(peer_id, self.clock.now)
         if late:
@@ -197,12 +200,22 @@ class Model(RuleBasedStateMachine):
             if hook.answer == DISCONNECT:
                 self.disconnect(peer_id)
 
+    def _proves_a_loss(self, blob: bytes) -> bool:
+        """Whether a channel that is open is unknown here, or has gone further."""
+        names = {entry.channel_id: entry.revocations for entry in opened(blob).entries}
+        here = {channel_id: entry.revocations for channel_id, entry in self.node.channels_now.items()}
+        return any(
+            names[channel_id] > here.get(channel_id, -1) for channel_id in names.keys() & self.truth.keys()
+        )
+
     def _returns(self, peer_id: str, blob: bytes) -> None:
         self.returned.add(peer_id)
         self.gate.ends_by_retrieval(peer_id)
         self.user.sessions.unjudged.add(peer_id)
         self.user.retrieved(peer_id, blob)
         self.gate.judged(peer_id)
+        if peer_id in HONEST and self._proves_a_loss(blob):
+            assert self.user.recovering or self.user.ledger.record(peer_id).withheld, "a loss goes unnoticed"
 
     @rule(peer_id=st.sampled_from(PEERS))
     def disconnect(self, peer_id: str) -> None:
