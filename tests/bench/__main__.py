@@ -1,24 +1,40 @@
-"""Runs the benchmarks, prints their tables, and writes docs/benchmarks.md anew."""
+"""Runs the benchmarks, prints their tables, and writes docs/benchmarks.md and its pictures anew.
+
+One that fails is named in the document, and the others go on. Status 0: none failed.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from tests.bench import codec, gate, hub, load, memory, payments, placement, restore, traffic
+from tests.bench import (
+    bandwidth,
+    codec,
+    connect,
+    gate,
+    hub,
+    load,
+    memory,
+    payments,
+    placement,
+    restore,
+    stored,
+    traffic,
+)
+from tests.bench.document import DOCUMENTS, NAME, PICTURES, Section, document, machine, own_version
 from tests.bench.result import Note, Result
 from tests.demo.nodes import missing, versions
 from tests.demo.screen import Screen
 
-_DOCUMENT = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
-_COMMAND = "make bench"
+_FAILED = 1
 
 
 class Benchmark(Protocol):
@@ -28,40 +44,20 @@ class Benchmark(Protocol):
     def run(self, quick: bool, note: Note) -> Result: ...
 
 
-BENCHMARKS: tuple[Benchmark, ...] = (codec, placement, memory, load, traffic, hub, restore, payments, gate)
-
-
-def _about() -> list[str]:
-    lines = [
-        f"- Python {platform.python_version()}, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} processors, load average when it began {os.getloadavg()[0]:.1f}"
-    ]
-    if not missing():
-        found = versions()
-        lines.append(f"- lightningd {found['lightningd']}, bitcoind {found['bitcoind']}, regtest")
-    return lines
-
-
-def _document(about: list[str], results: list[Result], left_out: list[str], seconds: float) -> str:
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `{_COMMAND}` (`python -m tests.bench`), {time.strftime('%Y-%m-%d', time.gmtime())}, in "
-        f"{seconds / 60:.0f} minutes; don't edit. Ratios carry over to other machines, times don't.",
-        "",
-        *about,
-        "",
-        "## In short",
-        "",
-        *(f"- **{result.title}.** {sentence}" for result in results for sentence in result.ratios),
-        *(f"- {line}" for line in left_out),
-    ]
-    for result in results:
-        lines += ["", f"## {result.title}", "", result.how, ""]
-        for table in result.tables:
-            lines += [*table.markdown(), ""]
-        lines += ["Not shown:", "", *(f"- {limit}" for limit in result.limits)]
-    return "\n".join(lines) + "\n"
+BENCHMARKS: tuple[Benchmark, ...] = (
+    codec,
+    placement,
+    memory,
+    stored,
+    load,
+    traffic,
+    hub,
+    restore,
+    payments,
+    connect,
+    bandwidth,
+    gate,
+)
 
 
 def _show(screen: Screen, result: Result) -> None:
@@ -86,30 +82,68 @@ def main() -> int:
         "--quick", action="store_true", help="few rounds, to see that it works; writes nothing"
     )
     parser.add_argument("--only", choices=names, help="one benchmark; writes nothing")
+    parser.add_argument(
+        "--to", type=Path, help="writes benchmarks.md and its pictures to this folder in any case"
+    )
     options = parser.parse_args()
+    folder = options.to or (None if options.quick or options.only else DOCUMENTS)
     signal.signal(signal.SIGTERM, _interrupt)
+    if folder:
+        # Only `make bench` installs what draws: without it half an hour would be lost.
+        from tests.bench import draw  # noqa: F401
     screen = Screen()
-    begun = time.monotonic()
-    absent, about = missing(), _about()
-    results, left_out = [], []
-    for benchmark in BENCHMARKS:
-        if options.only not in (None, benchmark.NAME):
-            continue
-        if benchmark.NEEDS_NODES and absent:
-            line = f"{benchmark.NAME}: left out, it needs real nodes; not on PATH: {', '.join(absent)}"
-            left_out.append(line)
-            screen.say(line)
-            continue
-        with screen.busy(benchmark.NAME) as note:
-            result = benchmark.run(options.quick, note)
-        results.append(result)
-        _show(screen, result)
-    if options.quick or options.only:
-        screen.say("docs/benchmarks.md is left as it is: that takes a whole run.")
+    begun, about, absent = time.monotonic(), machine(), missing()
+    found = {"peerstorage": own_version()} | ({} if absent else versions())
+    chosen = [benchmark for benchmark in BENCHMARKS if options.only in (None, benchmark.NAME)]
+    sections, left_out, failed = run(chosen, options.quick, absent, screen)
+    if folder:
+        text = document(sections, [*left_out, *failed], about, found, time.monotonic() - begun)
+        _write(folder, sections, text)
+        screen.say(f"Written: {folder / NAME} and its pictures")
     else:
-        _DOCUMENT.write_text(_document(about, results, left_out, time.monotonic() - begun))
-        screen.say("Written: docs/benchmarks.md")
-    return 0
+        screen.say("docs/benchmarks.md is left as it is: that takes a whole run.")
+    return _FAILED if failed else 0
+
+
+def run(
+    benchmarks: Sequence[Benchmark], quick: bool, absent: Sequence[str], screen: Screen
+) -> tuple[list[Section], list[str], list[str]]:
+    """What they made, and a sentence for each that is left out for want of programs, and each that failed."""
+    sections, left_out, failed = [], [], []
+    for benchmark in benchmarks:
+        if benchmark.NEEDS_NODES and absent:
+            left_out.append(
+                f"{benchmark.NAME}: left out, it needs real nodes; not on PATH: {', '.join(absent)}"
+            )
+            screen.say(left_out[-1])
+            continue
+        try:
+            sections.append(_run(benchmark, quick, screen))
+        except Exception as error:
+            failed.append(f"{benchmark.NAME}: FAILED, no figures: {type(error).__name__}: {error}")
+            screen.say(traceback.format_exc())
+    return sections, left_out, failed
+
+
+def _run(benchmark: Benchmark, quick: bool, screen: Screen) -> Section:
+    begun = time.monotonic()
+    with screen.busy(benchmark.NAME) as note:
+        result = benchmark.run(quick, note)
+    _show(screen, result)
+    return Section(benchmark.NAME, result, time.monotonic() - begun, benchmark.NEEDS_NODES)
+
+
+def _write(folder: Path, sections: list[Section], text: str) -> None:
+    from tests.bench.draw import draw
+
+    pictures = folder / PICTURES
+    pictures.mkdir(parents=True, exist_ok=True)
+    for old in pictures.glob("*.svg"):
+        old.unlink()
+    for section in sections:
+        for chart in section.result.charts:
+            draw(chart, pictures)
+    (folder / NAME).write_text(text)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -15,24 +16,31 @@ import psutil
 from peerstorage.store import Store, StoredMeta
 from peerstorage.wire import MAX_BLOB
 from tests.bench.result import Note, Result, Spread, Table
-from tests.simnet import Network, Node
+from tests.simnet import Network, Node, keys
 from tests.simnet.datastore import Datastore
 
 NAME = "memory"
 NEEDS_NODES = False
 
-_BLOBS = (0, 10, 1000, 5000)
-_QUICK_BLOBS = (0, 10, 200)
-_IDLE_SECONDS = 2.0
+BLOBS = (0, 1000, 5000)
+QUICK_BLOBS = (0, 200)
+IDLE_SECONDS = 2.0
 
 
-def _fill(datastore: Datastore, blobs: int) -> None:
-    """As if the plugin had stored so many; one value in memory serves them all."""
+def fill(store: Store, numbers: Iterable[int]) -> None:
+    """As if the plugin had stored a blob for each of so many peers."""
     blob = bytes(MAX_BLOB)
     meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()))
-    store = Store(_Direct(datastore))
-    for number in range(blobs):
-        store.save_blob("02" + hashlib.sha256(str(number).encode()).hexdigest(), blob, meta)
+    for number in numbers:
+        store.save_blob(peer(number), blob, meta)
+
+
+def peer(number: int) -> str:
+    return keys.point(f"stored {number}").hex()
+
+
+def megabytes(pid: int) -> float:
+    return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
 class _Direct:
@@ -53,12 +61,12 @@ class _Direct:
     def names(self, key: tuple[str, ...]) -> list[str]:
         return [found[-1] for found in self._datastore.under(*key)]
 
+    def generation(self, key: tuple[str, ...]) -> int | None:
+        item = self._datastore.items.get(key)
+        return item.generation if item else None
+
     def children(self, key: tuple[str, ...]) -> list[tuple[str, bytes]]:
         return [(found[-1], data) for found, data in self._datastore.under(*key).items()]
-
-
-def _megabytes(pid: int) -> float:
-    return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
 def _bare_megabytes() -> float:
@@ -68,7 +76,7 @@ def _bare_megabytes() -> float:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        return _megabytes(process.pid)
+        return megabytes(process.pid)
 
 
 def _start(node: Node) -> float:
@@ -82,22 +90,22 @@ def _start(node: Node) -> float:
 
 def _measure(net: Network, name: str, blobs: int, starts: int, note: Note) -> tuple[Spread, Spread]:
     node = net.node(name, options={"peerstorage-quota": "1GiB"}, start=False)
-    _fill(node.datastore, blobs)
-    seconds, megabytes = [], []
+    fill(Store(_Direct(node.datastore)), range(blobs))
+    seconds, resident = [], []
     for number in range(starts):
         note(f"{blobs} blobs, start {number + 1} of {starts}")
         seconds.append(_start(node))
-        time.sleep(_IDLE_SECONDS)
+        time.sleep(IDLE_SECONDS)
         assert node.plugin is not None
-        megabytes.append(_megabytes(node.plugin.process.pid))
+        resident.append(megabytes(node.plugin.process.pid))
         stored = node.call("peerstorage-list")
         assert len(stored["peers"]) == blobs, json.dumps(stored)[:200]
         node.stop()
-    return Spread(megabytes), Spread(seconds)
+    return Spread(resident), Spread(seconds)
 
 
 def run(quick: bool, note: Note) -> Result:
-    starts, numbers = (2, _QUICK_BLOBS) if quick else (7, _BLOBS)
+    starts, numbers = (2, QUICK_BLOBS) if quick else (7, BLOBS)
     with tempfile.TemporaryDirectory(prefix="peerstorage-bench-") as folder, Network(Path(folder)) as net:
         seen = [_measure(net, f"with{blobs}", blobs, starts, note) for blobs in numbers]
     bare = Spread([_bare_megabytes() for _ in range(starts)])
@@ -105,7 +113,7 @@ def run(quick: bool, note: Note) -> Result:
     return Result(
         "Memory and start",
         "The real plugin process, run by the virtual environment's Python on the simulated daemon, "
-        f"{_IDLE_SECONDS:.0f} s after its start; {starts} starts.",
+        f"{IDLE_SECONDS:.0f} s after its start; {starts} starts.",
         [
             f"The idle plugin takes {empty.median / bare.median:.2f} times the memory of a Python process that "
             "has only imported pyln-client.",
@@ -127,7 +135,7 @@ def run(quick: bool, note: Note) -> Result:
         ],
         [
             "Memory at work: a blob on its way in or out takes a few times its size for a moment.",
-            "lightningd's own memory and database.",
+            "lightningd's own memory and database: see Memory on real nodes.",
             "The start on a cold disk; here Python's files are in the page cache.",
             "The first start after the built-in, which copies its blobs in the background.",
         ],

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from peerstorage.backup import CONTAINER_HEADER, FIXED_LENGTH, Summary, decode, digest, encode, padded_length
 from peerstorage.plan import Plan, StoragePeer, plan
@@ -19,7 +18,7 @@ from peerstorage.scb import ChannelBackup, Shachain
 from peerstorage.sealing import OVERHEAD, seal, unseal
 from peerstorage.wire import MAX_BLOB
 from tests.bench.codec import make_channels
-from tests.bench.result import Note, Result, Spread, Table
+from tests.bench.result import BUILTIN, OURS, Chart, Note, Panel, Result, Spread, Table, peak_megabytes
 from tests.simnet import keys
 
 NAME = "placement"
@@ -34,7 +33,7 @@ _MOST_PEERS = 500
 # node_id and an IPv4 address, for each peer.
 _CONTACT = 40
 _GROWTH = [(count, peers) for count in (100, 1000, 10_000) for peers in (5, 50, 500)]
-_NODES = (50, 93, 200, 1000, 10_000)
+_NODES = (10, 50, 93, 200, 1000, 10_000)
 _ALL, _HALF, _THREE = "all Core Lightning", "half LDK", "3, all Core Lightning"
 _DRAWS = 20
 _COST_HEADERS = [
@@ -105,7 +104,7 @@ def _child(count: int, peers: int, times: int) -> None:
     """What one process sees; prints it as JSON."""
     listed, known = _node(count, [MAX_BLOB] * peers)
     contacts = [_CONTACT] * peers
-    megabytes_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    megabytes_before = peak_megabytes("self")
     plans, seals, changes, changed = [], [], [], []
     for _ in range(times):
         begun = time.perf_counter()
@@ -122,8 +121,7 @@ def _child(count: int, peers: int, times: int) -> None:
             blobs |= _blobs(other, known, after, due)
             changes.append(1000 * (time.perf_counter() - begun))
             changed.append(len(due))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps([plans, seals, changes, changed, megabytes_before, peak]))
+    print(json.dumps([plans, seals, changes, changed, megabytes_before, peak_megabytes("self")]))
 
 
 class _Cost:
@@ -162,7 +160,27 @@ def _builtin(listed: Sequence[ChannelBackup], capacities: Sequence[int]) -> int:
     return len(listed) if any(size <= capacity for capacity in capacities) else 0
 
 
-def _recovered(count: int, capacities: Sequence[int]) -> list[str]:
+@dataclass(frozen=True)
+class _Recovered:
+    """Of a node with `count` channels: how many come back from all peers, and at worst from half of them."""
+
+    count: int
+    peers: int
+    all: int
+    half: int
+    with_penalty_data: int
+    copies: str
+    builtin: int
+    builtin_half: int
+
+    def row(self) -> list[str]:
+        numbers = [
+            f"{number:,}" for number in (self.count, self.peers, self.all, self.half, self.with_penalty_data)
+        ]
+        return [*numbers, self.copies, f"{self.builtin:,}", f"{self.builtin_half:,}"]
+
+
+def _recovered(count: int, capacities: Sequence[int]) -> _Recovered:
     listed, known = _node(count, capacities)
     made = plan(listed, known, _REPLICAS, [_CONTACT] * len(known))
     sources = [
@@ -182,16 +200,37 @@ def _recovered(count: int, capacities: Sequence[int]) -> list[str]:
         theirs.append(_builtin(listed, [capacities[number] for number in some]))
     copies = sorted(map(sum, made.copies().values()))
     full = sum(one.full > 0 for one in made.copies().values())
-    return [
-        f"{count:,}",
-        str(len(known)),
-        f"{len(result.candidates):,}",
-        f"{min(halves):,}",
-        f"{full:,}",
+    return _Recovered(
+        count,
+        len(known),
+        len(result.candidates),
+        min(halves),
+        full,
         f"{copies[0]} / {copies[len(copies) // 2]}",
-        f"{_builtin(listed, capacities):,}",
-        f"{min(theirs):,}",
+        _builtin(listed, capacities),
+        min(theirs),
+    )
+
+
+def _chart(seen: dict[str, list[_Recovered]]) -> Chart:
+    panels = [
+        Panel(
+            f"peers: {kind}",
+            [f"{one.count:,}" for one in cases],
+            {
+                BUILTIN: [100 * one.builtin / one.count for one in cases],
+                OURS: [100 * one.all / one.count for one in cases],
+            },
+        )
+        for kind, cases in seen.items()
     ]
+    return Chart(
+        "recoverable",
+        "Channels that come back (of the built-in: by its rule)",
+        "channels owned",
+        "recovered, % of them",
+        panels,
+    )
 
 
 def _capacities(kind: str, count: int) -> list[int]:
@@ -207,15 +246,16 @@ def run(quick: bool, note: Note) -> Result:
     for count, peers in _GROWTH:
         note(f"{count:,} channels, {peers} peers")
         costs.append(_Cost(count, peers, times))
-    rows = []
-    for kind in (_ALL, _HALF, _THREE):
+    seen: dict[str, list[_Recovered]] = {kind: [] for kind in (_ALL, _HALF, _THREE)}
+    for kind, cases in seen.items():
         for count in _NODES:
             note(f"{kind}, {count:,} channels")
-            rows.append([kind, *_recovered(count, _capacities(kind, count))])
+            cases.append(_recovered(count, _capacities(kind, count)))
+    rows = [[kind, *one.row()] for kind, cases in seen.items() for one in cases]
     largest, tenth = costs[-1], costs[5]
-    whole = [row for row in rows if row[0] != _THREE]
-    ours = sum(row[3] == row[1] for row in whole)
-    theirs = sum(row[7] == row[1] for row in whole)
+    whole = [*seen[_ALL], *seen[_HALF]]
+    ours = sum(one.all == one.count for one in whole)
+    theirs = sum(one.builtin == one.count for one in whole)
     entry = len(make_channels(1)[0].to_bytes())
     return Result(
         "Placement",
@@ -228,8 +268,8 @@ def run(quick: bool, note: Note) -> Result:
             f"{largest.change.text(0)} ms (asked: well under 100).",
             f"From 1,000 to 10,000 channels, with {_MOST_PEERS} peers, it takes "
             f"{largest.total.median / tenth.total.median:.1f} times as long.",
-            f"With as many peers as channels (at most {_MOST_PEERS}) every channel of 50 to 10,000 came back in "
-            f"{ours} of {len(whole)} cases; by the built-in's rule in {theirs}.",
+            f"With as many peers as channels (at most {_MOST_PEERS}) every channel of {_NODES[0]} to "
+            f"{_NODES[-1]:,} came back in {ours} of {len(whole)} cases; by the built-in's rule in {theirs}.",
         ],
         [Table(_COST_HEADERS, [cost.row() for cost in costs]), Table(_RECOVERED_HEADERS, rows)],
         [
@@ -238,6 +278,7 @@ def run(quick: bool, note: Note) -> Result:
             "The built-in itself: its rule is reckoned (all channels in one blob of 65531 bytes, or nothing; LDK "
             "peers keep none over 1024), as if its updates reached every peer.",
         ],
+        [_chart(seen)],
     )
 
 

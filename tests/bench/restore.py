@@ -11,7 +11,7 @@ NEEDS_NODES = True
 _PEERS = 8
 _PAYMENTS = 2
 _LIMIT_SECONDS = 120.0
-_BUILTIN_SECONDS = 60.0
+_BUILTIN_SECONDS = 30.0
 
 
 def _closes() -> tuple[list[float], list[float]]:
