@@ -17,7 +17,9 @@ plugin = Plugin()
 
 
 def on_alert(peerstorage_alert: dict[str, Any], **_: Any) -> None:
-    plugin.log(f"ALERT {json.dumps(peerstorage_alert, sort_keys=True)}")
+    # v25.05 has a payload around it, of which pyln-client makes the argument.
+    alert = peerstorage_alert.get("peerstorage_alert", peerstorage_alert)
+    plugin.log(f"ALERT {json.dumps(alert, sort_keys=True)}")
 
 
 plugin.add_subscription("peerstorage_alert", on_alert)

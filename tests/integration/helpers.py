@@ -90,19 +90,24 @@ def is_idle(node: Any) -> bool:
     return not any(channel["htlcs"] for channel in node.rpc.listpeerchannels()["channels"])
 
 
+def pay_over(channel: dict[str, Any], one: Any, other: Any, msat: int, timeout: int | None = None) -> None:
+    """A payment from `one` to `other` over this channel; `timeout`: seconds."""
+    invoice = other.rpc.invoice(msat, f"{one.info['id']}-{time.monotonic_ns()}", "")
+    hop = {
+        "id": other.info["id"],
+        "channel": channel["short_channel_id"],
+        "amount_msat": msat,
+        "delay": 18,
+    }
+    digest, payment_secret = invoice["payment_hash"], invoice["payment_secret"]
+    one.rpc.sendpay([hop], digest, payment_secret=payment_secret)
+    one.rpc.waitsendpay(digest, timeout=timeout)
+
+
 def pay_over_each(one: Any, other: Any, msat: int) -> None:
     """A payment from `one` to `other` over each channel between the two, from which it takes the whole way."""
     for channel in one.rpc.listpeerchannels(other.info["id"])["channels"]:
-        invoice = other.rpc.invoice(msat, f"{one.info['id']}-{time.monotonic_ns()}", "")
-        hop = {
-            "id": other.info["id"],
-            "channel": channel["short_channel_id"],
-            "amount_msat": msat,
-            "delay": 18,
-        }
-        digest, payment_secret = invoice["payment_hash"], invoice["payment_secret"]
-        one.rpc.sendpay([hop], digest, payment_secret=payment_secret)
-        one.rpc.waitsendpay(digest)
+        pay_over(channel, one, other, msat)
     wait_for(lambda: is_idle(one) and is_idle(other))
 
 
@@ -164,6 +169,20 @@ def lose_everything(node: Any) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.name != "hsm_secret":
             path.unlink()
+
+
+def plugin_pid(node: Any) -> int:
+    """The process of our plugin."""
+    lightningd = node.daemon.proc.pid
+    children = Path(f"/proc/{lightningd}/task/{lightningd}/children").read_text().split()
+    [pid] = [pid for pid in children if PLUGIN in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+    return int(pid)
+
+
+def start_plugin(node: Any, options: dict[str, str]) -> None:
+    """Once more, after it was killed: lightningd does not do it by itself."""
+    wait_for(lambda: all(plugin["name"] != PLUGIN for plugin in node.rpc.plugin_list()["plugins"]))
+    node.rpc.plugin_start(PLUGIN, **options)
 
 
 def put_back(node: Any, copy: Path) -> None:

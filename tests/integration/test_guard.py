@@ -57,6 +57,17 @@ def pay_and_prove(one: Any, other: Any, key: bytes) -> None:
     wait_for(has_them)
 
 
+def pay_after_a_copy(one: Any, other: Any, copy: Path) -> None:
+    """Their channel is newer than the copy of `one`'s database, and the other can prove it."""
+    fund(one, other)
+    key = secret(one)
+    wait_for(lambda: holds_all(other, one, key))
+    copy_of_database(one, copy)
+    connect(one, other)
+    wait_for(lambda: states(one, other) == ["CHANNELD_NORMAL"])
+    pay_and_prove(one, other, key)
+
+
 def nothing_broadcast(node: Any) -> bool:
     return bool(node.bitcoin.rpc.getrawmempool() == [])
 
@@ -104,13 +115,7 @@ def test_halt_refuses_and_the_true_database_goes_on(node_factory: Any, tmp_path:
 def test_warn_tells_and_lets_in(node_factory: Any, tmp_path: Path) -> None:
     """lightningd itself then learns from the peer that it is behind, and asks it to close."""
     l1, l2 = node_factory.get_nodes(2, opts=[_WATCHED | LOSING, OURS | LOSING])
-    fund(l1, l2)
-    key = secret(l1)
-    wait_for(lambda: holds_all(l2, l1, key))
-    copy_of_database(l1, tmp_path / "old")
-    connect(l1, l2)
-    wait_for(lambda: states(l1, l2) == ["CHANNELD_NORMAL"])
-    pay_and_prove(l1, l2, key)
+    pay_after_a_copy(l1, l2, tmp_path / "old")
     put_back(l1, tmp_path / "old")
     connect(l1, l2)
     l1.daemon.wait_for_log(_ALERT)
@@ -123,13 +128,7 @@ def test_the_operator_s_word_brings_the_money_back_where_the_true_database_is_go
     node_factory: Any, tmp_path: Path
 ) -> None:
     l1, l2 = node_factory.get_nodes(2, opts=[HALT | LOSING, OURS | LOSING])
-    fund(l1, l2)
-    key = secret(l1)
-    wait_for(lambda: holds_all(l2, l1, key))
-    copy_of_database(l1, tmp_path / "old")
-    connect(l1, l2)
-    wait_for(lambda: states(l1, l2) == ["CHANNELD_NORMAL"])
-    pay_and_prove(l1, l2, key)
+    pay_after_a_copy(l1, l2, tmp_path / "old")
     before = l1.rpc.listfunds()["outputs"]
     put_back(l1, tmp_path / "old")
     assert connect_refused(l1, l2) == 402

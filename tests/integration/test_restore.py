@@ -10,6 +10,7 @@ import pty
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from pyln.testing.utils import wait_for
 
 from peerstorage.errors import STILL_ALIVE
 from peerstorage.scb import ChannelBackup, WireAddress
-from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     LOSING,
     OURS,
@@ -33,11 +33,13 @@ from tests.integration.helpers import (
     is_connected,
     lose_everything,
     pay_over_each,
+    plugin_pid,
     secret,
+    start_plugin,
     states,
     status,
 )
-from tests.integration.money import await_money, coins, shares
+from tests.integration.money import Share, await_money, coins, shares
 
 _ONION = WireAddress(4, hashlib.sha256(b"a hidden service").digest() + bytes.fromhex("000003"), 9735)
 # What the operator sees as each step is reached.
@@ -50,16 +52,22 @@ _STEPS = (
 )
 
 
+def _use_and_lose(node: Any, peers: Sequence[Any]) -> tuple[bytes, list[Share]]:
+    """Pays over a channel with each, then loses everything. Answers the key of the backups and our shares."""
+    fund(node, *peers, push_sat=400_000)
+    for peer in peers:
+        pay_over_each(node, peer, 50_000_123)
+    key = secret(node)
+    wait_for(lambda: all(holds_all(peer, node, key) for peer in peers))
+    ours = shares(node)
+    lose_everything(node)
+    return key, ours
+
+
 @pytest.mark.parametrize("victim", ["plugin", "lightningd"])
 def test_restore_is_killed_at_each_step_and_goes_on(node_factory: Any, victim: str) -> None:
     l1, *peers = node_factory.get_nodes(5, opts=[OURS | LOSING | {"may_fail": True}] + [SLOW | LOSING] * 4)
-    fund(l1, *peers, push_sat=400_000)
-    for peer in peers:
-        pay_over_each(l1, peer, 50_000_123)
-    key = secret(l1)
-    wait_for(lambda: all(holds_all(peer, l1, key) for peer in peers))
-    ours_before = shares(l1)
-    lose_everything(l1)
+    _, ours_before = _use_and_lose(l1, peers)
     l1.start()
     coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
     assert connect_refused(l1, peers[0]) == 402
@@ -89,25 +97,17 @@ def _kill_at(node: Any, step: str, victim: str) -> None:
         if victim == "lightningd":
             node.daemon.kill()
         else:
-            os.kill(_plugin_pid(node), signal.SIGKILL)
+            os.kill(plugin_pid(node), signal.SIGKILL)
         assert step in shown, shown
     os.close(terminal)
     assert command.returncode
 
 
-def _plugin_pid(node: Any) -> int:
-    lightningd = node.daemon.proc.pid
-    children = Path(f"/proc/{lightningd}/task/{lightningd}/children").read_text().split()
-    [pid] = [pid for pid in children if PLUGIN in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
-    return int(pid)
-
-
 def _start_again(node: Any, victim: str) -> None:
     if victim == "lightningd":
         node.start()
-        return
-    wait_for(lambda: all(plugin["name"] != PLUGIN for plugin in node.rpc.plugin_list()["plugins"]))
-    node.rpc.plugin_start(PLUGIN, **{"peerstorage-settle": "2"})
+    else:
+        start_plugin(node, {"peerstorage-settle": "2"})
 
 
 def test_peer_at_a_tor_address_is_left_for_a_connection_by_hand(node_factory: Any) -> None:
@@ -115,13 +115,7 @@ def test_peer_at_a_tor_address_is_left_for_a_connection_by_hand(node_factory: An
     reached the peer in another way, restore goes that way too."""
     l1, near, hidden, other = node_factory.get_nodes(4, opts=[OURS | LOSING] + [SLOW | LOSING] * 3)
     peers = (near, hidden, other)
-    fund(l1, *peers, push_sat=400_000)
-    for peer in peers:
-        pay_over_each(l1, peer, 50_000_123)
-    key = secret(l1)
-    wait_for(lambda: all(holds_all(peer, l1, key) for peer in peers))
-    ours_before = shares(l1)
-    lose_everything(l1)
+    key, ours_before = _use_and_lose(l1, peers)
 
     def hide(entry: ChannelBackup) -> ChannelBackup:
         return replace(entry, address=_ONION) if entry.node_id.hex() == hidden.info["id"] else entry
