@@ -54,6 +54,11 @@ class Summary:
     since: int
     digest: bytes
 
+    @classmethod
+    def of(cls, channels: Sequence[ChannelBackup], *, complete: bool, since: int) -> Summary:
+        """About all the node's channels."""
+        return cls(len(channels), complete, since, digest(entry.channel_id for entry in channels))
+
     def to_bytes(self) -> bytes:
         return b"".join(
             (

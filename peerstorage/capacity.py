@@ -50,7 +50,8 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
         match = _REFUSAL.search(line)
         limit = int(match[1] or match[2]) if match else record.size
         if limit < record.size:
-            return _small(record, min(limit, record.capacity))
+            # It was tried, just now: no reason to try it again with the next proof.
+            return replace(_small(record, min(limit, record.capacity)), probed_at=record.sent_at)
     return record
 
 
@@ -63,7 +64,7 @@ def _small(record: SentRecord, capacity: int) -> SentRecord:
 def allowed(record: SentRecord, now: int) -> SentRecord:
     """The record of a peer that gets a blob now. When that may be larger than its capacity it is `probing`, until
     the peer has shown or said what it kept."""
-    due = (
-        record.capacity < MAX_BLOB and record.state == "current" and now - record.probed_at >= _PROBE_SECONDS
-    )
+    # A clock that jumped may have left a time in the future.
+    long_ago = abs(now - record.probed_at) >= _PROBE_SECONDS
+    due = record.capacity < MAX_BLOB and record.state == "current" and long_ago
     return replace(record, probing=True, probed_at=now) if due and not record.probing else record

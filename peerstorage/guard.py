@@ -13,7 +13,7 @@ with channels wait after a start until some have answered (Vigil).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -82,15 +82,18 @@ def judge(
 
 
 class Vigil:
-    """The time after a start in which peers with channels wait: until `enough` peers returned something that
-    proves nothing against our database, at most until `limit` (monotonic seconds)."""
+    """The time after a start in which peers with channels wait: until `replicas` of `asked` (or all, if it has
+    less; anybody, if it is empty) returned something that proves nothing against our database, at most until
+    `limit` (monotonic seconds)."""
 
-    def __init__(self, enough: int, limit: float) -> None:
-        self._enough, self._limit = enough, limit
+    def __init__(self, asked: Collection[str], replicas: int, limit: float) -> None:
+        self._asked, self._limit = asked, limit
+        self._enough = min(replicas, max(1, len(asked)))
         self._answered: set[str] = set()
 
     def answered(self, peer_id: str) -> None:
-        self._answered.add(peer_id)
+        if not self._asked or peer_id in self._asked:
+            self._answered.add(peer_id)
 
     def lasts(self, now: float) -> bool:
         return now < self._limit and len(self._answered) < self._enough

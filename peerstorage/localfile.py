@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from peerstorage.backup import MAX_TIMESTAMP, Backup, Contact, Summary, digest, encode, fingerprints
+from peerstorage.backup import MAX_TIMESTAMP, Backup, Contact, Summary, encode, fingerprints
 from peerstorage.config import NEW_CHANNELS_ONLY
 from peerstorage.scb import ChannelBackup
 
@@ -75,7 +75,7 @@ def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
     timestamp = min(timestamp, MAX_TIMESTAMP)
     since = timestamp if unknown or ahead else live.since or timestamp
     everything = tuple(entries.values())
-    summary = Summary(len(everything), True, since, digest(entry.channel_id for entry in everything))
+    summary = Summary.of(everything, complete=True, since=since)
     return Next(Backup(timestamp, everything, summary, live.directory), frozenset(unknown), frozenset(ahead))
 
 

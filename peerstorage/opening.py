@@ -15,9 +15,17 @@ from peerstorage.errors import FormatError, SealError
 from peerstorage.recovery import Source
 from peerstorage.sealing import OVERHEAD, first_bytes, unseal
 
+# Larger is no backup: ten thousand channels make 7 MB.
+MAX_SOURCE = 64 << 20
+_LONGEST_NAME = 200
 _STARTS = tuple(kind.to_bytes(2, "big") + VERSION.to_bytes(8, "big") for kind in (LEGACY, MODERN))
 _START_LENGTH = 10
 _SQLITE = b"SQLite format 3\0"
+
+
+def short_name(argument: str) -> str:
+    """What a source is called in answers and errors: it may be a whole backup in hex."""
+    return argument if len(argument) <= _LONGEST_NAME else f"{argument[:_LONGEST_NAME]}…"
 
 
 def open_source(keys: Sequence[bytes], name: str, blob: bytes) -> Source:

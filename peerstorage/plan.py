@@ -6,13 +6,14 @@ Rules, in this order:
   the penalty data of as many as fit; else a share.
 - Shares: each channel has an order of peers (rendezvous hashing); its copies go to the first of them with room, so
   that it lies with `replicas` peers. Where there is less room the most valuable channels come first, but none gets
-  a second copy before each has one. Small peers are asked only where the large ones are full.
+  a second copy before each has one. Small peers are asked only where the large ones are full, and strangers, peers
+  without a channel, only where all others are: whoever likes can come under a thousand names.
 - Penalty data: of the peer's own channels first, then of each channel at `replicas` other peers.
-- What room is left is filled with more channels and then more penalty data: of a small peer by value, of a large
-  one in its own order, so that one channel more or less changes the blobs that hold it and hardly any other.
+- What room is left is filled with more channels and then more penalty data: by value, but of a large peer with a
+  channel in its own order, so that one channel more or less changes the blobs that hold it and hardly any other.
 
 Same input, same output, in whatever order it comes. Scores are integers, so that no machine rounds differently.
-Large peers are ranked alike, whatever they keep: one that is full passes on to the next.
+Large peers with a channel are ranked alike, whatever they keep: one that is full passes on to the next.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
 # A blob has room for 227 channels (IPv4, small form). Of a large peer's order about twice as many are worked out,
 # of a channel's order about so many peers or more; who is beyond that is asked only where these are full.
 _NEAR_CHANNELS, _NEAR_PEERS = 512, 16
+# From this tier on peers have no channel with us; odd ones are small.
+_STRANGER = 2
 _SCORES = 1 << 64
 _MASK = _SCORES - 1
 
@@ -102,17 +105,28 @@ def plan(
     """What each peer's blob holds. `contacts`: the lengths in bytes of the directory's records, the most important
     first. `previous`: an earlier plan; it saves work and changes nothing of the outcome."""
     by_id = {peer.node_id: peer for peer in sorted(peers, key=lambda peer: (peer.node_id, -peer.capacity))}
-    large = tuple(node_id for node_id, peer in by_id.items() if peer.capacity >= SMALL_PEER)
-    scores = _scores(channels, large, None if previous is None else previous._scores)
+    partners = {entry.node_id for entry in channels}
+    tiers = {
+        node_id: _STRANGER * (node_id not in partners) + (peer.capacity < SMALL_PEER)
+        for node_id, peer in by_id.items()
+    }
+    ranked = tuple(node_id for node_id, tier in tiers.items() if not tier)
+    scores = _scores(channels, ranked, None if previous is None else previous._scores)
     by_value = sorted(scores.channels.values(), key=attrgetter("order"))
     blobs = [
-        _Blob(by_id[node_id], own_hash, wish)
-        for node_id, own_hash, wish in zip(large, scores.hashes, scores.nearest, strict=True)
+        _Blob(by_id[node_id], 0, own_hash, wish)
+        for node_id, own_hash, wish in zip(ranked, scores.hashes, scores.nearest, strict=True)
     ]
-    small = [peer for peer in by_id.values() if peer.capacity < SMALL_PEER]
-    blobs += [_Blob(peer, _hash(peer.node_id), by_value) for peer in small]
-    holders = _start(blobs, by_value, [0, *accumulate(contacts)])
-    _spread(blobs, holders, replicas)
+    others = sorted((tier, node_id) for node_id, tier in tiers.items() if tier)
+    blobs += [_Blob(by_id[node_id], tier, _hash(node_id), by_value) for tier, node_id in others]
+    holders: dict[_Channel, list[int]] = {channel: [] for channel in by_value}
+    records = [0, *accumulate(contacts)]
+    inside = sum(tier < _STRANGER for tier in tiers.values())
+    # Strangers come when all others are done: so they take no copy from them.
+    for begun in (range(inside), range(inside, len(blobs))):
+        if begun:
+            _start(blobs, begun, holders, records)
+            _spread(blobs[: begun.stop], holders, replicas)
     _add_penalty_data(blobs, holders, replicas)
     shortest = min((channel.length for channel in by_value), default=0)
     known = {} if previous is None else previous._filled
@@ -132,7 +146,7 @@ def plan(
 @dataclass(frozen=True, slots=True, eq=False)
 class _Channel:
     """A channel and its place in the order of value. Where the database has two entries of it they stay together.
-    `ranks`: numbers of the large peers near it, the nearest first."""
+    `ranks`: numbers of the ranked peers near it, the nearest first."""
 
     channel_id: bytes
     order: tuple[int, bytes]
@@ -146,8 +160,8 @@ class _Channel:
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """Who is near whom: the part of a plan that takes longest and changes least. `limit`: a score from which on a
-    pair isn't near; `nearest`: the channels near each large peer, in its order."""
+    """Who is near whom: the part of a plan that takes longest and changes least. `peers`: those that are ranked;
+    `limit`: a score from which on a pair isn't near; `nearest`: the channels near each of them, in its order."""
 
     peers: tuple[bytes, ...]
     limit: int
@@ -158,10 +172,11 @@ class _Scores:
 
 @dataclass(slots=True, eq=False)
 class _Blob:
-    """A blob while it is filled. `held`: the channels that it holds, and whether in full; `wish`: what its room is
-    filled up with."""
+    """A blob while it is filled. `tier`: the lower the sooner its peer is asked; `held`: the channels that it
+    holds, and whether in full; `wish`: what its room is filled up with."""
 
     peer: StoragePeer
+    tier: int
     hash: int
     wish: list[_Channel]
     room: int = 0
@@ -169,8 +184,8 @@ class _Blob:
     own: list[_Channel] = field(default_factory=list)
     held: dict[_Channel, bool] = field(default_factory=dict)
 
-    def distance(self, channel: _Channel) -> tuple[bool, int]:
-        return self.peer.capacity < SMALL_PEER, _score(self.hash, channel.hash)
+    def distance(self, channel: _Channel) -> tuple[int, int]:
+        return self.tier, _score(self.hash, channel.hash)
 
     def add(self, channel: _Channel) -> bool:
         if channel.length > self.room or channel in self.held:
@@ -252,7 +267,7 @@ def _channel(full: tuple[ChannelBackup, ...], hashes: Sequence[int], limit: int)
 
 
 def _nearest(known: _Scores, gone: Sequence[_Channel], new: Sequence[_Channel]) -> list[list[_Channel]]:
-    """The channels near each large peer, without those that are gone and with the new ones."""
+    """The channels near each ranked peer, without those that are gone and with the new ones."""
     nearest = list(known.nearest)
     removed = set(gone)
     for number in {number for channel in chain(gone, new) for number in channel.ranks}:
@@ -269,32 +284,34 @@ def _nearest(known: _Scores, gone: Sequence[_Channel], new: Sequence[_Channel]) 
 
 
 def _start(
-    blobs: Sequence[_Blob], by_value: Sequence[_Channel], records: Sequence[int]
-) -> dict[_Channel, list[int]]:
-    """Gives each blob all channels in the small form where they fit, else its own; and its directory. `records`:
-    how long its first n records are. Answers the numbers of the blobs that hold a channel, the nearest first."""
-    holders: dict[_Channel, list[int]] = {channel: [] for channel in by_value}
+    blobs: Sequence[_Blob], begun: range, holders: Mapping[_Channel, list[int]], records: Sequence[int]
+) -> None:
+    """Gives the blobs of these numbers all channels in the small form where they fit, else their own; and the
+    directory. `records`: how long its first n records are. `holders`: the numbers of the blobs that hold a
+    channel, those that are begun later behind the others, and the nearest first."""
     own: dict[bytes, list[_Channel]] = {}
-    for channel in by_value:
+    for channel in holders:
         own.setdefault(channel.full[0].node_id, []).append(channel)
-    small = sum(channel.length for channel in by_value)
-    full = small + sum(channel.penalty_length for channel in by_value)
-    for number, blob in enumerate(blobs):
+    small = sum(channel.length for channel in holders)
+    full = small + sum(channel.penalty_length for channel in holders)
+    found: dict[_Channel, list[int]] = {channel: [] for channel in holders}
+    for number in begun:
+        blob = blobs[number]
         capacity = min(blob.peer.capacity, MAX_BLOB)
         room = blob.room = capacity - OVERHEAD - FIXED_LENGTH
         blob.own = own.get(blob.peer.node_id, [])
         for channel in blob.wish if small <= room else blob.own:
             if blob.add(channel):
-                holders[channel].append(number)
+                found[channel].append(number)
         is_small = capacity < SMALL_PEER
         limit = room // _DIRECTORY_OF_SMALL if is_small else capacity // _DIRECTORY_OF_LARGE
         limit = min(limit, room - full if full <= room else blob.room)
         blob.contacts = bisect_right(records, limit, lo=1, key=_record_length) - 1
         blob.room -= _record_length(records[blob.contacts])
-    for channel, numbers in holders.items():
+    for channel, numbers in found.items():
         if len(numbers) > 1:
             numbers.sort(key=lambda number: blobs[number].distance(channel))
-    return holders
+        holders[channel].extend(numbers)
 
 
 def _record_length(value: int) -> int:
@@ -332,9 +349,11 @@ def _add_penalty_data(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[in
     for blob in blobs:
         for channel in blob.own:
             blob.upgrade(channel)
+    # A blob that has no room now has none later: each is asked once for a channel.
+    asked = [(channel, iter(numbers)) for channel, numbers in holders.items()]
     for _ in range(replicas):
-        for channel, numbers in holders.items():
-            for number in numbers:
+        for channel, rest in asked:
+            for number in rest:
                 if blobs[number].upgrade(channel):
                     break
 

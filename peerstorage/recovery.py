@@ -24,19 +24,24 @@ from peerstorage.sealing import unseal
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """What can't be used, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One place a backup came from: `name` is a node_id in hex, a path, or "argument"."""
 
     name: str
     backup: Backup
 
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """What can't be used, and why."""
-
-    name: str
-    reason: str
+    @property
+    def rejected(self) -> list[Rejected]:
+        """What in it can't be read."""
+        return [Rejected(self.name, fault) for fault in self.backup.faults]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def open_sources(key: bytes, blobs: Iterable[tuple[str, bytes]]) -> tuple[list[S
             rejected.append(Rejected(name, str(error)))
             continue
         sources.append(source)
-        rejected += [Rejected(name, fault) for fault in source.backup.faults]
+        rejected += source.rejected
     return sources, rejected
 
 

@@ -68,12 +68,14 @@ def forgettable(records: Mapping[str, SentRecord], needed: Collection[str], now:
     ]
 
 
-def unproven(records: Mapping[str, SentRecord], before: int, started: int) -> list[str]:
-    """Peers that got a backup and were last checked before that time, the longest ago first. Of one that was never
-    checked it counts from `started`, when this process began to wait for it."""
+def unproven(records: Mapping[str, SentRecord], before: int, started: int, now: int) -> list[str]:
+    """Peers that got a backup and were last checked before that time, the longest ago first, or by a clock that
+    was ahead. Of one that was never checked it counts from `started`, when this process began to wait for it."""
     last = {
         peer_id: max(record.verified_at, record.checked_at) or started
         for peer_id, record in records.items()
         if record.timestamp
     }
-    return sorted((peer_id for peer_id in last if last[peer_id] < before), key=lambda p: (last[p], p))
+    return sorted(
+        (peer_id for peer_id in last if not before <= last[peer_id] <= now), key=lambda p: (last[p], p)
+    )

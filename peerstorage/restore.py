@@ -27,6 +27,7 @@ NOT_STARTED, UNREACHABLE, WAITING = "not started", "unreachable", "waiting"
 SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
 _BLOCK_SECONDS = 600
 _SPARE_BLOCKS = 144
+_DAY = 86_400
 # lightningd's states of a channel whose funding output is spent.
 _SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
@@ -113,7 +114,10 @@ def channel_state(channel_id: str, states: Mapping[str, str], closed: frozenset[
 
 
 def rescan_height(height: int, backup_age: float) -> int:
-    """A block surely before a close that came after the backup: its age in seconds, at half the usual pace."""
+    """A block surely before a close that came after the backup: its age in seconds, at half the usual pace. One
+    from the future was made by a clock that jumped: it may be of any age."""
+    if backup_age < -_DAY:
+        return 1
     return max(1, height - int(2 * max(backup_age, 0.0) / _BLOCK_SECONDS) - _SPARE_BLOCKS)
 
 

@@ -6,7 +6,8 @@ Rules, in the order in which they hold:
 2. Never more than one update per interval to one peer, across its reconnections. What is newest waits; what
    waits is never lost, only replaced by what is newer.
 3. A structural change goes to every peer whose blob it changes. Moved penalty data goes to a few of those whose
-   blob has it, the longest waiting first.
+   blob has it, the longest waiting first; to strangers only where there are too few partners: else a thousand
+   names without a channel would keep it from everybody else.
 4. A peer that connects gets a backup.
 """
 
@@ -14,9 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-
-# So many peers that are gone are remembered beside those that are here.
-_SPARE = 100
 
 
 @dataclass(slots=True)
@@ -36,6 +34,8 @@ class Sessions:
         self._peers: dict[str, _Peer] = {}
         # Peers whose retrieval is here but not judged yet; the shell adds to it as soon as a message comes.
         self.unjudged: set[str] = set()
+        # Peers with a channel; the shell says who.
+        self.partners: Collection[str] = ()
         self._moved: Collection[str] | None = None
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
         self._last_sent: dict[str, float] = {}
@@ -52,12 +52,11 @@ class Sessions:
         """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
         self._soonest = None
         self._peers[peer_id] = _Peer(now + self._settle)
-        if len(self._last_sent) > 2 * len(self._peers) + _SPARE:
-            self._last_sent = {
-                known: at
-                for known, at in self._last_sent.items()
-                if known in self._peers or now - at < self._interval
-            }
+        self._last_sent = {
+            known: at
+            for known, at in self._last_sent.items()
+            if known in self._peers or now - at < self._interval
+        }
         if last_sent_ago is not None and peer_id not in self._last_sent:
             # A clock that jumped must neither stop nor flood: at most one interval either way.
             self._last_sent[peer_id] = now - min(max(last_sent_ago, 0.0), self._interval)
@@ -95,21 +94,25 @@ class Sessions:
         """Penalty data in the blobs of these peers (None: of all) moved on: `replicas` settled ones get it, those
         that waited longest."""
         self._moved = among
-        waiting = [peer for peer in self._peers.values() if peer.settled and peer.dirty]
-        for peer in waiting[:replicas]:
-            peer.chosen = True
-        self._choose(replicas - len(waiting))
+        self._choose(replicas - sum(peer.chosen for peer in self._peers.values()))
 
     def _choose(self, count: int) -> None:
         self._soonest = None
-        clean = [
+        able = [
             peer_id
             for peer_id, peer in self._peers.items()
-            if peer.settled and not peer.dirty and (self._moved is None or peer_id in self._moved)
+            if peer.settled
+            and not peer.chosen
+            and (peer.dirty or self._moved is None or peer_id in self._moved)
         ]
-        clean.sort(key=lambda peer_id: self._last_sent.get(peer_id, float("-inf")))
-        for peer_id in clean[: max(0, count)]:
+        able.sort(key=self._turn)
+        for peer_id in able[: max(0, count)]:
             self._peers[peer_id].dirty = self._peers[peer_id].chosen = True
+
+    def _turn(self, peer_id: str) -> tuple[bool, bool, float]:
+        """Who is due anyway needs no message more."""
+        is_due_anyway = self._peers[peer_id].dirty
+        return peer_id not in self.partners, not is_due_anyway, self._last_sent.get(peer_id, float("-inf"))
 
     def is_ready(self, peer_id: str) -> bool:
         """Whether a peer was heard, or had its time: only then may anything be sent."""

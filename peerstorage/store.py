@@ -12,7 +12,8 @@ Rules:
 - Blobs and small records lie apart, because listing a prefix returns all the data below it. Blobs are listed by
   name and read one by one: thousands of them must never be in memory at once.
 - Small records are JSON with a version. One that can't be read is an error, never a reason to start afresh.
-  A field that an earlier version did not write yet has its default.
+  A field that an earlier version did not write yet has its default; one that a later version wrote is kept and
+  written again. What an earlier version must not touch needs another number.
 - A blob is written before its small record, so that no record speaks of a blob that isn't there.
 """
 
@@ -22,8 +23,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from peerstorage.backup import MAX_TIMESTAMP
 from peerstorage.errors import StoreError
 from peerstorage.wire import MAX_BLOB
 
@@ -42,6 +44,8 @@ _BUILTIN_PEERS: Key = ("chanbackup", "peers")
 _ADDED = {"added": True}
 
 NORMAL, RECOVERING = "normal", "recovering"
+# In place of a generation: the built-in has no copy; nobody looked.
+NO_COPY, NOT_COMPARED = -1, -2
 
 
 class Datastore(Protocol):
@@ -57,6 +61,8 @@ class Datastore(Protocol):
 
     def names(self, key: Key) -> list[str]: ...
 
+    def generation(self, key: Key) -> int | None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -69,7 +75,8 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to the first one after it. A backup from within was made by a database that is
     not this one: this one is a copy from before.
-    `old`: peers proved that this database is an old copy. It is part of the database, so the true one hasn't it.
+    `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
+    true one hasn't it.
     """
 
     mode: str = NORMAL
@@ -77,8 +84,12 @@ class State:
     newest_seen: int = 0
     since: int = 0
     acknowledged: int = 0
-    gaps: str = ""
+    gaps: str = field(default="", metadata=_ADDED)
     old: bool = field(default=False, metadata=_ADDED)
+
+    def next_timestamp(self, now: int) -> int:
+        """For the next backup; `now`: wall-clock seconds. Newer than all before, whatever the clock does."""
+        return min(max(now, self.newest_seen + 1), MAX_TIMESTAMP)
 
     def with_gap(self, after: int, before: int) -> State:
         """The state after the first backup (`before`) since a start at which `after` was the newest."""
@@ -111,7 +122,7 @@ class SentRecord:
     sha256: str = ""
     size: int = 0
     channels: int = 0
-    content: str = ""
+    content: str = field(default="", metadata=_ADDED)
     sent_at: int = 0
     state: str = "unverified"
     checked_at: int = 0
@@ -143,12 +154,16 @@ class StoredMeta:
     """A peer's blob that we store: bytes, SHA-256, wall-clock second of the last write.
 
     `free_since`: the block height at which no channel with the peer was left; 0: there is one, or nobody looked.
+    `builtin`: the generation of the built-in's copy when ours was as new as that or newer, NO_COPY or
+    NOT_COMPARED; `copied`: the built-in's copy is the same.
     """
 
     size: int
     sha256: str
     stored_at: int
     free_since: int = field(default=0, metadata=_ADDED)
+    builtin: int = field(default=NOT_COMPARED, metadata=_ADDED)
+    copied: bool = field(default=False, metadata=_ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +176,8 @@ class TakeOver:
 _Record = TypeVar("_Record", State, SentRecord, StoredMeta, TakeOver)
 
 
-def _dump(record: State | SentRecord | StoredMeta | TakeOver) -> bytes:
-    return json.dumps({"version": _VERSION, **asdict(record)}).encode()
-
-
-def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
+def _load(data: bytes, kind: type[_Record], key: Key) -> tuple[_Record, dict[str, Any]]:
+    """The record, and the fields that this version doesn't know."""
     name = "/".join(key)
     try:
         values = json.loads(data)
@@ -176,11 +188,10 @@ def _load(data: bytes, kind: type[_Record], key: Key) -> _Record:
         raise StoreError(f"datastore key {name} was written by another version ({version}) of this plugin")
     types = {each.name: str(each.type) for each in fields(kind)}
     needed = {each.name for each in fields(kind) if "added" not in each.metadata}
-    if not needed <= set(values) <= set(types) or any(
-        type(value).__name__ != types[name] for name, value in values.items()
-    ):
+    known = {name: value for name, value in values.items() if name in types}
+    if not needed <= set(known) or any(type(value).__name__ != types[each] for each, value in known.items()):
         raise StoreError(f"datastore key {name} does not have the fields of this version")
-    return kind(**values)
+    return kind(**known), {name: value for name, value in values.items() if name not in types}
 
 
 class Store:
@@ -188,32 +199,48 @@ class Store:
 
     def __init__(self, datastore: Datastore) -> None:
         self._datastore = datastore
+        # What a later version wrote into the records, by key.
+        self._foreign: dict[Key, dict[str, Any]] = {}
+
+    def _parse(self, data: bytes, kind: type[_Record], key: Key) -> _Record:
+        record, foreign = _load(data, kind, key)
+        if foreign:
+            self._foreign[key] = foreign
+        return record
+
+    def _put(self, key: Key, record: State | SentRecord | StoredMeta | TakeOver) -> None:
+        values = {"version": _VERSION, **asdict(record), **self._foreign.get(key, {})}
+        self._datastore.put(key, json.dumps(values).encode())
+
+    def _delete(self, key: Key) -> None:
+        self._datastore.delete(key)
+        self._foreign.pop(key, None)
 
     def state(self) -> State | None:
         data = self._datastore.get(STATE)
         if data is None:
             return None
-        state = _load(data, State, STATE)
+        state = self._parse(data, State, STATE)
         if state.mode not in {NORMAL, RECOVERING} or not _GAPS.fullmatch(state.gaps):
             raise StoreError(f"datastore key {'/'.join(STATE)} has a value that is impossible")
         return state
 
     def save_state(self, state: State) -> None:
-        self._datastore.put(STATE, _dump(state))
+        self._put(STATE, state)
 
     def sent_records(self) -> dict[str, SentRecord]:
         return {
-            peer_id: _load(data, SentRecord, (ROOT, "sent", peer_id))
+            peer_id: self._parse(data, SentRecord, (ROOT, "sent", peer_id))
             for peer_id, data in self._datastore.children((ROOT, "sent"))
         }
 
     def save_sent(self, peer_id: str, record: SentRecord) -> None:
-        self._datastore.put((ROOT, "sent", peer_id), _dump(record))
+        self._put((ROOT, "sent", peer_id), record)
 
     def forget_peer(self, peer_id: str) -> None:
         """Deletes what is known of a peer as a keeper of our backup, and what it returned."""
-        self._datastore.delete((ROOT, "retrieved", peer_id))
-        self._datastore.delete((ROOT, "sent", peer_id))
+        self._delete((ROOT, "retrieved", peer_id))
+        self._delete((ROOT, "sent", peer_id))
 
     def retrieved(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "retrieved", peer_id))
@@ -237,14 +264,14 @@ class Store:
         self._datastore.put((ROOT, "reached", peer_id), address.encode())
 
     def forget_reached(self, peer_id: str) -> None:
-        self._datastore.delete((ROOT, "reached", peer_id))
+        self._delete((ROOT, "reached", peer_id))
 
     def blob(self, peer_id: str) -> bytes | None:
         return self._datastore.get((ROOT, "blobs", peer_id))
 
     def metas(self) -> dict[str, StoredMeta]:
         return {
-            peer_id: _load(data, StoredMeta, (ROOT, "meta", peer_id))
+            peer_id: self._parse(data, StoredMeta, (ROOT, "meta", peer_id))
             for peer_id, data in self._datastore.children((ROOT, "meta"))
         }
 
@@ -253,18 +280,18 @@ class Store:
         self.save_meta(peer_id, meta)
 
     def save_meta(self, peer_id: str, meta: StoredMeta) -> None:
-        self._datastore.put((ROOT, "meta", peer_id), _dump(meta))
+        self._put((ROOT, "meta", peer_id), meta)
 
     def delete_blob(self, peer_id: str) -> None:
-        self._datastore.delete((ROOT, "meta", peer_id))
-        self._datastore.delete((ROOT, "blobs", peer_id))
+        self._delete((ROOT, "meta", peer_id))
+        self._delete((ROOT, "blobs", peer_id))
 
     def take_over(self) -> TakeOver | None:
         data = self._datastore.get(TAKE_OVER)
-        return None if data is None else _load(data, TakeOver, TAKE_OVER)
+        return None if data is None else self._parse(data, TakeOver, TAKE_OVER)
 
     def save_take_over(self, record: TakeOver) -> None:
-        self._datastore.put(TAKE_OVER, _dump(record))
+        self._put(TAKE_OVER, record)
 
     def builtin_peers(self) -> list[str]:
         """Peers by node_id in hex for whom the built-in has a slot."""
@@ -272,3 +299,11 @@ class Store:
 
     def builtin_blob(self, peer_id: str) -> bytes | None:
         return self._datastore.get((*_BUILTIN_PEERS, peer_id))
+
+    def builtin_generation(self, peer_id: str) -> int:
+        """How often the built-in's copy of a peer was written anew; NO_COPY: it has no slot for the peer."""
+        generation = self._datastore.generation((*_BUILTIN_PEERS, peer_id))
+        return NO_COPY if generation is None else generation
+
+    def save_builtin(self, peer_id: str, blob: bytes) -> None:
+        self._datastore.put((*_BUILTIN_PEERS, peer_id), blob)

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from peerstorage import keys
 from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, UsageError
+from peerstorage.opening import MAX_SOURCE, short_name
 from peerstorage.sealing import KEY_LENGTH
 from peerstorage.textform import from_text, looks_like_backup
 
-MAX_SOURCE = 64 << 20
 STDIN = "-"
 _MAX_LINE = 4096
-_LONGEST_NAME = 200
 _WORD_LIST = Path(__file__).with_name("english.txt")
 
 
@@ -134,7 +133,7 @@ def label(argument: str) -> str:
         return "standard input"
     if _is_backup_in_text(argument):
         return "argument"
-    return argument if len(argument) <= _LONGEST_NAME else f"{argument[:_LONGEST_NAME]}…"
+    return short_name(argument)
 
 
 def _is_backup_in_text(argument: str) -> bool:

@@ -60,7 +60,7 @@ class _Opened:
     @property
     def merged(self) -> Recovered:
         """What this source alone would recover."""
-        return merge([self.source], _faults(self.source), {})
+        return merge([self.source], self.source.rejected, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Given:
     @property
     def merged(self) -> Recovered:
         rejected = [Rejected(failure.name, str(failure.error)) for failure in self.failures]
-        rejected += [fault for one in self.opened for fault in _faults(one.source)]
+        rejected += [fault for one in self.opened for fault in one.source.rejected]
         return merge([one.source for one in self.opened], rejected, {})
 
     def sources(self, answers: Iterable[show.Object]) -> show.Object:
@@ -299,10 +299,6 @@ def _convert(arguments: argparse.Namespace, inputs: Inputs) -> int:
         answer = show.converted(backup, result) | {"scb": [one.scb for one in result.candidates]}
         _print_json(answer) if arguments.json else _print([show.scb_line(result)])
     return INCOMPLETE if stopped else FINE
-
-
-def _faults(source: Source) -> list[Rejected]:
-    return [Rejected(source.name, fault) for fault in source.backup.faults]
 
 
 def _hex(data: bytes | None) -> str | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from pyln.client import Plugin
 
+from peerstorage.backup import Backup
 from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.scb import WireAddress
@@ -96,8 +97,15 @@ class App:
             self.gate = Gate(self.options.settle)
             self.alerts = Alerts(self._emit, self._log, time.monotonic())
             self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
-            everyone = self.options.provide == "all"
-            self.upkeep = Upkeep(self.node, self.store, self.keeper, everyone, self._log)
+            builtin = self.node.builtin_is_active()
+            self.upkeep = Upkeep(
+                self.node,
+                self.store,
+                self.keeper,
+                self._log,
+                everyone=self.options.provide == "all",
+                builtin=builtin,
+            )
             self.vault = Vault(
                 folder,
                 self.options,
@@ -106,8 +114,8 @@ class App:
                 user=self.user,
                 alerts=self.alerts,
                 submit=self.worker.submit,
+                ahead=self._file_is_ahead,
             )
-            builtin = self.node.builtin_is_active()
             self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin)
             self._join_connected_peers()
         except PeerstorageError as error:
@@ -251,13 +259,17 @@ class App:
                 self._turned_away(peer_id)
             if not self._refusing:
                 # Nothing more is signed with those that came in before the proof.
-                inside = {entry.node_id.hex() for entry in self.user.ledger.channels}
-                for peer_id in inside & self.node.connected_peers().keys():
+                for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
                     with contextlib.suppress(NodeError):
                         self.node.disconnect(peer_id)
         elif not self.user.guarding:
             self.gate.release_waiting(CONTINUE)
         self._refusing = self.user.halted
+
+    def _file_is_ahead(self, backup: Backup) -> None:
+        self.user.file_is_ahead(backup)
+        self._heed_guard()
+        self.watch.soon()
 
     def resume(self) -> None:
         """The operator, or a restore, ends recovering. Raises UsageError."""

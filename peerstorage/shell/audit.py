@@ -141,13 +141,13 @@ class Rounds:
         threading.Thread(target=self._work, args=(peer_id,), name="audit", daemon=True).start()
 
     def _next(self, now: int) -> str | None:
-        self._tried = {peer_id: at for peer_id, at in self._tried.items() if now - at < _DAY}
+        self._tried = {peer_id: at for peer_id, at in self._tried.items() if abs(now - at) < _DAY}
         here: Mapping[str, Any] = {
             peer_id: self._user.ledger.record(peer_id)
             for peer_id in self._user.sessions
             if peer_id not in self._tried
         }
-        peer_id = next(iter(unproven(here, now - self._days * _DAY, self._started)), None)
+        peer_id = next(iter(unproven(here, now - self._days * _DAY, self._started, now)), None)
         if peer_id is not None:
             self._tried[peer_id] = now
         return peer_id

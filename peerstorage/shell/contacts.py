@@ -49,11 +49,12 @@ class Contacts:
     def directory(
         self, records: Mapping[str, SentRecord], channels: Sequence[ChannelBackup]
     ) -> list[Contact]:
-        """Peers that hold our backup, the most reliable first; then peers of channels whose entry has another
-        address than where they are."""
+        """Peers that hold our backup, those with a channel first, then the most reliable; then peers of channels
+        whose entry has another address than where they are."""
+        partners = dict.fromkeys(entry.node_id.hex() for entry in channels)
         holders = [peer_id for peer_id, record in records.items() if record.counts]
-        holders.sort(key=lambda peer_id: (rank(records[peer_id]), peer_id))
-        self._refresh(dict.fromkeys((*holders, *(entry.node_id.hex() for entry in channels))))
+        holders.sort(key=lambda peer_id: (peer_id not in partners, rank(records[peer_id]), peer_id))
+        self._refresh(dict.fromkeys((*holders, *partners)))
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
             for peer_id in holders

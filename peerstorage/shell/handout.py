@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from peerstorage.backup import Summary, digest, encode
+from peerstorage.backup import Summary, encode
 from peerstorage.errors import (
     INVALID_PARAMS,
     NOTHING_TO_SEND,
@@ -21,22 +21,19 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.localfile import compare
-from peerstorage.opening import open_source
-from peerstorage.recovery import Recovered, Rejected, Source, merge
+from peerstorage.opening import MAX_SOURCE, open_source, short_name
+from peerstorage.recovery import Recovered, Source, merge
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import seal
 from peerstorage.shell import swap
 from peerstorage.shell.report import time_text
-from peerstorage.shell.vault import MAX_FILE
 from peerstorage.textform import from_text, looks_like_backup, to_text
-
-_LONGEST_NAME = 200
 
 
 def read_source(source: str) -> tuple[str, bytes]:
     """Name and sealed blob of a source: a file, else the blob itself in hex or as clnemerg1…; what a file has may
     be either, too. A relative path starts in the network's folder. Raises UsageError."""
-    name = source if len(source) <= _LONGEST_NAME else f"{source[:_LONGEST_NAME]}…"
+    name = short_name(source)
     try:
         is_file = Path(source).is_file()
     except (OSError, ValueError):
@@ -54,21 +51,20 @@ def read_source(source: str) -> tuple[str, bytes]:
 
 def _content(name: str, path: Path) -> bytes:
     try:
-        blob = swap.read(path, MAX_FILE)
+        blob = swap.read(path, MAX_SOURCE)
     except OSError as error:
         raise UsageError(SOURCE_UNREADABLE, f"{name}: can't be read: {error.strerror}") from error
-    if blob is None or len(blob) > MAX_FILE:
-        raise UsageError(SOURCE_UNREADABLE, f"{name}: larger than {MAX_FILE >> 20} MiB, no backup is")
+    if blob is None or len(blob) > MAX_SOURCE:
+        raise UsageError(SOURCE_UNREADABLE, f"{name}: larger than {MAX_SOURCE >> 20} MiB, no backup is")
     return blob
 
 
-def opened(key: bytes, name: str, blob: bytes, node_id: str) -> tuple[Source, list[Rejected]]:
-    """The backup, and what in it can't be read. Raises UsageError; `node_id`: whose key it is."""
+def opened(key: bytes, name: str, blob: bytes, node_id: str) -> Source:
+    """The backup. Raises UsageError; `node_id`: whose key it is."""
     try:
-        source = open_source([key], name, blob)
+        return open_source([key], name, blob)
     except (SealError, FormatError) as error:
         raise UsageError(SOURCE_UNREADABLE, f"{name}: {error} (this node is {node_id})") from error
-    return source, [Rejected(name, fault) for fault in source.backup.faults]
 
 
 def exported(
@@ -84,8 +80,7 @@ def exported(
         )
     entries = [entry for entry in channels if not wanted or entry.channel_id.hex() in wanted]
     complete = len(entries) == len(channels)
-    all_ids = digest(entry.channel_id for entry in channels)
-    summary = Summary(len(channels), complete, since or timestamp, all_ids)
+    summary = Summary.of(channels, complete=complete, since=since or timestamp)
     blob = seal(key, encode(timestamp, entries, summary))
     about = {
         "channels": len(entries),
@@ -115,12 +110,10 @@ def as_text(blob: bytes) -> dict[str, str]:
     return {"hex": blob.hex(), "text": to_text(blob)}
 
 
-def verified(
-    source: Source, rejected: Sequence[Rejected], channels: Sequence[ChannelBackup], closed: Set[bytes]
-) -> dict[str, Any]:
+def verified(source: Source, channels: Sequence[ChannelBackup], closed: Set[bytes]) -> dict[str, Any]:
     """The answer of peerstorage-verify. `closed`: channel ids that lightningd lists as closed."""
     backup = source.backup
-    result = merge([source], rejected, {})
+    result = merge([source], source.rejected, {})
     beside = compare(backup, channels)
     states = {
         **dict.fromkeys(beside.unknown - closed, "not in this database"),

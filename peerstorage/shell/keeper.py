@@ -3,12 +3,16 @@
 Rules:
 - What is stored is given back at every connection, whatever the policy says by now.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
+- What the built-in wrote since we last looked is newer than ours, for we were not running then, or it got the
+  same; also newer than what waited at our last stop.
+- What is ours is copied to where the built-in looks for it, so that going back to it takes nothing from a peer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from peerstorage.config import Options
@@ -19,7 +23,7 @@ from peerstorage.shell.alerts import QUOTA_FULL, WARNING, Alerts
 from peerstorage.shell.node import Node, NodeError
 from peerstorage.shell.once import Once
 from peerstorage.shell.takeover import Inheritance
-from peerstorage.store import Store, StoredMeta
+from peerstorage.store import NO_COPY, NOT_COMPARED, Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
 
 
@@ -41,11 +45,15 @@ class Keeper:
         except OSError as error:
             self._log("warn", f"what peers sent before the last stop can't be read: {error}")
             left_over = {}
-        for peer_id, blob in left_over.items():
-            self.provider.received(peer_id, blob)
+        for peer_id, (blob, replaces) in left_over.items():
+            stored = store.blob(peer_id)
+            is_next = replaces in {None, hashlib.sha256(stored).hexdigest() if stored else ""}
+            if not self._heeded(peer_id) and is_next:
+                self.provider.received(peer_id, blob)
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
+        self._heeded(peer_id)
         if peer_id in self.metas:
             self.visitors.add(peer_id)
         try:
@@ -82,13 +90,26 @@ class Keeper:
             for peer_id in self.provider.due(time.monotonic(), flush=True):
                 self._write(peer_id, time.monotonic())
         except PeerstorageError:
-            waiting = self.provider.all_pending()
-            spill.save(self._folder, waiting)
-            self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
+            waiting = {
+                peer_id: spill.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
+                for peer_id, blob in self.provider.all_pending().items()
+            }
+            try:
+                spill.save(self._folder, waiting)
+            except OSError as error:
+                lost = (
+                    f"{len(waiting)} backup(s) that peers sent last are lost, what they sent before is stored"
+                )
+                self._log("warn", f"{lost}: {spill.NAME} can't be written: {error.strerror}")
+            else:
+                self._log(
+                    "debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start"
+                )
 
     def take_over(self, peer_id: str) -> bool:
         """Makes the built-in's copy ours, unless we have one, which is newer; False: there is no room."""
-        blob = None if peer_id in self.metas else self.inheritance.blob(peer_id)
+        # Ours without a record: a crash came between the two.
+        blob = None if peer_id in self.metas else self._store.blob(peer_id) or self.inheritance.blob(peer_id)
         if blob is None:
             return True
         if self._no_room(peer_id, len(blob)):
@@ -96,6 +117,42 @@ class Keeper:
         self._save(peer_id, blob)
         self.provider.stored(peer_id, len(blob))
         return True
+
+    def _heeded(self, peer_id: str) -> bool:
+        """As `_compare`; where that fails what we have goes for the newest."""
+        try:
+            return self._compare(peer_id)
+        except StoreError as error:
+            self._log("warn", f"peer {peer_id}: what the built-in may have of it is not looked at: {error}")
+            return False
+
+    def _compare(self, peer_id: str) -> bool:
+        """Whether the built-in's copy was written since we last looked and is another; then it becomes ours."""
+        meta = self.metas.get(peer_id)
+        generation = self._store.builtin_generation(peer_id)
+        if peer_id in self.inheritance or generation == (meta.builtin if meta else NO_COPY):
+            return False
+        is_newer = meta is None or meta.builtin != NOT_COMPARED
+        blob = self.inheritance.read(peer_id) if is_newer else None
+        is_other = blob is not None and (meta is None or hashlib.sha256(blob).hexdigest() != meta.sha256)
+        if blob and meta:
+            self._save(peer_id, blob)
+            self.provider.stored(peer_id, len(blob))
+        elif blob:
+            self.inheritance.add(peer_id)
+        meta = self.metas.get(peer_id)
+        if meta and meta.builtin != generation:
+            self._save_meta(peer_id, replace(meta, builtin=generation))
+        return is_other
+
+    def copy_to_builtin(self, peer_id: str) -> None:
+        """Puts our blob where the built-in looks for it. Not while it is active: it has its own in memory."""
+        self._compare(peer_id)
+        meta, blob = self.metas.get(peer_id), self._store.blob(peer_id)
+        if meta and blob:
+            self._store.save_builtin(peer_id, blob)
+            generation = self._store.builtin_generation(peer_id)
+            self._save_meta(peer_id, replace(meta, builtin=generation, copied=True))
 
     def delete(self, peer_id: str) -> None:
         """Deletes what is stored for a peer, and what waits to be."""
@@ -120,11 +177,18 @@ class Keeper:
         self._look_for_room()
 
     def _save(self, peer_id: str, blob: bytes) -> None:
-        meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()))
+        builtin = self._store.builtin_generation(peer_id)
+        meta = StoredMeta(len(blob), hashlib.sha256(blob).hexdigest(), int(time.time()), builtin=builtin)
         known = self.metas.get(peer_id)
         if known is None or known.sha256 != meta.sha256:
             self._store.save_blob(peer_id, blob, meta)
             self.metas[peer_id] = meta
+        elif known.builtin != builtin:
+            self._save_meta(peer_id, replace(known, builtin=builtin, copied=False))
+
+    def _save_meta(self, peer_id: str, meta: StoredMeta) -> None:
+        self._store.save_meta(peer_id, meta)
+        self.metas[peer_id] = meta
 
     def _delete(self, peer_id: str) -> None:
         # Before ours: a crash between the two must not bring the built-in's copy back.

@@ -18,14 +18,14 @@ Log = Callable[[str, str], None]
 
 
 class Ledger:
-    """`state`, `records` by node_id in hex, and `channels` as lightningd said last. Used on the worker."""
+    """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `partners`: peers with a
+    channel, by node_id in hex. Used on the worker."""
 
     def __init__(self, store: Store, channels: list[ChannelBackup], log: Log) -> None:
         self.store = store
         self.state = store.state() or State()
         self.records = store.sent_records()
-        self._channels = channels
-        self.marks = fingerprints(channels)
+        self._set(channels)
         self._log = log
         self._said = Once()
 
@@ -36,8 +36,12 @@ class Ledger:
     @channels.setter
     def channels(self, channels: list[ChannelBackup]) -> None:
         if channels != self._channels:
-            self._channels = channels
-            self.marks = fingerprints(channels)
+            self._set(channels)
+
+    def _set(self, channels: list[ChannelBackup]) -> None:
+        self._channels = channels
+        self.marks = fingerprints(channels)
+        self.partners = frozenset(entry.node_id.hex() for entry in channels)
 
     @property
     def recovering(self) -> bool:

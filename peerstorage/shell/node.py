@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from typing import Any
 
@@ -19,6 +20,9 @@ _NO_SUCH_KEY = 1200
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
 _NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
 BUILTIN = "chanbackup"
+# lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
+# own, and what we still have to say may be older.
+_PARENT = os.getppid()
 # The short_channel_id of every channel that recoverchannel makes.
 _STUB = "1x1x1"
 
@@ -42,6 +46,8 @@ class Node:
 
     def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
+        if os.getppid() != _PARENT:
+            raise NodeError(method, 0, "the lightningd that started this plugin has died")
         try:
             answer = self._rpc.call(method, params, filter=only)
         except RpcError as error:
@@ -91,6 +97,14 @@ class Node:
         answer = self._datastore("listdatastore", list(key), {"datastore": [{"key": True}]})
         return [entry["key"][depth] for entry in answer["datastore"] if len(entry["key"]) == depth + 1]
 
+    def generation(self, key: Key) -> int | None:
+        """How often a key was written anew, without its data; None: it has none."""
+        only = {"datastore": [{"key": True, "generation": True}]}
+        for entry in self._datastore("listdatastore", list(key), only)["datastore"]:
+            if entry["key"] == list(key) and "generation" in entry:
+                return int(entry["generation"])
+        return None
+
     def _datastore(
         self, method: str, key: list[str], only: dict[str, Any] | None = None, **params: str
     ) -> dict[str, Any]:
@@ -117,6 +131,10 @@ class Node:
             for scb in self.call("staticbackup")["scb"]
         }
         return list(self._entries.values())
+
+    def database_ids(self) -> dict[int, bytes]:
+        """channel_id by database id."""
+        return {entry.database_id: entry.channel_id for entry in self.channels()}
 
     def closed_channel_ids(self) -> set[bytes]:
         only = {"closedchannels": [{"channel_id": True}]}

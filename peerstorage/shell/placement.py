@@ -2,7 +2,8 @@
 
 Rules:
 - Peers count as holders while they are connected, or got something in the last month. One that returned nothing
-  or something altered gets what fits all the same, but no copy is counted on it.
+  or something altered gets what fits all the same, but no copy is counted on it; nor on more than a few strangers,
+  those that passed the most checks.
 - A blob is up to date while it names the channels that the plan gives its peer; penalty data aside.
 - The last copy of a channel is not replaced before another one can be made.
 """
@@ -25,6 +26,9 @@ from peerstorage.store import SentRecord
 
 _MONTH = 30 * 86_400
 _UNRELIABLE = {"missing", "altered"}
+# A plan takes the longer the more strangers there are to ask. So many passed checks are as good as any number: who
+# is counted should not change with each.
+_MOST_STRANGERS, _MOST_PASSED = 32, 10
 
 
 class Placement:
@@ -58,8 +62,7 @@ class Placement:
         self.directory = self._contacts.directory(records, self._ledger.channels)
         peers = [
             StoragePeer(bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity)
-            for peer_id in sorted({*self._sessions, *records})
-            if self._counts(peer_id, self._ledger.record(peer_id))
+            for peer_id in self._counted()
         ]
         lengths = [len(contact.to_bytes()) for contact in self.directory]
         basis = (self._ledger.marks, peers, lengths)
@@ -69,8 +72,25 @@ class Placement:
             self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan)
             self._basis = basis
 
+    def _counted(self) -> list[str]:
+        partners = self._ledger.partners
+        found = [
+            peer_id
+            for peer_id in sorted({*self._sessions, *self._ledger.records})
+            if self._counts(peer_id, self._ledger.record(peer_id))
+        ]
+        strangers = [peer_id for peer_id in found if peer_id not in partners]
+        strangers.sort(key=self._passed, reverse=True)
+        left_out = set(strangers[_MOST_STRANGERS:])
+        return [peer_id for peer_id in found if peer_id not in left_out]
+
+    def _passed(self, peer_id: str) -> int:
+        record = self._ledger.record(peer_id)
+        return min(record.checks - record.failures, _MOST_PASSED)
+
     def _counts(self, peer_id: str, record: SentRecord) -> bool:
-        recent = bool(record.timestamp) and time.time() - record.sent_at < _MONTH
+        # Nor is it recent what a clock that jumped dated into the future.
+        recent = bool(record.timestamp) and abs(time.time() - record.sent_at) < _MONTH
         alive = peer_id in self._sessions or recent
         return alive and not record.withheld and record.state not in _UNRELIABLE
 

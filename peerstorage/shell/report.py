@@ -12,6 +12,7 @@ from peerstorage.recovery import Recovered
 from peerstorage.reliability import honest, rank
 from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
+from peerstorage.shell.vault import Vault
 from peerstorage.store import SentRecord, StoredMeta
 from peerstorage.wire import offers_storage
 
@@ -102,6 +103,7 @@ def status(
     user: User,
     connected: Mapping[str, str],
     stored: Iterable[StoredMeta],
+    vault: Vault,
     options: Options,
     *,
     todo: Sequence[str],
@@ -122,6 +124,7 @@ def status(
             "newest": time_text(user.ledger.state.newest_sent),
             "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
+        "file": _file(vault),
         "peers": rows,
         "holding": held,
         "stored_for_others": {
@@ -129,6 +132,18 @@ def status(
             "bytes": sum(meta.size for meta in stored),
             "quota_bytes": options.quota,
         },
+    }
+
+
+def _file(vault: Vault) -> dict[str, Any] | None:
+    """The local file as it was found or written last; None: there is none by peerstorage-file."""
+    if vault.path is None:
+        return None
+    return {
+        "path": str(vault.path),
+        "channels": len(vault.file.channel_ids) if vault.file else None,
+        "written": time_text(vault.file.timestamp) if vault.file else None,
+        "error": vault.fault,
     }
 
 

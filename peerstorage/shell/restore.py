@@ -109,8 +109,7 @@ class Restore:
 
     def _merge(self) -> Recovered:
         sources, rejected = open_sources(self._key, self._store.all_retrieved())
-        in_use = {entry.database_id: entry.channel_id for entry in self._node.channels()}
-        return merge(sources, rejected, in_use)
+        return merge(sources, rejected, self._node.database_ids())
 
     def _plan(self, recovered: Recovered) -> list[PeerPlan]:
         # An old copy of a database has channels of its own, which are none of ours to close.

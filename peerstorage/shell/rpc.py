@@ -182,18 +182,17 @@ def _recover(app: App) -> dict[str, Any]:
 
 
 def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
-    source, rejected = handout.opened(app.key, name, blob, app.node.node_id())
-    return _recovered(app, [source], rejected)
+    source = handout.opened(app.key, name, blob, app.node.node_id())
+    return _recovered(app, [source], source.rejected)
 
 
 def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
-    in_use = {entry.database_id: entry.channel_id for entry in app.node.channels()}
-    return report.recovered(recovery.merge(sources, rejected, in_use))
+    return report.recovered(recovery.merge(sources, rejected, app.node.database_ids()))
 
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
-    source, rejected = handout.opened(app.key, name, blob, app.node.node_id())
-    return handout.verified(source, rejected, app.node.channels(), app.node.closed_channel_ids())
+    source = handout.opened(app.key, name, blob, app.node.node_id())
+    return handout.verified(source, app.node.channels(), app.node.closed_channel_ids())
 
 
 def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
@@ -206,7 +205,7 @@ def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: 
                 "this node is recovering: its channels are not those to keep. See peerstorage-recover",
             )
         state = app.user.ledger.state
-        timestamp = max(int(time.time()), state.newest_seen + 1)
+        timestamp = state.next_timestamp(int(time.time()))
         blob, about = handout.exported(app.key, app.node.channels(), chosen, timestamp, state.since)
         app.user.ledger.save(replace(state, newest_seen=timestamp))
         if not file:
@@ -302,6 +301,7 @@ def _status(app: App) -> dict[str, Any]:
         app.user,
         app.node.connected_peers(),
         app.keeper.metas.values(),
+        app.vault,
         app.options,
         todo=app.watch.todo(),
         now=time.time(),

@@ -43,7 +43,7 @@ _WARNING_SECONDS = 2.0
 
 class Sender:
     """All methods run on the worker. `look(lately)` brings the ledger's channels up to date; `lately`: what was
-    seen a moment ago will do."""
+    seen a moment ago will do. The plan follows in either case."""
 
     def __init__(
         self,
@@ -122,7 +122,6 @@ class Sender:
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        self._placement.update()
         timestamp = self._next_timestamp()
         blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
         sent = []
@@ -186,7 +185,7 @@ class Sender:
     def _next_timestamp(self) -> int:
         """Newer than all before; it is on disk before it is used."""
         state = self._ledger.state
-        timestamp = min(max(int(time.time()), state.newest_seen + 1), format_.MAX_TIMESTAMP)
+        timestamp = state.next_timestamp(int(time.time()))
         state = replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
         if self._newest_at_start:
             state = state.with_gap(self._newest_at_start, timestamp)
@@ -196,13 +195,8 @@ class Sender:
 
     def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        channels = self._ledger.channels
-        summary = Summary(
-            channels=len(channels),
-            complete=not contents.left_out,
-            since=self._ledger.state.since,
-            digest=format_.digest(entry.channel_id for entry in channels),
-        )
+        since = self._ledger.state.since
+        summary = Summary.of(self._ledger.channels, complete=not contents.left_out, since=since)
         directory = self._placement.directory[: contents.contacts]
         shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
         length = format_.padded_length(shortest, self._options.padding, limit)

@@ -1,4 +1,5 @@
-"""What is done with peers' blobs besides their coming and going: take-over, and deletion when their time is over.
+"""What is done with peers' blobs besides their coming and going: take-over, deletion when their time is over, and
+copies of those of peers with a channel for a way back to the built-in.
 
 Rules:
 - One small step at a time, so that a peer that connects never waits for more than that.
@@ -26,14 +27,23 @@ class Upkeep:
     """All methods run on the worker. `log(level, message)`."""
 
     def __init__(
-        self, node: Node, store: Store, keeper: Keeper, everyone: bool, log: Callable[[str, str], None]
+        self,
+        node: Node,
+        store: Store,
+        keeper: Keeper,
+        log: Callable[[str, str], None],
+        *,
+        everyone: bool,
+        builtin: bool,
     ) -> None:
-        """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come."""
+        """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come;
+        `builtin`: the built-in is active and keeps its own copies."""
         self._node, self._store, self._keeper, self._log = node, store, keeper, log
-        self._everyone = everyone
+        self._everyone, self._builtin = everyone, builtin
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
         self._changed: list[str] = []
+        self._uncopied: list[str] = []
         self._channels: Counter[str] = Counter()
         self._visited: set[str] = set()
 
@@ -42,7 +52,12 @@ class Upkeep:
 
     def next_event(self) -> float:
         """Always or never: there is no clock in this."""
-        waits = self._changed or self._look_is_due() or self._keeper.inheritance.next() is not None
+        waits = (
+            self._changed
+            or self._uncopied
+            or self._look_is_due()
+            or self._keeper.inheritance.next() is not None
+        )
         return float("-inf") if waits else float("inf")
 
     def _look_is_due(self) -> bool:
@@ -55,6 +70,8 @@ class Upkeep:
         elif self._changed:
             self._settle(self._changed[-1])
             self._changed.pop()
+        elif self._uncopied:
+            self._keeper.copy_to_builtin(self._uncopied.pop())
         elif self._look_is_due():
             if self._keeper.metas and self._node.synced_height() is None:
                 self._blocks = _BLOCKS_BETWEEN_LOOKS - 1  # again at the next block
@@ -77,6 +94,8 @@ class Upkeep:
         if not metas:
             return
         self._channels = self._node.channel_counts()
+        if not self._builtin:
+            self._uncopied = [p for p, meta in metas.items() if self._channels[p] and not meta.copied]
         # Asked after the channels: one that closes in between counts as closed a little late, never too early.
         height = self._node.height()
         if height < self._height:

@@ -75,8 +75,9 @@ class User:
         self.insiders: frozenset[str] = frozenset()
         self.heard = {peer_id for peer_id, record in self.ledger.records.items() if record.verified_timestamp}
         self._mark_entrance()
-        known = sum(1 for record in self.ledger.records.values() if record.counts)
-        self._vigil = Vigil(min(options.replicas, max(1, known)), time.monotonic() + _VIGIL_SECONDS)
+        holders = {peer_id for peer_id, record in self.ledger.records.items() if record.counts}
+        asked = holders & self.ledger.partners or holders
+        self._vigil = Vigil(asked, options.replicas, time.monotonic() + _VIGIL_SECONDS)
         self._joined_late: set[str] = set()
         # How often it was found out what a peer holds, by node_id, since the start.
         self.verdicts: Counter[str] = Counter()
@@ -157,7 +158,7 @@ class User:
             self._done_with(peer_id, replace(record, state="altered"))
             return
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
-        record = checked(capacity.proved(record), kept=True) if same else self._disproved(record)
+        record = checked(capacity.proved(record), kept=True) if same else record
         try:
             backup = format_.decode(plaintext)
         except FormatError as error:
@@ -166,8 +167,11 @@ class User:
                 peer_id, "warn", f"peer {peer_id} holds a backup of ours that can't be read here: {error}"
             )
             self._keep(peer_id, plaintext)
-            self._done_with(peer_id, replace(record, withheld=True))
+            self._done_with(peer_id, replace(record if same else self._disproved(record), withheld=True))
             return
+        if not same and backup.timestamp <= record.timestamp:
+            # A newer one went out while this plugin was not in charge: the peer has not failed.
+            record = self._disproved(record)
         judgement = self._judge(backup)
         newer = backup.timestamp > record.verified_timestamp
         if newer:
@@ -227,7 +231,16 @@ class User:
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
         return compare(self._node.closed_channel_ids() | recovered)
 
-    def _apply(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
+    def file_is_ahead(self, backup: Backup) -> None:
+        """The local file has more revocations than the database: as good a proof as a peer's copy. That it names
+        channels which are unknown is none: an operator may have put it there, from any time."""
+        judgement = self._judge(backup)
+        proved = self._options.use and judgement.ahead and judgement.verdict is Verdict.LOST
+        if proved and self._turn(backup, judgement):
+            self._log("warn", "RECOVERING: the local file proves that this database is an old copy")
+
+    def _turn(self, backup: Backup, judgement: Judgement) -> bool:
+        """Notes what a backup says of our database; whether the mode is another now."""
         state = replace(self.ledger.state, newest_seen=max(self.ledger.state.newest_seen, backup.timestamp))
         if judgement.verdict is Verdict.LOST:
             old = judgement.old and self._options.guard != "off"
@@ -236,6 +249,10 @@ class User:
         self.ledger.save(state)
         if turned:
             self._mark_entrance()
+        return turned
+
+    def _apply(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
+        if self._turn(backup, judgement):
             self._log("warn", judgement.explain(peer_id, backup))
         elif judgement.verdict is Verdict.EARLIER:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
@@ -291,9 +308,8 @@ class User:
     def _mark_entrance(self) -> None:
         """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
         self.fresh = not self.ledger.channels and not self.ledger.state.newest_sent
-        self.insiders = (
-            frozenset() if self.halted else frozenset(entry.node_id.hex() for entry in self.ledger.channels)
-        )
+        self.sessions.partners = partners = self.ledger.partners
+        self.insiders = frozenset() if self.halted else partners
 
     def look(self, lately: bool = False) -> None:
         """Asks lightningd for the channels, and tells the sessions whose blobs change.
@@ -302,6 +318,8 @@ class User:
         """
         begun = time.monotonic()
         if lately and begun - self._looked_at < self._look_cost / _BUSY_SHARE:
+            # Peers may have come and gone since.
+            self.placement.update()
             return
         marks = self.ledger.marks
         self.ledger.channels = self._node.channels()

@@ -5,7 +5,7 @@ Rules:
   folder on another machine for ever.
 - What is there is opened and merged first (peerstorage.localfile). What doesn't open with our key, or can't be
   read to its end, is reported and never replaced.
-- While recovering nothing is written.
+- While recovering nothing is written. A file that proves an old database begins it, as a peer's copy does.
 - Whatever fails is told once and tried again later; peers and their backups don't notice.
 """
 
@@ -23,7 +23,7 @@ from peerstorage.backup import Backup
 from peerstorage.config import NEW_CHANNELS_ONLY, Options
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.localfile import Live, Next, follow, is_worth_writing, unaccounted
-from peerstorage.opening import open_source
+from peerstorage.opening import MAX_SOURCE, open_source
 from peerstorage.sealing import seal
 from peerstorage.shell import swap
 from peerstorage.shell.alerts import (
@@ -41,7 +41,6 @@ from peerstorage.shell.node import Node
 from peerstorage.shell.onchange import OnChange
 from peerstorage.shell.user import User
 
-MAX_FILE = 64 << 20
 _RETRY_SECONDS = 60.0
 _RERUN_SECONDS = 600.0
 
@@ -75,20 +74,23 @@ class Vault:
         user: User,
         alerts: Alerts,
         submit: Callable[[str, Callable[[], None]], None],
+        ahead: Callable[[Backup], None],
     ) -> None:
-        """`node`: for the thread alone."""
+        """`node`: for the thread alone; `ahead`: takes a file with penalty data that the database never had."""
         # A link stays a link: what it leads to is replaced.
         self.path = Path(os.path.realpath(folder / options.file)) if options.file else None
         self._options, self._key, self._user, self._alerts, self._submit = options, key, user, alerts, submit
+        self._ahead = ahead
         self._node = node
         self._attempts: Newest[Live] = Newest("local file", self._work)
         self._program = OnChange(options.on_change, self._ran, alerts.log)
+        # What the file holds and what is wrong with it, by the last attempt.
+        self.file: Backup | None = None
+        self.fault: str | None = None
         # For the worker: what was handed to the thread and when, and when what failed is tried again.
         self._marks: Marks | None = None
         self._handed_at = self._retry_at = float("-inf")
         self._rerun_at = float("inf")
-        self.channels: int | None = None
-        self.written_at = 0
         # For the thread: what it knows the file to hold, by its SHA-256, and whether the program was run.
         self._known: tuple[bytes, Backup] | None = None
         self._started = False
@@ -121,7 +123,7 @@ class Vault:
         ledger = self._user.ledger
         live = Live(
             tuple(ledger.channels),
-            max(int(time.time()), ledger.state.newest_seen + 1),
+            ledger.state.next_timestamp(int(time.time())),
             0 if ledger.state.old else ledger.state.since,
             ledger.state.acknowledged,
             tuple(self._user.placement.directory),
@@ -146,17 +148,27 @@ class Vault:
         for kind in (FILE_FAILED, FILE_UNREADABLE):
             if outcome.fault is None or outcome.fault[0] != kind:
                 self._alerts.clear(kind)
+        self.fault = outcome.fault and outcome.fault[1]
         if outcome.fault is not None:
             self._alerts.raise_(outcome.fault[0], None, WARNING, outcome.fault[1])
-            self._marks, self._retry_at = None, time.monotonic() + _RETRY_SECONDS
+            self._try_again_later()
             return
         if outcome.next is not None:
             self._tell_what_is_ahead(outcome.next, outcome.live)
+        self.file = outcome.file
         if outcome.file is not None:
-            self.channels, self.written_at = len(outcome.file.entries), outcome.file.timestamp
             ledger = self._user.ledger
             newest = max(ledger.state.newest_seen, outcome.file.timestamp)
             ledger.save(replace(ledger.state, newest_seen=newest))
+        if outcome.next is not None and outcome.next.ahead:
+            try:
+                self._ahead(outcome.next.backup)
+            except PeerstorageError:
+                self._try_again_later()
+                raise
+
+    def _try_again_later(self) -> None:
+        self._marks, self._retry_at = None, time.monotonic() + _RETRY_SECONDS
 
     def _tell_what_is_ahead(self, following: Next, live: Live) -> None:
         unknown, ahead = len(following.unknown), len(following.ahead)
@@ -236,7 +248,7 @@ class Vault:
     def _there(self, path: Path) -> Backup | None:
         """What the file holds now, or, where it is gone, its last version. Raises OSError or _RefusedError."""
         for place in (path, swap.version(path, 1)):
-            blob = swap.read(place, MAX_FILE)
+            blob = swap.read(place, MAX_SOURCE)
             if blob is None:
                 continue
             mark = hashlib.sha256(blob).digest()
@@ -247,8 +259,8 @@ class Vault:
 
     def _open(self, place: Path, blob: bytes) -> Backup:
         advice = f"It is not replaced, and there is no new local file: move {place} away"
-        if len(blob) > MAX_FILE:
-            raise _RefusedError(f"{place} is larger than {MAX_FILE >> 20} MiB, no backup is. {advice}")
+        if len(blob) > MAX_SOURCE:
+            raise _RefusedError(f"{place} is larger than {MAX_SOURCE >> 20} MiB, no backup is. {advice}")
         try:
             backup = open_source([self._key], str(place), blob).backup
         except (SealError, FormatError) as error:

@@ -95,9 +95,9 @@ class Watch:
                 Condition(
                     "old-database",
                     CRITICAL,
-                    f"OLD DATABASE: peers proved that this database is an old copy. Peers with channels {peers}, "
-                    "nobody gets backups. Stop lightningd and put the newest database in place. If there is none: "
-                    "README, Guard",
+                    "OLD DATABASE: what peers or the local file have proves that this database is an old copy. "
+                    f"Peers with channels {peers}, nobody gets backups. Stop lightningd and put the newest "
+                    "database in place. If there is none: README, Guard",
                 )
             )
         else:
@@ -142,7 +142,7 @@ class Watch:
 
     def _of_peers(self) -> list[Condition]:
         found = []
-        for peer_id in sorted({entry.node_id.hex() for entry in self._user.ledger.channels}):
+        for peer_id in sorted(self._user.ledger.partners):
             record = self._user.ledger.record(peer_id)
             if record.state == "altered":
                 message = (

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -176,16 +177,17 @@ class _Datastore:
     def names(self, key: store.Key) -> list[str]:
         raise NotImplementedError
 
+    def generation(self, key: store.Key) -> int | None:
+        raise NotImplementedError
+
 
 def record(data: bytes) -> None:
-    """A small record, read as each of the kinds that there are."""
-    faults = 0
+    """A small record, read as each of the kinds that there are; a field that a kind hasn't got is kept."""
     for read in (_state, _sent, _meta, _take_over):
-        try:
-            read(store.Store(_Datastore(data)))
-        except PeerstorageError:
-            faults += 1
-    assert faults >= 3, "no record is of two kinds"
+        datastore = _Datastore(data)
+        with contextlib.suppress(PeerstorageError):
+            read(store.Store(datastore))
+            assert json.loads(datastore.data).keys() >= json.loads(data).keys()
 
 
 def _state(records: store.Store) -> None:

@@ -208,7 +208,9 @@ class ChannelEnd:
             "final_to_us_msat": self.to_us_msat,
             "min_to_us_msat": self.to_us_msat,
             "max_to_us_msat": self.to_us_msat,
-            "last_commitment_txid": hashlib.sha256(self.backup_entry()).hexdigest(),
+            "last_commitment_txid": hashlib.sha256(
+                f"{self.channel.seed} {self.revocations}".encode()
+            ).hexdigest(),
             "close_cause": self.state_changes[-1]["cause"] if self.state_changes else "unknown",
         }
 

@@ -216,8 +216,9 @@ def test_penalty_data_moves_to_as_many_peers_as_replicas_says_in_rotation(tmp_pa
         peers = [honest(net, f"peer{number}") for number in range(5)]
         for peer in peers:
             net.connect(alice, peer)
-        channel = net.open_channel(alice, peers[0])
-        wait_until_held(peers, alice, channel, still=True)
+        channels = [net.open_channel(alice, peer) for peer in peers]
+        channel = channels[0]
+        wait_until_held(peers, alice, *channels, still=True)
         got: list[set[str]] = []
         for payment in range(1, 4):
             channel.pay()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from .backup_format import Entry, encode_container, seal
 from .channels import Channel
-from .common import wait_for
+from .common import PEER_STORAGE, wait_for
 from .network import Network
-from .node import Node
+from .node import Node, Snapshot
+from .raw_peer import RawPeer
 from .test_plugin_helpers import (
     QUICK,
     SETTLING,
@@ -27,6 +29,7 @@ from .test_plugin_helpers import (
     mode,
     secret,
     settle_down,
+    status,
     turned_away,
     wait_until_held,
     with_channel,
@@ -224,20 +227,85 @@ def test_lost_node_that_goes_on_keeps_the_old_channels(tmp_path: Path) -> None:
         wait_for(lambda: "file-unknown-channels" in alerts(alice))
 
 
+def paid_after_a_copy(net: Network, alice: Node, bob: RawPeer) -> Snapshot:
+    """A copy of alice's database; her file has penalty data that it has not. She is stopped."""
+    channel = with_channel(net, alice, bob)
+    wait_until_written(alice, channel)
+    copy = alice.snapshot()
+    channel.pay(9)
+    wait_for(lambda: in_file(alice)[0].revocations == 9)
+    alice.stop()
+    return copy
+
+
 def test_old_database_takes_no_penalty_data_away(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = net.node("alice", options=QUICK, env=environment(net)), honest(net, "bob")
-        channel = with_channel(net, alice, bob)
-        wait_until_written(alice, channel)
-        copy = alice.snapshot()
-        channel.pay(9)
-        wait_for(lambda: in_file(alice)[0].revocations == 9)
-        alice.stop()
+        copy = paid_after_a_copy(net, alice, bob)
         before = file_of(alice).read_bytes()
+        newest = alice.snapshot()
         alice.rollback(copy)
         alice.start()
         wait_for(lambda: "file-ahead" in alerts(alice))
         assert file_of(alice).read_bytes() == before
+        # As a peer's copy: nobody gets a backup of it, and it is the operator's turn.
+        wait_for(lambda: status(alice)["summary"].startswith("OLD DATABASE"))
+        got = len(bob.received(PEER_STORAGE))
+        net.connect(alice, bob)
+        assert alice.call("peerstorage-recover")["sources"] != []
+        assert len(bob.received(PEER_STORAGE)) == got
+        assert file_of(alice).read_bytes() == before
+        # The true database knows nothing of it.
+        alice.stop()
+        alice.rollback(newest)
+        alice.start()
+        settle_down(alice)
+        assert mode(alice) == "normal"
+        # The operator's word ends it: what the file has is dealt with.
+        alice.stop()
+        alice.rollback(copy)
+        alice.start()
+        wait_for(lambda: mode(alice) == "recovering")
+        alice.call("peerstorage-resume", ["discard"])
+        assert mode(alice) == "normal"
+        alice.restart()
+        wait_for(lambda: in_file(alice)[0].revocations == 0)
+        assert mode(alice) == "normal"
+
+
+def test_guard_switched_off_does_not_mind_the_file(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        options = QUICK | {"peerstorage-guard": "off"}
+        alice, bob = net.node("alice", options=options, env=environment(net)), honest(net, "bob")
+        copy = paid_after_a_copy(net, alice, bob)
+        alice.rollback(copy)
+        alice.start()
+        wait_for(lambda: "file-ahead" in alerts(alice))
+        assert mode(alice) == "normal"
+
+
+def test_status_shows_the_file(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK, env=environment(net)), honest(net, "bob")
+        channel = with_channel(net, alice, bob)
+        wait_until_written(alice, channel)
+        wait_for(lambda: status(alice)["file"]["channels"] == 1)
+        found = status(alice)["file"]
+        made = datetime.fromtimestamp(backup_of(alice, file_of(alice).read_bytes())[0], UTC)
+        assert found == {
+            "path": str(file_of(alice)),
+            "channels": 1,
+            "written": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "error": None,
+        }
+        alice.stop()
+        file_of(alice).write_bytes(b"another's")
+        alice.start()
+        wait_for(lambda: "It is not replaced" in (status(alice)["file"]["error"] or ""))
+        assert status(alice)["file"]["channels"] is None
+        alice.options["peerstorage-file"] = ""
+        alice.restart()
+        assert status(alice)["file"] is None
 
 
 def test_clock_that_goes_back_makes_no_file_older(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def with_old_database(
     settle_down(alice)
     alice.stop()
     true = alice.snapshot()
-    alice.options = dict(options)
+    # The local file would prove it before any peer (test_plugin_file.py).
+    alice.options = options | {"peerstorage-file": ""}
     alice.rollback(old)
     alice.sent.clear()
     alice.start()

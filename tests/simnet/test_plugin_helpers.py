@@ -3,7 +3,9 @@
 Blobs are read with the simulator's own codec, never with the plugin's.
 """
 
+import itertools
 import json
+import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +32,13 @@ YEAR = 365 * 86_400
 _CUSTOMIZE = f"""
 import os, sys, time
 real, offset = time.time, float(os.environ.get("SIMNET_CLOCK_OFFSET", "0"))
-time.time = lambda: real() + offset
+def now():
+    try:
+        with open("clock") as jump:
+            return real() + float(jump.read())
+    except FileNotFoundError:
+        return real() + offset
+time.time = now
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
 from peerstorage.shell import alerts, audit, onchange, restore, user, vault, watch, worker
 alerts._HOLD_BACK_SECONDS = 0.1
@@ -63,6 +71,20 @@ def environment(net: Network, *, hurry: bool = True, clock: float = 0) -> dict[s
     (folder / "sitecustomize.py").write_text(_CUSTOMIZE)
     env = {"PYTHONPATH": str(folder), "SIMNET_CLOCK_OFFSET": str(clock)}
     return env | ({"SIMNET_HURRY": "1"} if hurry else {})
+
+
+def set_clock(node: Node, clock: float) -> None:
+    """The wall clock of the running plugin, and of those after it, jumps to so many seconds ahead."""
+    temporary = node.dir / "clock.tmp"
+    temporary.write_text(str(clock))
+    temporary.replace(node.dir / "clock")
+
+
+def fill_disk(node: Node, full: bool = True) -> None:
+    """The kernel refuses the running plugin every file of more than a few bytes, as a full disk does."""
+    assert node.plugin
+    _, most = resource.prlimit(node.plugin.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(node.plugin.process.pid, resource.RLIMIT_FSIZE, (10 if full else most, most))
 
 
 def honest(net: Network, name: str) -> RawPeer:
@@ -119,6 +141,23 @@ def wait_until_held(peers: Sequence[RawPeer], owner: Node, *channels: Channel, s
     wait_for(lambda: all(holds(peer, owner, *channels) for peer in peers), what="the backup at all peers")
     if still:
         settle_down(owner)
+
+
+def stamps(owner: Node, peer: RawPeer) -> list[int]:
+    """The timestamps of all backups that a peer got, in order."""
+    opened = (backup_format.unseal(secret(owner), blob) for blob in peer.received(PEER_STORAGE))
+    return [backup_format.decode_container(plaintext)[0] for plaintext in opened if plaintext is not None]
+
+
+def assert_recoverable(owner: Node, *peers: RawPeer) -> None:
+    """What must be so after any fault: the peers' copies together name every channel, and none ever got older."""
+    held = set().union(
+        *(ids_in(owner, peer.blobs[owner.node_id]) for peer in peers if owner.node_id in peer.blobs)
+    )
+    assert held >= owner.channels.keys()
+    for peer in peers:
+        series = stamps(owner, peer)
+        assert all(later > earlier for earlier, later in itertools.pairwise(series))
 
 
 def settle_down(node: Node, seconds: float = 0.4) -> None:

@@ -1,11 +1,25 @@
-"""Many peers that all store large blobs: few writes, bounded memory, and nothing lost."""
+"""Much at once: peers that all store large blobs, and channels that come and go by the thousand: few writes,
+bounded memory, and nothing lost."""
 
+import time
+from collections import Counter, deque
 from pathlib import Path
 
+import psutil
+
+from .channels import Channel
 from .load import put_on
 from .network import Network
+from .test_plugin_helpers import (
+    QuickNetwork,
+    assert_recoverable,
+    honest,
+    mode,
+    wait_until_held,
+)
 
 PEERS, ROUNDS, SIZE = 100, 3, 65531
+EVENTS, ALIVE = 10_000, 20
 
 
 def test_many_peers_cost_one_write_each_and_lose_nothing(tmp_path: Path) -> None:
@@ -30,3 +44,36 @@ def test_many_peers_cost_one_write_each_and_lose_nothing(tmp_path: Path) -> None
         node.call("peerstorage-list")
         node.stop_plugin()
         assert load.lost(node) == []
+
+
+def test_ten_thousand_opens_and_closes(tmp_path: Path) -> None:
+    options = {"peerstorage-settle": "0", "peerstorage-interval": "1", "peerstorage-padding": "none"}
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=options)
+        peers = [honest(net, f"peer{number}") for number in range(3)]
+        for peer in peers:
+            net.connect(alice, peer)
+        assert alice.plugin
+        process = psutil.Process(alice.plugin.process.pid)
+        alive: deque[Channel] = deque()
+        megabytes = []
+        begun = time.monotonic()
+        for number in range(EVENTS):
+            if number % 2 == 0 or len(alive) < ALIVE:
+                alive.append(net.open_channel(alice, peers[number % 3]))
+            else:
+                net.close_channel(alive.popleft())
+            if number % (EVENTS // 5) == 0:
+                mode(alice)
+                megabytes.append(process.memory_info().rss / 2**20)
+        wait_until_held(peers, alice, *alive, still=True)
+        seconds = time.monotonic() - begun
+        megabytes.append(process.memory_info().rss / 2**20)
+        assert_recoverable(alice, *peers)
+        # By the clock, not by the event.
+        calls = Counter(method for method, _ in alice.rpc_calls)
+        assert calls["sendcustommsg"] <= len(peers) * (seconds + 1)
+        assert calls["datastore"] <= 2 * calls["sendcustommsg"] + 10
+        assert calls["staticbackup"] <= 10 * seconds
+        assert megabytes[-1] < megabytes[1] + 10, megabytes
+        print(f"{EVENTS} in {seconds:.0f} s: {dict(calls)}, megabytes: {megabytes}")

@@ -197,4 +197,5 @@ def test_the_last_copy_is_not_replaced_before_there_is_another(tmp_path: Path) -
         net.connect(alice, bob)
         wait_for(lambda: uncovered(alice) == 0, timeout=60)
         settle_down(alice)
-        assert everything | {channels[-1].channel_id} <= set.union(*named(alice, [bob, carol]))
+        last = channels[-1].channel_id
+        wait_for(lambda: everything | {last} <= set.union(*named(alice, [bob, carol])))

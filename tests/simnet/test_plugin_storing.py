@@ -13,6 +13,7 @@ from .test_plugin_helpers import (
     QUICK,
     QuickNetwork,
     blob_kept,
+    fill_disk,
     give,
     kept,
     log_lines,
@@ -167,6 +168,12 @@ def pending(net: Network) -> tuple[Node, RawPeer]:
     return alice, bob
 
 
+def give_newest(net: Network, alice: Node, bob: RawPeer) -> None:
+    net.connect(alice, bob)
+    give(bob, alice, b"newest")
+    stored(alice, bob, b"newest")
+
+
 def test_pending_blob_is_written_when_the_plugin_is_stopped(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = pending(net)
@@ -174,10 +181,15 @@ def test_pending_blob_is_written_when_the_plugin_is_stopped(tmp_path: Path) -> N
         assert blob_kept(alice, bob) == b"new"
 
 
-def test_pending_blob_survives_a_restart_of_lightningd(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fields", [3, 2])
+def test_pending_blob_survives_a_restart_of_lightningd(tmp_path: Path, fields: int) -> None:
+    """Earlier versions wrote two fields."""
     with QuickNetwork(tmp_path) as net:
         alice, bob = pending(net)
-        alice.restart()
+        alice.stop()
+        file = alice.dir / "peerstorage.pending"
+        file.write_text(" ".join(file.read_text().split()[:fields]) + "\n")
+        alice.start()
         stored(alice, bob, b"new")
         net.connect(alice, bob)
         assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"new"]
@@ -190,12 +202,42 @@ def test_blob_that_waited_for_a_start_never_replaces_a_newer_one(tmp_path: Path)
         stored(alice, bob, b"new")
         alice.options["peerstorage-interval"] = "0"
         alice.restart()
-        net.connect(alice, bob)
-        give(bob, alice, b"newest")
-        stored(alice, bob, b"newest")
+        give_newest(net, alice, bob)
         alice.restart()
         status(alice)
         assert blob_kept(alice, bob) == b"newest"
+
+
+def test_blob_that_a_dying_process_left_too_late_replaces_nothing_newer(tmp_path: Path) -> None:
+    """lightningd died, the next one runs with a process of its own, and only then the old one writes its file."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = pending(net)
+        alice.stop()
+        late = (alice.dir / "peerstorage.pending").read_bytes()
+        alice.options["peerstorage-interval"] = "0"
+        alice.start()
+        give_newest(net, alice, bob)
+        alice.stop()
+        (alice.dir / "peerstorage.pending").write_bytes(late)
+        alice.start()
+        status(alice)
+        net.connect(alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL)[-1:] == [b"newest"])
+        assert blob_kept(alice, bob) == b"newest"
+
+
+def test_full_disk_at_a_stop_loses_only_what_waited(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = pending(net)
+        before = kept(alice)
+        fill_disk(alice)
+        alice.stop()
+        assert log_lines(alice, "1 backup(s) that peers sent last are lost")
+        assert not list(alice.dir.glob("peerstorage.pending*"))
+        alice.start()
+        net.connect(alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL) == [b"old"])
+        assert kept(alice) == before
 
 
 def test_empty_blob_deletes(tmp_path: Path) -> None:

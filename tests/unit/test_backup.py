@@ -16,6 +16,7 @@ from peerstorage.backup import (
     MAGIC,
     MAX_ENTRIES,
     MAX_TIMESTAMP,
+    SHORTEST_BLOB,
     SMALLEST_BUCKET,
     Backup,
     Contact,
@@ -23,11 +24,12 @@ from peerstorage.backup import (
     decode,
     digest,
     encode,
+    fingerprints,
     padded_length,
     unpadded,
 )
 from peerstorage.errors import FormatError
-from peerstorage.scb import ChannelBackup
+from peerstorage.scb import MAX_CHANNEL_TYPE, ChannelBackup, WireAddress
 from peerstorage.sealing import OVERHEAD, seal, unseal
 from peerstorage.wire import MAX_BLOB, decode_tlvs
 from tests.unit.samples import KEY, POINTS, addresses, entries, entry, named, stream, summary, unpack, vectors
@@ -176,11 +178,11 @@ def test_any_bytes_are_a_backup_or_refused(rest: bytes) -> None:
 
 def test_nothing_that_decode_gives_would_harm_lightningd() -> None:
     bad = [replace(CHANNELS[0], database_id=0), replace(CHANNELS[1], node_id=bytes(33))]
-    backup = decode(encode(7, [bad[0], CHANNELS[2], bad[1]], SUMMARY))
+    backup = decode(encode(7, [bad[0], bad[1], CHANNELS[2]], SUMMARY))
     assert backup.entries == (CHANNELS[2],)
     assert backup.summary == SUMMARY
     assert backup.lost == 2
-    assert [fault[:10] for fault in backup.faults] == ["entry 1 of", "entry 3 of"]
+    assert [fault[:10] for fault in backup.faults] == ["entry 1 of", "entry 2 of"]
     assert all(channel.channel_id.hex() in "".join(backup.faults) for channel in bad)
 
 
@@ -272,6 +274,7 @@ def test_full_padding_hides_the_number_of_channels() -> None:
 
 def test_fixed_length_is_what_a_backup_without_channels_has() -> None:
     assert len(encode(1, [], SUMMARY)) + 2 == FIXED_LENGTH
+    assert len(seal(KEY, encode(1, [], SUMMARY, FIXED_LENGTH))) == SHORTEST_BLOB
 
 
 # What is kept of a retrieved backup
@@ -333,6 +336,28 @@ def test_digest_is_over_the_ids_in_rising_order() -> None:
     expected = hashlib.sha256(b"\1" * 32 + b"\2" * 32 + b"\3" * 32).digest()
     assert digest(ids) == digest(reversed(ids)) == expected
     assert digest([]) == hashlib.sha256().digest()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_structural"),
+    [
+        ({"channel_id": b"\7" * 32}, True),
+        ({"funding_txid": b"\7" * 32}, True),
+        ({"funding_vout": 1}, True),
+        ({"channel_type": b""}, True),
+        ({"channel_type": bytes(MAX_CHANNEL_TYPE)}, True),
+        ({"address": WireAddress(1, bytes([127, 0, 0, 2]), 9735)}, True),
+        ({"address": WireAddress(1, bytes([127, 0, 0, 1]), 40404)}, False),
+        ({"tlvs": entry(1, revocations=11).tlvs}, False),
+    ],
+)
+def test_fingerprints_tell_a_change_of_structure_from_others(
+    change: dict[str, Any], is_structural: bool
+) -> None:
+    before, after = fingerprints(CHANNELS), fingerprints([*CHANNELS[1:], replace(CHANNELS[0], **change)])
+    assert fingerprints(CHANNELS[::-1]) == before
+    assert (before[0] != after[0]) is is_structural
+    assert before[1] != after[1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300])

@@ -44,7 +44,9 @@ def test_one_miss_is_chance_two_are_a_small_peer() -> None:
     assert failed(proved(once)).capacity == MAX_BLOB
 
 
-@pytest.mark.parametrize(("before", "after"), [("missing", "unverified"), ("stale", "stale")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("missing", "unverified"), ("stale", "stale"), ("altered", "altered")]
+)
 def test_a_small_peer_gets_a_new_chance(before: str, after: str) -> None:
     assert failed(failed(replace(FULL, state=before))).state == after
 
@@ -95,10 +97,11 @@ def test_what_a_peer_says_itself_counts_at_once(line: str, capacity: int) -> Non
 
 def test_a_peer_that_spoke_is_not_probed_any_more() -> None:
     """Else what it refused would be what it gets the next time, and so on."""
-    before = replace(FULL, capacity=5000, proven=5000, misses=1, probing=True)
+    before = replace(FULL, capacity=5000, proven=5000, misses=1, probing=True, sent_at=WEEK)
     after = told(before, [LDK])
-    assert after == replace(before, capacity=1024, proven=0, misses=0, probing=False)
+    assert after == replace(before, capacity=1024, proven=0, misses=0, probing=False, probed_at=WEEK)
     assert after.limit == SMALL == 1024
+    assert allowed(replace(after, state="current"), 2 * WEEK - 1).limit == SMALL
 
 
 def test_proof_of_less_than_it_keeps_lifts_nothing() -> None:
@@ -125,8 +128,11 @@ def test_a_probe_once_a_week_and_only_after_proof() -> None:
     assert allowed(probe, 9 * WEEK) == probe
     assert allowed(replace(small, probed_at=WEEK), 2 * WEEK - 1).limit == SMALL
     assert allowed(replace(small, probed_at=WEEK), 2 * WEEK).limit == MAX_BLOB
-    assert allowed(replace(small, state="stale"), WEEK).limit == SMALL
-    assert allowed(FULL, 0) == FULL
+    assert allowed(replace(small, probed_at=500 * WEEK), WEEK).limit == MAX_BLOB, "the clock was ahead then"
+    for state in ("unverified", "stale", "altered", "missing"):
+        assert allowed(replace(small, state=state), WEEK).limit == SMALL
+    full = replace(FULL, state="current")
+    assert allowed(full, WEEK) == full
 
 
 @pytest.mark.parametrize("limit", [1024, 4096, MAX_BLOB])

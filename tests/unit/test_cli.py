@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from peerstorage.backup import encode
-from peerstorage.cli import inputs
+from peerstorage.opening import MAX_SOURCE
 from peerstorage.scb import ChannelBackup, Shachain
 from peerstorage.sealing import derive_key, seal
 from peerstorage.textform import from_text
@@ -276,7 +276,7 @@ def test_a_file_whose_name_looks_like_hex(run: Run) -> None:
 )
 def test_sources_that_can_not_be_read(run: Run, source: str, says: str) -> None:
     with Path("huge").open("wb") as file:
-        file.truncate(inputs.MAX_SOURCE + 1)
+        file.truncate(MAX_SOURCE + 1)
     Path("empty").touch()
     Path("loop").symlink_to("loop")
     for command in ("inspect", "verify", "recover", "restore-plan"):
@@ -476,6 +476,8 @@ def terminal(*arguments: str, typed: bytes) -> tuple[int, bool]:
     command = [sys.executable, "-m", "peerstorage", *arguments]
     pid, terminal_fd = pty.fork()
     if pid == 0:
+        # Where the tests run in the background it may be ignored, and that is inherited.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.chdir(Path(__file__).resolve().parents[2])
         os.execv(command[0], command)
     shown = b""

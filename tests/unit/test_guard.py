@@ -281,14 +281,32 @@ def test_a_thousand_restarts_without_a_false_alarm(seed: int) -> None:
     assert history.judge(newest).old
 
 
+def test_a_vigil_waits_for_all_that_are_asked_and_for_nobody_else() -> None:
+    vigil = Vigil(("alice", "bob"), 3, 60.0)
+    for name in ("alice", "mallory", "mallet", "trudy"):
+        vigil.answered(name)
+        assert vigil.lasts(0.0)
+    vigil.answered("bob")
+    assert not vigil.lasts(0.0)
+
+
+def test_a_vigil_without_anybody_to_ask_ends_with_any_answer() -> None:
+    vigil = Vigil((), 2, 60.0)
+    assert vigil.lasts(0.0)
+    vigil.answered("alice")
+    assert not vigil.lasts(0.0)
+
+
 def test_a_vigil_ends_with_enough_different_answers_or_in_time() -> None:
-    vigil = Vigil(2, 60.0)
+    vigil = Vigil(("alice", "bob", "carol"), 2, 60.0)
     assert vigil.lasts(59.9)
-    assert not vigil.lasts(60.0)
+    assert not any(map(vigil.lasts, (60.0, 60.1, 3600.0)))
     for _ in range(2):
         vigil.answered("alice")
         assert vigil.lasts(0.0)
     vigil.answered("bob")
+    assert not vigil.lasts(0.0)
+    vigil.answered("one more")
     assert not vigil.lasts(0.0)
 
 

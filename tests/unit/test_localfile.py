@@ -47,7 +47,7 @@ def test_directory_comes_along() -> None:
 
 def test_closed_channels_leave_and_others_stay() -> None:
     old = backup(NOW - 1, entry(1), entry(2), entry(3))
-    assert unaccounted(old, [entry(3)]) == ids(1, 2)
+    assert unaccounted(old, [entry(3), entry(4)]) == ids(1, 2)
     following = follow(old, live(entry(3)), ids(1))
     assert written(following).channel_ids == ids(2, 3)
     assert following.unknown == ids(2)
@@ -83,9 +83,10 @@ def test_what_nobody_knows_closes_nothing_elsewhere() -> None:
     assert {one.entry.channel_id for one in merge(everything, [], {}).candidates} == ids(1, 2, 4)
 
 
-def test_what_the_operator_gave_up_is_not_carried_on() -> None:
+@pytest.mark.parametrize("acknowledged", [NOW - 1, NOW])
+def test_what_the_operator_gave_up_is_not_carried_on(acknowledged: int) -> None:
     old = backup(NOW - 1, entry(1), entry(2, revocations=5))
-    given_up = live(entry(2), acknowledged=NOW - 1)
+    given_up = live(entry(2), acknowledged=acknowledged)
     following = follow(old, given_up, set())
     assert (following.backup.entries, following.unknown, following.ahead) == (
         (entry(2),),
@@ -98,7 +99,7 @@ def test_what_the_operator_gave_up_is_not_carried_on() -> None:
 
 @pytest.mark.parametrize(
     ("before", "asked", "after"),
-    [(5, NOW, NOW), (NOW, NOW, NOW + 1), (NOW + 50, NOW, NOW + 51), (MAX_TIMESTAMP, NOW, MAX_TIMESTAMP)],
+    [(5, NOW, NOW), (NOW, NOW, NOW + 1), (NOW + 51, NOW, NOW + 52), (MAX_TIMESTAMP, NOW, MAX_TIMESTAMP)],
 )
 def test_newer_sorts_later(before: int, asked: int, after: int) -> None:
     assert follow(backup(before, entry(1)), live(entry(2), timestamp=asked), set()).backup.timestamp == after

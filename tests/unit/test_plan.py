@@ -341,14 +341,12 @@ def test_nothing_is_lost_of_large_nodes(count: int, large: int, small: int) -> N
 
 def test_shares_are_even() -> None:
     known = peers(50)
-    counts = [
-        len(contents.entries) for contents in plan(many(600, revocations=None), known, 3).contents.values()
-    ]
+    counts = [len(contents.entries) for contents in plan(many(600, known, None), known, 3).contents.values()]
     assert min(counts) == max(counts), "filled up"
     copies = plan(many(1000, known), known, 3).copies().values()
     assert min(copies).full >= 3
     assert max(map(sum, copies)) < 20, "extra copies are no privilege of the valuable"
-    made = plan(many(10_000, revocations=None), known, 1)
+    made = plan(many(10_000, known, None), known, 1)
     assert not made.thin
     assert min(len(contents.entries) for contents in made.contents.values()) > 100
 
@@ -384,8 +382,9 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nearly 6,000 channels have just room, but not all with the 25 of 200 peers that are near."""
-    known = [*peers(200, SMALL_PEER), *(peer(1000 + number, 1024) for number in range(10))]
-    listed = many((SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6)
+    large = [peer(number, SMALL_PEER + number % 2) for number in range(200)]
+    known = [*large, *(peer(1000 + number, 1024) for number in range(10))]
+    listed = many((SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6, large)
     made = plan(listed, known, 1)
     assert not made.uncovered
     assert len({frozenset(ids(made.contents[one.node_id])) for one in known[200:]}) == 1
@@ -396,7 +395,7 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
 def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     """Two peers that keep everything have no room for a third copy of 350 channels; the small ones take some."""
     known = [*peers(2), *(peer(1000 + number, 1024) for number in range(60))]
-    listed = many(350)
+    listed = many(350, known[:2])
     made = plan(listed, known, 1)
     most_valuable = {channel.channel_id for channel in listed[-3:]}
     assert {frozenset(ids(made.contents[one.node_id])) for one in known[2:]} == {frozenset(most_valuable)}
@@ -404,6 +403,38 @@ def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     held = set().union(*(ids(made.contents[one.node_id]) for one in known[2:]))
     assert len(held) > 100
     assert not made.thin or len(made.thin) < 100
+
+
+# Strangers
+
+
+@given(channel_lists, peer_lists, replica_counts, contact_lists)
+def test_strangers_take_nothing_from_peers_with_a_channel(
+    listed: list[ChannelBackup], known: list[StoragePeer], replicas: int, contacts: list[int]
+) -> None:
+    owners = {channel.node_id for channel in listed}
+    partners = [one for one in known if one.node_id in owners]
+    made = plan(listed, known, replicas, contacts)
+    for node_id, contents in plan(listed, partners, replicas, contacts).contents.items():
+        assert (made.contents[node_id], made.contents[node_id].full) == (contents, contents.full)
+
+
+@pytest.mark.parametrize("known", [[*peers(8)], [*peers(6), peer(6, 1024), peer(7, 1024)]])
+def test_a_thousand_names_are_no_copy_of_what_partners_have_room_for(known: list[StoragePeer]) -> None:
+    """Half of the channels are with peers that store nothing."""
+    names = [peer(1000 + number) for number in range(1000)]
+    listed = [*many(200, known), *(entry(1000 + number, sats=500 + number) for number in range(200))]
+    made = plan(listed, [*known, *names], 3)
+    held = [ids(made.contents[one.node_id]) for one in known]
+    assert all(sum(channel.channel_id in one for one in held) >= 3 for channel in listed)
+
+
+def test_strangers_hold_what_partners_have_no_room_for() -> None:
+    known, others = peers(2), [peer(1000 + number) for number in range(4)]
+    listed = many(900, known)
+    assert len(plan(listed, known, 1).uncovered) > 400
+    made = plan(listed, [*known, *others], 1)
+    assert not made.uncovered
 
 
 @pytest.mark.parametrize(
@@ -520,9 +551,9 @@ def test_newer_penalty_data_changes_only_the_blobs_that_hold_it() -> None:
 
 def test_one_peer_more_moves_a_few_channels() -> None:
     """Where the newcomer takes a channel over, the peer that had it keeps it if it has room."""
-    known = peers(50)
-    listed = many(1000, known)
-    before, after = plan(listed, known, 3), plan(listed, [*known, peer(50)], 3)
+    known, newcomer = peers(50), peer(50)
+    listed = many(1000, [*known, newcomer])
+    before, after = plan(listed, known, 3), plan(listed, [*known, newcomer], 3)
     moved = [len(ids(before.contents[one.node_id]) ^ ids(after.contents[one.node_id])) for one in known]
     assert mean(moved) < 8
 

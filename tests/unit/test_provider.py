@@ -62,14 +62,15 @@ def test_the_newest_waits_and_its_time_is_never_put_off() -> None:
     assert write(subject, "alice", INTERVAL) == b"59"
 
 
-def test_what_comes_during_a_write_waits() -> None:
+@pytest.mark.parametrize("newer", [b"new", b"older", b"zero"])
+def test_what_comes_during_a_write_waits(newer: bytes) -> None:
     subject = provider()
     subject.received("alice", b"old")
     old = subject.pending("alice")
     assert old is not None
-    subject.received("alice", b"new")
+    subject.received("alice", newer)
     subject.written("alice", old, 0)
-    assert subject.pending("alice") == b"new"
+    assert subject.pending("alice") == newer
     assert subject.due(59) == []
     assert subject.due(60) == ["alice"]
 
@@ -258,8 +259,19 @@ def test_the_first_disconnection_in_an_interval_writes_and_later_ones_wait() -> 
         assert not subject.leaves("alice", now)
         assert subject.due(now) == []
         assert subject.pending("alice") == f"{now}".encode()
-    assert subject.due(61) == ["alice"]
-    assert subject.leaves("alice", 61)
+    for now in (61, 62, 1000):
+        assert subject.due(now) == ["alice"]
+        assert subject.leaves("alice", now)
+
+
+@pytest.mark.parametrize("now", [60, 61, 1000])
+def test_a_write_in_its_time_leaves_the_next_disconnection_its_own(now: float) -> None:
+    subject = provider()
+    for at in (0, now):
+        subject.received("alice", b"x")
+        write(subject, "alice", at)
+    subject.received("alice", b"y")
+    assert subject.leaves("alice", now + 1)
 
 
 @pytest.mark.parametrize("interval", [1, 60, 3600])

@@ -85,7 +85,9 @@ def test_unproven_are_those_that_were_not_checked_for_long() -> None:
         "failed since": SentRecord(timestamp=1, verified_at=NOW - 9, checked_at=NOW - 5),
         "proved later": SentRecord(timestamp=1, verified_at=NOW - 6, checked_at=NOW - 6),
         "never": SentRecord(timestamp=1),
+        "by a clock ahead": SentRecord(timestamp=1, verified_at=NOW + 9, checked_at=NOW + 9),
         "got nothing": SentRecord(checked_at=NOW - 9),
     }
-    assert unproven(records, NOW - 5, NOW - 5) == ["proved long ago", "proved later"]
-    assert unproven(records, NOW - 5, NOW - 7) == ["proved long ago", "never", "proved later"]
+    due = ["proved long ago", "proved later", "by a clock ahead"]
+    assert unproven(records, NOW - 5, NOW - 5, NOW) == due
+    assert unproven(records, NOW - 5, NOW - 7, NOW) == [due[0], "never", *due[1:]]

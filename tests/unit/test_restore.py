@@ -85,10 +85,15 @@ def test_where_a_peer_was_reached_comes_first_and_an_inbound_port_last() -> None
     )
 
 
-@pytest.mark.parametrize("text", ["192.0.2.9:40000", "[2001:db8::1]:0", "[2001:db8::1]:65535"])
+@pytest.mark.parametrize("text", ["192.0.2.9:32768", "[2001:db8::1]:0", "[2001:db8::1]:65535"])
 def test_the_host_of_an_inbound_connection_is_tried_at_the_usual_port_first(text: str) -> None:
     plans = plan([candidate(entry(1, address=at(text)))], [], {}, tor=False)
     assert plans[0].addresses == (text.rpartition(":")[0], text)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.9:1", "[2001:db8::1]:32767"])
+def test_a_peer_that_listens_is_tried_where_it_listens(text: str) -> None:
+    assert plan([candidate(entry(1, address=at(text)))], [], {}, tor=False)[0].addresses == (text,)
 
 
 @pytest.mark.parametrize("tor", [False, True])
@@ -142,7 +147,15 @@ def test_every_state_has_its_advice(state: str) -> None:
 
 @pytest.mark.parametrize(
     ("height", "age", "expected"),
-    [(1000, 0, 856), (1000, 600, 854), (1000, 600 * 100, 656), (1000, -600, 856), (100, 0, 1), (100, 1e9, 1)],
+    [
+        (1000, 0, 856),
+        (1000, 600, 854),
+        (9000, 600 * 1000, 6856),
+        (1000, -600, 856),
+        (1000, -86_401, 1),
+        (100, 0, 1),
+        (100, 1e9, 1),
+    ],
 )
 def test_a_rescan_goes_back_far_enough(height: int, age: float, expected: int) -> None:
     assert rescan_height(height, age) == expected

@@ -71,3 +71,21 @@ def test_peer_that_keeps_next_to_nothing_stops_nobodys_backup(clock: Clock, limi
         if channels or peers.got[ALICE]:
             assert peers.channels_at_alice() == len(channels)
     assert all(len(blob) <= limit for blob in peers.got[MALLORY])
+
+
+@pytest.mark.parametrize("jump", [-365 * 86_400, 3650 * 86_400], ids=["back-a-year", "ahead-ten-years"])
+def test_no_copy_is_counted_on_who_left_while_the_clock_was_wrong(clock: Clock, jump: float) -> None:
+    """Its record is of a time that is far away, on whatever side, once the clock is right."""
+    peers = Peers(clock, "none", 65531)
+    entry = samples.entry(1)
+    peers.node.channels_now = {entry.channel_id: entry}
+    peers.user.look_soon(clock.now)
+    clock.offset += jump
+    peers.quiet()
+    assert peers.user.placement.copies()[entry.channel_id] == 2
+    peers.node.connected.remove(MALLORY)
+    peers.user.disconnected(MALLORY)
+    clock.offset -= jump
+    peers.quiet()
+    peers.user.look()
+    assert peers.user.placement.copies()[entry.channel_id] == 1

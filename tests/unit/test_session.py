@@ -217,6 +217,21 @@ def test_penalty_data_goes_to_those_that_waited_longest() -> None:
     assert sorted(sessions.due(1000)) == ["alice", "carol"]
 
 
+def test_penalty_data_goes_to_strangers_only_where_partners_are_too_few() -> None:
+    """However often those come back, and are due for a backup anyway."""
+    sessions = settled(*NAMES)
+    sessions.partners = {"alice", "dave"}
+    for name in ("alice", "dave"):
+        sessions.done(name, 10)
+    sessions.structure_changed(["bob"])
+    sessions.penalty_moved(1)
+    assert sorted(sessions.due(1000)) == ["alice", "bob"]
+    sessions.penalty_moved(3)
+    assert sorted(sessions.due(1000)) == ["alice", "bob", "dave"]
+    sessions.disconnected("alice")
+    assert sorted(sessions.due(1000)) == ["bob", "carol", "dave"]
+
+
 def test_penalty_data_reaches_those_that_settle_later_with_their_first_backup() -> None:
     sessions = Sessions(INTERVAL, SETTLE)
     sessions.connected("alice", 0)
@@ -472,17 +487,28 @@ def test_next_event_is_never_older_than_what_happened() -> None:
     assert sessions.next_event() == math.inf
 
 
-def test_peers_that_are_gone_are_forgotten_after_their_interval() -> None:
-    sessions = Sessions(60, 0)
-    for number in range(1000):
+@pytest.mark.parametrize("stay", [0, 1, 30])
+def test_peers_that_are_gone_are_forgotten_after_their_interval(stay: int) -> None:
+    sessions = settled(*(f"stays {number}" for number in range(stay)))
+    for number in range(500):
         peer_id, now = str(number), 100.0 * number
         sessions.connected(peer_id, now)
         sessions.retrieved(peer_id)
         sessions.done(peer_id, now)
         sessions.disconnected(peer_id)
-    assert len(sessions._last_sent) <= 110
+        assert len(sessions._last_sent) <= stay + 1
     # Not before: one that comes back at once gets no more than others.
-    sessions.connected("999", now + 1)
-    sessions.retrieved("999")
+    sessions.connected("again", now + 59)
+    sessions.disconnected("again")
+    sessions.connected("499", now + 59)
+    sessions.retrieved("499")
     assert sessions.due(now + 59) == []
-    assert sessions.due(now + 60) == ["999"]
+    assert sessions.due(now + 60) == ["499"]
+
+
+def test_a_peer_that_stays_keeps_its_turn_however_long_it_waits() -> None:
+    sessions = settled("alice", "bob")
+    sessions.done("alice", 10)
+    sessions.connected("carol", 10_000)
+    sessions.penalty_moved(1)
+    assert sessions.due(10_000) == ["bob"]

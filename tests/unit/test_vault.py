@@ -50,6 +50,8 @@ class Desk:
     def __init__(self, folder: Path, *channels: ChannelBackup, **options: Any) -> None:
         self.ledger = Ledger(*channels)
         self.closed: set[bytes] = set()
+        self.ahead: list[Backup] = []
+        self.refuses = False
         self.alerts: list[dict[str, str]] = []
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.told = Alerts(self.alerts.append, lambda _level, _message: None, 0)
@@ -65,7 +67,13 @@ class Desk:
             user=self.user,
             alerts=self.told,
             submit=lambda _name, task: self.tasks.put(task),
+            ahead=self.take_ahead,
         )
+
+    def take_ahead(self, backup: Backup) -> None:
+        if self.refuses:
+            raise NodeError("staticbackup", -1, "busy")
+        self.ahead.append(backup)
 
     def work(self, now: float | None = None) -> bool:
         """One round; whether something was due. What was said is in `alerts`."""
@@ -225,6 +233,33 @@ def test_database_that_is_older_than_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "peerstorage.backup").read_bytes() == before
     assert desk.kinds() == [("file-ahead", "critical")]
     assert "old copy" in desk.alerts[0]["message"]
+    assert [backup.entries for backup in desk.ahead] == [(entry(1, revocations=7),)]
+
+
+def test_proof_that_could_not_be_looked_at_is_looked_at_again(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    desk.refuses = True
+    with pytest.raises(NodeError):
+        desk.work()
+    desk.refuses = False
+    assert not desk.work()
+    assert desk.work(time.monotonic() + 60)
+    assert len(desk.ahead) == 1
+    assert not desk.work(time.monotonic() + 120)
+
+
+def test_what_status_shows(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, entry(1), entry(2))
+    assert (desk.vault.file, desk.vault.fault) == (None, None)
+    desk.work()
+    assert desk.vault.file is not None
+    assert (desk.vault.file.timestamp, desk.vault.fault) == (read(tmp_path).timestamp, None)
+    put(tmp_path, backup(5, entry(1)), key=OTHER_KEY)
+    desk.ledger.have(entry(1))
+    desk.work()
+    assert len(desk.vault.file.entries) == 2, "what is in it now nobody knows"
+    assert desk.vault.fault == desk.alerts[0]["message"]
 
 
 def test_last_channel_was_closed(tmp_path: Path) -> None:

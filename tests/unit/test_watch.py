@@ -34,7 +34,10 @@ class Case:
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
-            state=State(), channels=[CHANNEL], record=lambda peer: self.records.get(peer, SentRecord())
+            state=State(),
+            channels=[CHANNEL],
+            partners={CHANNEL.node_id.hex()},
+            record=lambda peer: self.records.get(peer, SentRecord()),
         )
         rival = SimpleNamespace(sign="")
         return SimpleNamespace(recovering=False, halted=False, rival=rival, ledger=ledger)

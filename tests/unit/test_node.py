@@ -1,0 +1,33 @@
+"""What is said to lightningd, and to whom not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from peerstorage.shell.node import Node, NodeError
+from tests.simnet.common import Json
+from tests.simnet.rpc_server import RpcConnection, RpcServer
+
+
+def test_not_a_word_to_the_next_lightningd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours died, and another one, with a plugin of its own, listens at the same socket."""
+    asked: list[str] = []
+
+    def answer(request: Json, _: RpcConnection) -> Json:
+        asked.append(request["method"])
+        return {"id": "02"}
+
+    server = RpcServer(tmp_path / "rpc", answer)
+    node = Node(str(tmp_path / "rpc"))
+    assert node.node_id() == "02"
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with pytest.raises(NodeError, match="has died") as refused:
+        node.node_id()
+    assert refused.value.code == 0
+    with pytest.raises(NodeError, match="has died"):
+        Node(str(tmp_path / "rpc")).node_id()
+    assert asked == ["getinfo"]
+    server.close()
