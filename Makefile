@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 FUZZ_RUNS ?= 1000000
 
-.PHONY: all demo test check lint types integration bench fuzz fmt clean
+.PHONY: all demo test check lint types integration bench fuzz mutation fmt clean
 
+# lightningd's user may not be allowed to write here: it would compile everything anew at each start.
 all: $(VENV)/runtime
+	$(BIN)/python -m compileall -q peerstorage
 
 $(VENV)/runtime: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,7 +39,11 @@ types: $(VENV)/tests
 integration: $(VENV)/tests
 	$(PYTEST) tests/integration
 
-bench: $(VENV)/tests
+$(VENV)/bench: $(VENV)/tests tests/bench/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
+	touch $@
+
+bench: $(VENV)/bench all
 	$(BIN)/python -m tests.bench
 
 $(VENV)/fuzz: $(VENV)/tests tests/fuzz/requirements.txt
@@ -50,9 +56,17 @@ fuzz: $(VENV)/fuzz
 		$(BIN)/python -m tests.fuzz $$target -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
 
+# `make mutation MODULE=wire`: changes the module in place, one mutant after another, and puts it back;
+# where it was interrupted, `git checkout` does.
+mutation: $(VENV)/tests
+	$(BIN)/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
+	sed 's/MODULE/$(MODULE)/' tests/mutation.toml > .mutation.toml
+	$(BIN)/cosmic-ray baseline .mutation.toml && $(BIN)/cosmic-ray init --force .mutation.toml .mutation.sqlite
+	$(BIN)/cosmic-ray exec .mutation.toml .mutation.sqlite && $(BIN)/cr-report --show-diff --surviving-only .mutation.sqlite
+
 fmt: $(VENV)/tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz .mutation.*
