@@ -24,7 +24,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from operator import attrgetter
-from typing import NamedTuple
 
 from peerstorage.backup import FIXED_LENGTH
 from peerstorage.scb import ChannelBackup
@@ -63,36 +62,13 @@ class Contents:
     contacts: int = 0
 
 
-class Copies(NamedTuple):
-    """In how many blobs a channel lies in full, and in how many in the small form."""
-
-    full: int
-    small: int
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`contents` by node_id. `thin`: channels that lie in fewer than `replicas` blobs; `uncovered`: in none."""
+    """`contents` by node_id."""
 
     contents: Mapping[bytes, Contents]
-    thin: tuple[bytes, ...]
-    uncovered: tuple[bytes, ...]
     _scores: _Scores = field(repr=False, compare=False)
     _filled: Mapping[bytes, _Filled] = field(repr=False, compare=False)
-
-    def copies(self) -> dict[bytes, Copies]:
-        """By channel_id."""
-        channels = self._scores.channels
-        in_full = {id(entry) for channel in channels.values() for entry in channel.full}
-        full, small = dict.fromkeys(channels, 0), dict.fromkeys(channels, 0)
-        for contents in self.contents.values():
-            last = b""
-            for entry in contents.entries:
-                # Two entries of one channel are one copy of it.
-                if entry.channel_id != last:
-                    last = entry.channel_id
-                    (full if id(entry) in in_full else small)[last] += 1
-        return {channel_id: Copies(full[channel_id], small[channel_id]) for channel_id in channels}
 
 
 def plan(
@@ -136,8 +112,6 @@ def plan(
     }
     return Plan(
         {node_id: one.contents for node_id, one in filled.items()},
-        tuple(channel.channel_id for channel, numbers in holders.items() if len(numbers) < replicas),
-        tuple(channel.channel_id for channel, numbers in holders.items() if not numbers),
         scores,
         filled,
     )

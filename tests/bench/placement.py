@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -198,8 +199,10 @@ def _recovered(count: int, capacities: Sequence[int]) -> _Recovered:
         found = [source.backup.channel_ids for source in sources if source.name in reached]
         halves.append(len(frozenset().union(*found)))
         theirs.append(_builtin(listed, [capacities[number] for number in some]))
-    copies = sorted(map(sum, made.copies().values()))
-    full = sum(one.full > 0 for one in made.copies().values())
+    counted = Counter(channel_id for source in sources for channel_id in source.backup.channel_ids)
+    copies = sorted(counted[channel.channel_id] for channel in listed)
+    entries = [entry for source in sources for entry in source.backup.entries]
+    full = len({entry.channel_id for entry in entries if entry.shachain is not None})
     return _Recovered(
         count,
         len(known),

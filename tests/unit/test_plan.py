@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.backup import FIXED_LENGTH, MAX_ENTRIES, decode, encode, padded_length
-from peerstorage.plan import SMALL_PEER, Contents, Copies, Plan, StoragePeer, plan
+from peerstorage.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import OVERHEAD, seal, unseal
 from peerstorage.wire import MAX_BLOB, encode_tlvs
@@ -80,10 +81,16 @@ def in_full(contents: Contents, listed: Sequence[ChannelBackup]) -> set[bytes]:
     return {channel.channel_id for channel in contents.entries if channel == known[channel.channel_id]}
 
 
+def lacking(made: Plan, listed: Sequence[ChannelBackup], replicas: int) -> set[bytes]:
+    """Channels that lie in fewer than `replicas` blobs."""
+    counted = Counter(channel_id for contents in made.contents.values() for channel_id in ids(contents))
+    return {channel.channel_id for channel in listed if counted[channel.channel_id] < replicas}
+
+
 def everything(made: Plan) -> tuple[object, ...]:
     """All that a plan says, what doesn't make it another one included."""
     details = {node_id: (one.full, one.left_out) for node_id, one in made.contents.items()}
-    return made.contents, details, made.thin, made.uncovered, made.copies()
+    return made.contents, details
 
 
 def changed(one: Plan, other: Plan) -> set[bytes]:
@@ -172,24 +179,6 @@ def test_what_fits_can_be_sealed_to_the_capacity(
         assert decode(unseal(KEY, blob)).entries == contents.entries
 
 
-@given(channel_lists, peer_lists, replica_counts)
-def test_copies_are_those_of_the_blobs(
-    listed: list[ChannelBackup], known: list[StoragePeer], replicas: int
-) -> None:
-    made = plan(listed, known, replicas)
-    full = [channel_id for one in made.contents.values() for channel_id in in_full(one, listed)]
-    held = [channel_id for one in made.contents.values() for channel_id in ids(one)]
-    assert made.copies() == {
-        channel.channel_id: Copies(
-            full.count(channel.channel_id), held.count(channel.channel_id) - full.count(channel.channel_id)
-        )
-        for channel in listed
-    }
-    by_value = [channel.channel_id for channel in sorted(listed, key=value)]
-    assert made.thin == tuple(channel_id for channel_id in by_value if held.count(channel_id) < replicas)
-    assert made.uncovered == tuple(channel_id for channel_id in by_value if channel_id not in held)
-
-
 # In full, in small, or a share
 
 
@@ -241,11 +230,12 @@ def test_no_penalty_data_where_a_channel_could_get_a_copy_that_it_needs(
     listed: list[ChannelBackup], known: list[StoragePeer], replicas: int, contacts: list[int]
 ) -> None:
     made = plan(listed, known, replicas, contacts)
+    thin = lacking(made, listed, replicas)
     for one in known:
         contents = made.contents[one.node_id]
         room = min(one.capacity, MAX_BLOB) - SMALLEST - directory(contents, contacts)
         for channel in listed:
-            if channel.channel_id in made.thin and channel.channel_id not in ids(contents):
+            if channel.channel_id in thin and channel.channel_id not in ids(contents):
                 assert size(channel.small()) + total(smalls(contents.entries)) > room
 
 
@@ -258,7 +248,7 @@ def test_one_copy_of_everything_before_second_copies_and_value_decides(
     known = [peer(number, capacity) for number, capacity in enumerate(sizes)]
     made = plan(listed, known, replicas)
     rooms = [min(count, max(0, capacity - SMALLEST) // size(listed[0].small())) for capacity in sizes]
-    copies = {channel_id: sum(both) for channel_id, both in made.copies().items()}
+    copies = Counter(channel_id for contents in made.contents.values() for channel_id in ids(contents))
     by_value = [copies[channel.channel_id] for channel in sorted(listed, key=value)]
     if sum(rooms) <= count:
         assert by_value == sorted(by_value, reverse=True)
@@ -266,7 +256,7 @@ def test_one_copy_of_everything_before_second_copies_and_value_decides(
         assert sum(by_value) == sum(rooms)
     else:
         assert min(by_value) >= 1
-    assert len(made.uncovered) == max(0, count - sum(rooms))
+    assert len(lacking(made, listed, 1)) == max(0, count - sum(rooms))
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5])
@@ -274,8 +264,8 @@ def test_every_channel_lies_with_replicas_peers_in_full_where_there_is_room(repl
     known = peers(30 + 15 * replicas)
     listed = many(1000, known)
     made = plan(listed, known, replicas, [40] * 100)
-    assert (made.thin, made.uncovered) == ((), ())
-    elsewhere = dict.fromkeys(made.copies(), 0)
+    assert not lacking(made, listed, replicas)
+    elsewhere = {channel.channel_id: 0 for channel in listed}
     for node_id, contents in made.contents.items():
         own = {channel.channel_id for channel in listed if channel.node_id == node_id}
         assert own <= in_full(contents, listed)
@@ -292,9 +282,9 @@ def test_where_all_fit_in_small_the_penalty_data_of_every_channel_lies_somewhere
     made = plan(listed, known, 3)
     assert {contents.left_out for contents in made.contents.values()} == {0}
     assert max(contents.full for contents in made.contents.values()) < 30
-    full = [copies.full for copies in made.copies().values()]
-    assert min(full) >= 1
-    assert len({frozenset(in_full(contents, listed)) for contents in made.contents.values()}) == len(known)
+    full = {frozenset(in_full(contents, listed)) for contents in made.contents.values()}
+    assert set().union(*full) == {channel.channel_id for channel in listed}
+    assert len(full) == len(known)
 
 
 def test_penalty_data_of_own_channels_comes_first() -> None:
@@ -312,8 +302,9 @@ def test_a_peer_s_own_channel_counts_as_one_copy_of_it() -> None:
     others = many(20)
     own = [replace(entry(number, sats=1_000_000), node_id=known[0].node_id) for number in range(100, 110)]
     made = plan([*own, *others], known, 2)
-    assert made.uncovered == ()
-    assert len(made.thin) == 30
+    listed = [*own, *others]
+    assert not lacking(made, listed, 1)
+    assert len(lacking(made, listed, 2)) == 30
 
 
 @pytest.mark.parametrize(
@@ -333,21 +324,22 @@ def test_busy_nodes_above_the_limit_of_the_built_in(busy: int, left_out: int) ->
 @pytest.mark.parametrize(("count", "large", "small"), [(2000, 40, 40), (5000, 100, 0), (600, 3, 100)])
 def test_nothing_is_lost_of_large_nodes(count: int, large: int, small: int) -> None:
     known = [*peers(large), *(peer(1000 + number, 1024) for number in range(small))]
-    made = plan(many(count, known), known, 3)
-    assert not made.uncovered
-    held = set().union(*map(ids, made.contents.values()))
-    assert len(held) == count
+    listed = many(count, known)
+    assert not lacking(plan(listed, known, 3), listed, 1)
 
 
 def test_shares_are_even() -> None:
     known = peers(50)
     counts = [len(contents.entries) for contents in plan(many(600, known, None), known, 3).contents.values()]
     assert min(counts) == max(counts), "filled up"
-    copies = plan(many(1000, known), known, 3).copies().values()
-    assert min(copies).full >= 3
-    assert max(map(sum, copies)) < 20, "extra copies are no privilege of the valuable"
-    made = plan(many(10_000, known, None), known, 1)
-    assert not made.thin
+    listed = many(1000, known)
+    blobs = plan(listed, known, 3).contents.values()
+    assert min(Counter(channel_id for one in blobs for channel_id in in_full(one, listed)).values()) >= 3
+    copies = Counter(channel_id for one in blobs for channel_id in ids(one))
+    assert max(copies.values()) < 20, "extra copies are no privilege of the valuable"
+    listed = many(10_000, known, None)
+    made = plan(listed, known, 1)
+    assert not lacking(made, listed, 1)
     assert min(len(contents.entries) for contents in made.contents.values()) > 100
 
 
@@ -386,7 +378,7 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     known = [*large, *(peer(1000 + number, 1024) for number in range(10))]
     listed = many((SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6, large)
     made = plan(listed, known, 1)
-    assert not made.uncovered
+    assert not lacking(made, listed, 1)
     assert len({frozenset(ids(made.contents[one.node_id])) for one in known[200:]}) == 1
     monkeypatch.setattr("peerstorage.plan._NEAR_PEERS", 200)
     assert everything(plan(listed, known, 1)) == everything(made)
@@ -402,7 +394,7 @@ def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     made = plan(listed, known, 2)
     held = set().union(*(ids(made.contents[one.node_id]) for one in known[2:]))
     assert len(held) > 100
-    assert not made.thin or len(made.thin) < 100
+    assert len(lacking(made, listed, 2)) < 100
 
 
 # Strangers
@@ -432,9 +424,8 @@ def test_a_thousand_names_are_no_copy_of_what_partners_have_room_for(known: list
 def test_strangers_hold_what_partners_have_no_room_for() -> None:
     known, others = peers(2), [peer(1000 + number) for number in range(4)]
     listed = many(900, known)
-    assert len(plan(listed, known, 1).uncovered) > 400
-    made = plan(listed, [*known, *others], 1)
-    assert not made.uncovered
+    assert len(lacking(plan(listed, known, 1), listed, 1)) > 400
+    assert not lacking(plan(listed, [*known, *others], 1), listed, 1)
 
 
 @pytest.mark.parametrize(
@@ -563,8 +554,8 @@ def test_where_there_is_not_enough_room_a_change_spreads_but_little() -> None:
     known = peers(50)
     listed = many(9000, known)
     before = plan(listed, known, 3)
-    assert before.thin
-    assert not before.uncovered
+    assert lacking(before, listed, 3)
+    assert not lacking(before, listed, 1)
     counts = []
     for number in range(0, 9000, 900):
         less = listed[:number] + listed[number + 1 :]
@@ -581,15 +572,11 @@ def test_where_there_is_not_enough_room_a_change_spreads_but_little() -> None:
 def test_no_room_at_all(capacity: int) -> None:
     made = plan([entry(1), entry(2)], [peer(0, capacity)], 3, [40])
     assert made.contents == {peer(0).node_id: Contents((), 0, 2)}
-    assert len(made.uncovered) == 2
 
 
 def test_no_peers_and_no_channels() -> None:
-    made = plan([entry(1)], [], 3)
-    assert (made.contents, made.copies()) == ({}, {entry(1).channel_id: Copies(0, 0)})
-    assert made.thin == made.uncovered == (entry(1).channel_id,)
-    made = plan([], peers(1), 3, [40, 40])
-    assert (made.contents, made.thin) == ({peer(0).node_id: Contents((), 0, 0, 2)}, ())
+    assert plan([entry(1)], [], 3).contents == {}
+    assert plan([], peers(1), 3, [40, 40]).contents == {peer(0).node_id: Contents((), 0, 0, 2)}
     assert plan([], [], 3).contents == {}
 
 
@@ -639,8 +626,6 @@ def test_two_entries_of_one_channel_stay_together() -> None:
             {0: (2, 0), 1: (0, 0), 2: (0, 2)}[number]
             for number in sorted(range(3), key=lambda number: peer(number).node_id)
         ]
-        assert made.copies() == {short.channel_id: Copies(1, 1)}
-        assert made.thin == (short.channel_id,)
 
 
 @given(
