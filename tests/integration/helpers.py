@@ -42,6 +42,10 @@ LOSING: dict[str, Any] = {
 }
 
 
+# lightningd dumps what it says to plugins for the harness: killed in the middle of that it leaves an empty file.
+KILLED: dict[str, Any] = {"may_fail": True, "bad_notifications": True}
+
+
 # lightningd takes a locktime up to 100 blocks back, and Bitcoin Knots refuses to relay a locktime of 21.
 _SAFE_HEIGHT = 122
 

@@ -22,6 +22,7 @@ from pyln.testing.utils import wait_for
 from peerstorage.errors import STILL_ALIVE
 from peerstorage.scb import ChannelBackup, WireAddress
 from tests.integration.helpers import (
+    KILLED,
     LOSING,
     OURS,
     SLOW,
@@ -66,7 +67,7 @@ def _use_and_lose(node: Any, peers: Sequence[Any]) -> tuple[bytes, list[Share]]:
 
 @pytest.mark.parametrize("victim", ["plugin", "lightningd"])
 def test_restore_is_killed_at_each_step_and_goes_on(node_factory: Any, victim: str) -> None:
-    l1, *peers = node_factory.get_nodes(5, opts=[OURS | LOSING | {"may_fail": True}] + [SLOW | LOSING] * 4)
+    l1, *peers = node_factory.get_nodes(5, opts=[OURS | LOSING | KILLED] + [SLOW | LOSING] * 4)
     _, ours_before = _use_and_lose(l1, peers)
     l1.start()
     coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
