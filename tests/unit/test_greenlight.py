@@ -69,6 +69,43 @@ def signer_file(comment: str) -> str:
     return next(str(case["text"]) for case in VECTORS["valid"] if case["comment"] == comment)
 
 
+def test_a_host_name_has_255_characters_at_most() -> None:
+    assert parse_address(f"{'a' * 255}:1").host == b"a" * 255
+    with pytest.raises(FormatError, match=r"is impossible$"):
+        parse_address(f"{'a' * 256}:1")
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ([[34] * 32, 2**48 - 2], None),
+        ([[0] * 32, 2**48 - 2], None),
+        ([[34] * 32, 2**48], "shachain"),
+        ([[34] * 32], "is not 32 numbers and an index"),
+        ([[34] * 32, 2**48 - 2, 0], "is not 32 numbers and an index"),
+        ([[34] * 32, -1], "index is not a number"),
+    ],
+)
+def test_the_second_place_of_the_secrets(place: list[Any], fault: str | None) -> None:
+    file = json.loads(signer_file("two revocations"))
+    (channel,) = (one for key, (_, one) in file["state"]["values"].items() if key.startswith("channels/"))
+    channel["enforcement_state"]["counterparty_secrets"]["old_secrets"][1] = place
+    backup = read(json.dumps(file).encode())
+    assert [entry.revocations for entry in backup.entries] == ([] if fault else [2])
+    assert all(fault and fault in str(one.fault) for one in backup.incomplete)
+
+
+@pytest.mark.parametrize("updates", [1, 2**32 - 1, 2**32])
+def test_a_backup_after_so_many_updates(updates: int) -> None:
+    file = json.loads(signer_file("two revocations"))
+    file["strategy"] = {"periodic": {"updates": updates}}
+    if updates < 2**32:
+        assert read(json.dumps(file).encode()).entries
+    else:
+        with pytest.raises(FormatError, match="updates is not a number from 0 to 4294967295"):
+            read(json.dumps(file).encode())
+
+
 def test_every_truncation_is_refused(run: Run) -> None:
     text = signer_file("two revocations").encode()
     for length in range(0, len(text), 7):

@@ -46,8 +46,9 @@ def test_a_passphrase_is_asked_for_only_where_there_is_one(case: dict[str, Any])
     assert needs_passphrase(bytes.fromhex(case["hsm_secret"])) == (case["passphrase"] is not None)
 
 
-def test_an_encrypted_file_is_not_asked_for_a_passphrase() -> None:
-    assert not needs_passphrase(bytes(range(73)))
+@pytest.mark.parametrize("length", [0, 31, 32, 73])
+def test_a_file_without_mnemonic_is_not_asked_for_a_passphrase(length: int) -> None:
+    assert not needs_passphrase(bytes(range(1, 1 + length)))
 
 
 @pytest.mark.parametrize("case", VECTORS["error"], ids=named)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from peerstorage.reliability import (
     MOST_STRANGERS,
-    REMEMBERED_SECONDS,
     STATES,
     checked,
     forgettable,
@@ -22,6 +21,7 @@ from peerstorage.store import SentRecord
 
 NOW = 1_800_000_000
 DAY = 86_400
+LONG = 90 * DAY
 
 
 @given(st.lists(st.booleans(), max_size=30))
@@ -58,14 +58,13 @@ def test_the_order_is_by_the_last_check_then_by_all_then_by_the_last_proof() -> 
     assert len(set(ranks)) == len(ranks)
     # A proof more or less does not make another order.
     assert rank(peer("current", 101, 1, 0.001)) == rank(best_first[0])
+    assert len({rank(peer("current", 100, failures)) for failures in range(101)}) == 11, "tenths"
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize(
-    ("age", "forgotten"), [(REMEMBERED_SECONDS, False), (REMEMBERED_SECONDS + 1, True), (-DAY, False)]
-)
+@pytest.mark.parametrize(("age", "forgotten"), [(LONG, False), (LONG + 1, True), (-DAY, False)])
 def test_strangers_are_forgotten_after_a_time(state: str, age: int, forgotten: bool) -> None:
-    sent = SentRecord(state=state, sent_at=NOW - age, checked_at=NOW - 10 * REMEMBERED_SECONDS)
+    sent = SentRecord(state=state, sent_at=NOW - age, checked_at=NOW - 10 * LONG)
     heard = SentRecord(state=state, checked_at=NOW - age)
     for record in (sent, heard):
         assert forgettable({"peer": record}, set(), NOW) == (["peer"] if forgotten else [])
@@ -84,6 +83,9 @@ def test_unproven_are_those_that_were_not_checked_for_long() -> None:
         "proved long ago": SentRecord(timestamp=1, verified_at=NOW - 9, checked_at=NOW - 9),
         "failed since": SentRecord(timestamp=1, verified_at=NOW - 9, checked_at=NOW - 5),
         "proved later": SentRecord(timestamp=1, verified_at=NOW - 6, checked_at=NOW - 6),
+        "proved just in time": SentRecord(timestamp=1, verified_at=NOW - 5, checked_at=NOW - 5),
+        "proved a moment ago": SentRecord(timestamp=1, verified_at=NOW - 1, checked_at=NOW - 1),
+        "proved now": SentRecord(timestamp=1, verified_at=NOW, checked_at=NOW),
         "never": SentRecord(timestamp=1),
         "by a clock ahead": SentRecord(timestamp=1, verified_at=NOW + 9, checked_at=NOW + 9),
         "got nothing": SentRecord(checked_at=NOW - 9),
