@@ -8,9 +8,11 @@ import random
 import subprocess
 import sys
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from peerstorage.backup import CONTAINER_HEADER, FIXED_LENGTH, Summary, decode, digest, encode, padded_length
 from peerstorage.plan import Plan, StoragePeer, plan
@@ -156,9 +158,9 @@ class _Cost:
 
 
 def _builtin(listed: Sequence[ChannelBackup], capacities: Sequence[int]) -> int:
-    """All or nothing: it sends everything in one blob of at most 65531 bytes, or nothing to anybody."""
-    size = OVERHEAD + CONTAINER_HEADER + sum(len(channel.to_bytes()) for channel in listed)
-    return len(listed) if any(size <= capacity for capacity in capacities) else 0
+    """It sends all channels in one blob, as long as they fit: then no more, and the peers keep the last one."""
+    sizes = accumulate((len(channel.to_bytes()) for channel in listed), initial=OVERHEAD + CONTAINER_HEADER)
+    return bisect_right(list(sizes), max(capacities)) - 1
 
 
 @dataclass(frozen=True)
@@ -278,8 +280,9 @@ def run(quick: bool, note: Note) -> Result:
         [
             "The network, lightningd's own work (staticbackup, sending), and the directory's bytes.",
             "More than fits: three peers have room for some 700 entries in all, whatever is put into them.",
-            "The built-in itself: its rule is reckoned (all channels in one blob of 65531 bytes, or nothing; LDK "
-            "peers keep none over 1024), as if its updates reached every peer.",
+            "The built-in itself: its rule is reckoned (all channels in one blob; once that is over 65531 bytes, "
+            "or 1024 at an LDK peer, the peers keep the last one that was not), as if its updates reached every "
+            "peer and the channels came one by one.",
         ],
         [_chart(seen)],
     )
