@@ -358,6 +358,15 @@ def test_a_peer_that_keeps_1024_bytes_has_its_own_the_directory_and_the_most_val
     assert made.contacts == 7
 
 
+@pytest.mark.parametrize(("spare", "contacts"), [(0, 0), (41, 0), (42, 1), (81, 1), (82, 2), (4000, 27)])
+def test_the_directory_gets_what_penalty_data_leaves(spare: int, contacts: int) -> None:
+    """A record of 40 bytes takes 42 with the beginning of its TLV, a second one 40 more; at most a sixteenth."""
+    listed = many(20)
+    known = peer(0, SMALLEST + total(listed) + spare)
+    contents = plan(listed, [known], 1, [40] * 50).contents[known.node_id]
+    assert (contents.full, contents.contacts) == (20, contacts)
+
+
 def test_directory_room_that_is_not_needed_goes_to_entries() -> None:
     known = [peer(0, 1024)]
     listed = many(300)
@@ -373,13 +382,18 @@ def test_directory_room_that_is_not_needed_goes_to_entries() -> None:
 def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nearly 6,000 channels have just room, but not all with the 25 of 200 peers that are near."""
+    """Nearly 6,000 channels, most of them with peers that store nothing, have just room, but not all with those of
+    the 200 peers that are near."""
     large = [peer(number, SMALL_PEER + number % 2) for number in range(200)]
     known = [*large, *(peer(1000 + number, 1024) for number in range(10))]
-    listed = many((SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6, large)
+    count = (SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6
+    own = many(210, known)
+    listed = [*own, *(entry(1000 + number) for number in range(count - 200))]
     made = plan(listed, known, 1)
     assert not lacking(made, listed, 1)
-    assert len({frozenset(ids(made.contents[one.node_id])) for one in known[200:]}) == 1
+    for one in known[200:]:
+        [channel] = [channel for channel in own if channel.node_id == one.node_id]
+        assert made.contents[one.node_id].entries == (channel,), "in full, and nobody else's"
     monkeypatch.setattr("peerstorage.plan._NEAR_PEERS", 200)
     assert everything(plan(listed, known, 1)) == everything(made)
 
@@ -409,6 +423,15 @@ def test_strangers_take_nothing_from_peers_with_a_channel(
     made = plan(listed, known, replicas, contacts)
     for node_id, contents in plan(listed, partners, replicas, contacts).contents.items():
         assert (made.contents[node_id], made.contents[node_id].full) == (contents, contents.full)
+
+
+def test_small_peers_with_a_channel_share_as_if_no_stranger_were_there() -> None:
+    known = [peer(number, 1024) for number in range(6)]
+    listed = many(12, known)
+    strangers = [peer(1000 + number) for number in range(3)]
+    alone, together = plan(listed, known, 2), plan(listed, [*known, *strangers], 2)
+    for one in known:
+        assert together.contents[one.node_id] == alone.contents[one.node_id]
 
 
 @pytest.mark.parametrize("known", [[*peers(8)], [*peers(6), peer(6, 1024), peer(7, 1024)]])
