@@ -22,6 +22,7 @@ from peerstorage.wire import MAX_BLOB
 # BOLT 1: after the last channel with the peer closed, "SHOULD wait at least 2016 blocks" before deleting.
 KEPT_BLOCKS = 2016
 _AFTER_REFUSAL_SECONDS = 5.0
+_DOUBT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -107,6 +108,11 @@ class Provider:
         else:
             self._sizes.pop(peer_id, None)
         self._drop(peer_id, blob)
+
+    def doubted(self, peer_id: str, now: float) -> None:
+        """What waits can't be stored, but perhaps in a moment: it is looked at again then, or if the peer leaves."""
+        self._rest(peer_id, _Rest(now + _DOUBT_SECONDS, early=True), now)
+        self._next = None
 
     def refused(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is not stored. The next one is looked at soon, but a flood of them costs nothing; when the

@@ -3,6 +3,8 @@
 Rules:
 - What is stored is given back at every connection, whatever the policy says by now.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
+- Of a peer without a channel a backup is looked at twice: to whom we open one stores with us a moment before our
+  lightningd has the channel, and if it runs the built-in, not again before it reconnects.
 - What the built-in wrote since we last looked is newer than ours, for we were not running then, or it got the
   same; also newer than what waited at our last stop.
 - What is ours is copied to where the built-in looks for it, so that going back to it takes nothing from a peer.
@@ -26,6 +28,8 @@ from peerstorage.shell.takeover import Inheritance
 from peerstorage.store import NO_COPY, NOT_COMPARED, Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
 
+_NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
+
 
 class Keeper:
     """All methods run on the worker."""
@@ -40,6 +44,8 @@ class Keeper:
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
         self._said = Once()
+        # Peers whose backup is looked at once more before it is refused.
+        self._doubted: set[str] = set()
         try:
             left_over = spill.take(folder)
         except OSError as error:
@@ -74,7 +80,7 @@ class Keeper:
     def disconnected(self, peer_id: str) -> None:
         now = time.monotonic()
         if self.provider.leaves(peer_id, now):
-            self._write(peer_id, now)
+            self._write(peer_id, now, leaving=True)
 
     def next_event(self) -> float:
         return self.provider.next_event()
@@ -160,11 +166,17 @@ class Keeper:
         self.provider.deleted(peer_id)
         self._look_for_room()
 
-    def _write(self, peer_id: str, now: float) -> None:
+    def _write(self, peer_id: str, now: float, *, leaving: bool = False) -> None:
         blob = self.provider.pending(peer_id)
         if blob is None:
             return
-        reason = self._refusal(peer_id, len(blob))
+        has_channel = self._options.provide != "channels" or self._node.has_channel_with(peer_id)
+        if not has_channel and not leaving and peer_id not in self._doubted:
+            self._doubted.add(peer_id)
+            self.provider.doubted(peer_id, now)
+            return
+        self._doubted.discard(peer_id)
+        reason = self._no_room(peer_id, len(blob)) if has_channel else _NO_CHANNEL
         if reason:
             self.provider.refused(peer_id, blob, now)
             self._say_refused(peer_id, reason)
@@ -197,11 +209,6 @@ class Keeper:
             self._store.delete_blob(peer_id)
             del self.metas[peer_id]
             self.visitors.discard(peer_id)
-
-    def _refusal(self, peer_id: str, size: int) -> str:
-        if self._options.provide == "channels" and not self._node.has_channel_with(peer_id):
-            return "there is no channel with it (peerstorage-provide=channels)"
-        return self._no_room(peer_id, size)
 
     def _no_room(self, peer_id: str, size: int) -> str:
         if self.provider.has_room(peer_id, size):

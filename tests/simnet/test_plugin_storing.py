@@ -72,6 +72,32 @@ def test_channel_that_is_not_committed_yet_is_none(tmp_path: Path) -> None:
         stored(alice, bob, b"in time")
 
 
+def test_backup_that_comes_a_moment_before_the_channel_is_stored(tmp_path: Path) -> None:
+    """The built-in of a peer to whom we open a channel sends when its own lightningd has it, and then no more."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        net.connect(alice, bob)
+        give(bob, alice, b"a moment early")
+        wait_for(lambda: ("listpeerchannels", {"id": bob.node_id}) in alice.rpc_calls)
+        net.open_channel(alice, bob, normal=False)
+        stored(alice, bob, b"a moment early")
+        assert not log_lines(alice, "is not stored")
+
+
+def test_refused_peer_that_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
+    """And its backup is not looked at for a channel that comes later."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        net.connect(alice, bob)
+        give(bob, alice, b"gone")
+        net.disconnect(alice, bob)
+        alice.wait_for_log("is not stored: there is no channel")
+        net.connect(alice, bob)
+        net.open_channel(alice, bob, normal=False)
+        give(bob, alice, b"next")
+        stored(alice, bob, b"next")
+
+
 def test_policy_that_was_tightened_still_gives_back(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = net.node("alice", options=ALL), net.raw_peer("bob")
