@@ -110,7 +110,7 @@ class Provider:
         self._drop(peer_id, blob)
 
     def doubted(self, peer_id: str, now: float) -> None:
-        """What waits can't be stored, but perhaps in a moment: it is looked at again then, or if the peer leaves."""
+        """What waits can't be stored, but perhaps in a moment: it is looked at again then, or if the peer goes."""
         self._rest(peer_id, _Rest(now + _DOUBT_SECONDS, early=True), now)
         self._next = None
 
