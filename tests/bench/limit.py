@@ -157,13 +157,16 @@ def run(quick: bool, note: Note) -> Result:
         "peers connect, and the stubs are counted that restorefrompeer makes, or recoverchannel of what "
         "peerstorage-recover answers.",
         [
-            f"Of {sizes[-1]} channels {seen[BUILTIN].back} came back with the built-in, "
-            f"{seen[result.OURS].back} with this plugin.",
+            f"Of {sizes[-1]} channels the peers held {seen[BUILTIN].held[-1]} with the built-in, "
+            f"{seen[result.OURS].held[-1]} with this plugin; after the loss {seen[BUILTIN].back} and "
+            f"{seen[result.OURS].back} came back.",
         ],
         [Table(["channels", *(f"held by the peers, {name}" for name in seen)], rows)],
         [
             "Channels with payments: each takes more room, so with the built-in fewer fit; this plugin leaves "
             "penalty data out before it leaves out a channel.",
+            "With the built-in it is a race whether what the peers hold comes back: at each connection the new "
+            "node sends its empty backup before the peer has returned the old one.",
             "The money: a stub is a channel whose close is awaited; see the restore above.",
         ],
         [
