@@ -23,7 +23,7 @@ def test_not_a_word_to_the_next_lightningd(tmp_path: Path, monkeypatch: pytest.M
     server = RpcServer(tmp_path / "rpc", answer)
     node = Node(str(tmp_path / "rpc"))
     assert node.node_id() == "02"
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: -1)
     with pytest.raises(NodeError, match="has died") as refused:
         node.node_id()
     assert refused.value.code == 0
