@@ -41,6 +41,8 @@ class Provider:
         self._quota = quota
         self._sizes = sizes
         self._pending: dict[str, bytes] = {}
+        # Those of them that were looked at without result.
+        self._doubted: set[str] = set()
         self._rests: dict[str, _Rest] = {}
         # When the first of them is due; None: to be found out. With a thousand peers it is asked for all the time.
         self._next: float | None = None
@@ -109,10 +111,15 @@ class Provider:
             self._sizes.pop(peer_id, None)
         self._drop(peer_id, blob)
 
-    def doubted(self, peer_id: str, now: float) -> None:
-        """What waits can't be stored, but perhaps in a moment: it is looked at again then, or if the peer goes."""
+    def doubts(self, peer_id: str, now: float) -> bool:
+        """Whether what waits, and can't be stored as things are, is looked at once more: in a moment, or if the
+        peer goes."""
+        if peer_id in self._doubted:
+            return False
+        self._doubted.add(peer_id)
         self._rest(peer_id, _Rest(now + _DOUBT_SECONDS, early=True), now)
         self._next = None
+        return True
 
     def refused(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is not stored. The next one is looked at soon, but a flood of them costs nothing; when the
@@ -128,11 +135,13 @@ class Provider:
         """Nothing of this peer is stored any more, and nothing waits."""
         self._sizes.pop(peer_id, None)
         self._pending.pop(peer_id, None)
+        self._doubted.discard(peer_id)
         self._next = None
 
     def _drop(self, peer_id: str, blob: bytes) -> None:
         if self._pending.get(peer_id) == blob:
             del self._pending[peer_id]
+        self._doubted.discard(peer_id)
         self._next = None
 
     def _rest(self, peer_id: str, rest: _Rest, now: float) -> None:

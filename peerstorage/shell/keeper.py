@@ -44,8 +44,6 @@ class Keeper:
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
         self._said = Once()
-        # Peers whose backup is looked at once more before it is refused.
-        self._doubted: set[str] = set()
         try:
             left_over = spill.take(folder)
         except OSError as error:
@@ -171,11 +169,8 @@ class Keeper:
         if blob is None:
             return
         has_channel = self._options.provide != "channels" or self._node.has_channel_with(peer_id)
-        if not has_channel and not leaving and peer_id not in self._doubted:
-            self._doubted.add(peer_id)
-            self.provider.doubted(peer_id, now)
+        if not has_channel and not leaving and self.provider.doubts(peer_id, now):
             return
-        self._doubted.discard(peer_id)
         reason = self._no_room(peer_id, len(blob)) if has_channel else _NO_CHANNEL
         if reason:
             self.provider.refused(peer_id, blob, now)

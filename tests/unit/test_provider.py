@@ -104,13 +104,20 @@ def test_after_a_refusal_the_next_is_looked_at_soon(interval: int, again: int) -
 def test_what_is_in_doubt_waits_and_is_looked_at_again(interval: int) -> None:
     subject = Provider(interval, QUOTA, {})
     subject.received("alice", b"old")
-    subject.doubted("alice", 100)
+    assert subject.doubts("alice", 100)
     assert subject.next_event() == 102
     subject.received("alice", b"new")
     assert (subject.due(101.9), subject.pending("alice")) == ([], b"new")
     assert subject.leaves("alice", 101)
     assert subject.due(102) == ["alice"]
+    assert not subject.doubts("alice", 102)
     assert write(subject, "alice", 102) == b"new"
+    subject.received("alice", b"x")
+    assert subject.doubts("alice", 200)
+    subject.refused("alice", b"x", 200)
+    assert subject.doubts("alice", 200)
+    subject.deleted("alice")
+    assert subject.doubts("alice", 200), "each is looked at twice"
 
 
 def test_peers_do_not_wait_for_each_other() -> None:
