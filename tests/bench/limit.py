@@ -108,12 +108,11 @@ def _with_plugin(node: Any, peers: Sequence[Any]) -> int:
 
 
 def _with_builtin(node: Any, peers: Sequence[Any]) -> int:
-    from tests.integration.helpers import connect
+    from tests.integration.helpers import await_return_to_builtin, connect
 
     for peer in peers:
         connect(node, peer)
-    latest = ["chanbackup", "latestscb"]
-    wait_until("a backup", lambda: node.rpc.listdatastore(latest)["datastore"] != [])
+    await_return_to_builtin(node)
     return len(node.rpc.restorefrompeer()["stubs"])
 
 

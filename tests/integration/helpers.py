@@ -134,6 +134,11 @@ def held_by_builtin(provider: Any, owner: Any) -> bytes | None:
     return bytes.fromhex(entries[0]["hex"]) if entries and entries[0]["hex"] else None
 
 
+def await_return_to_builtin(owner: Any) -> None:
+    """Until the owner's built-in has got a backup back, which restorefrompeer needs."""
+    wait_for(lambda: owner.rpc.listdatastore(["chanbackup", "latestscb"])["datastore"] != [])
+
+
 def secret(owner: Any) -> bytes:
     return bytes.fromhex(owner.rpc.makesecret(string="scb secret")["secret"])
 

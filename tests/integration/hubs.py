@@ -10,6 +10,7 @@ from typing import Any
 from pyln.testing.utils import wait_for
 
 from tests.integration.helpers import (
+    await_return_to_builtin,
     connect,
     connect_refused,
     disconnect,
@@ -55,7 +56,7 @@ def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float
     lose_everything(hub)
     hub.start()
     connect(hub, peer)
-    wait_for(lambda: hub.rpc.listdatastore(["chanbackup", "latestscb"])["datastore"] != [])
+    await_return_to_builtin(hub)
     return _closes(hub.bitcoin, channels, hub.rpc.restorefrompeer, limit)
 
 

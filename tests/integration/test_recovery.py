@@ -20,6 +20,7 @@ from tests.integration.helpers import (
     OURS,
     SLOW,
     STOCK,
+    await_return_to_builtin,
     channel_ids,
     connect,
     connect_refused,
@@ -208,5 +209,5 @@ def test_the_builtin_recovers_from_our_blob(node_factory: Any) -> None:
     l1.start()
     connect(l1, l2)
     l1.daemon.wait_for_log("Received peer_storage from peer")
-    wait_for(lambda: l1.rpc.listdatastore(["chanbackup", "latestscb"])["datastore"] != [])
+    await_return_to_builtin(l1)
     assert set(l1.rpc.restorefrompeer()["stubs"]) == before

@@ -17,6 +17,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    await_return_to_builtin,
     channel_ids,
     connect,
     disconnect,
@@ -173,5 +174,5 @@ def test_there_and_back_and_there_again(node_factory: Any) -> None:
     lose_everything(l1)
     run(l1, STOCK)
     connect(l1, l3)
-    wait_for(lambda: l1.rpc.listdatastore(["chanbackup", "latestscb"])["datastore"] != [])
+    await_return_to_builtin(l1)
     assert set(l1.rpc.restorefrompeer()["stubs"]) == before

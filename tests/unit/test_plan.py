@@ -81,9 +81,14 @@ def in_full(contents: Contents, listed: Sequence[ChannelBackup]) -> set[bytes]:
     return {channel.channel_id for channel in contents.entries if channel == known[channel.channel_id]}
 
 
+def copies(made: Plan) -> Counter[bytes]:
+    """In how many blobs each channel lies."""
+    return Counter(channel_id for contents in made.contents.values() for channel_id in ids(contents))
+
+
 def lacking(made: Plan, listed: Sequence[ChannelBackup], replicas: int) -> set[bytes]:
     """Channels that lie in fewer than `replicas` blobs."""
-    counted = Counter(channel_id for contents in made.contents.values() for channel_id in ids(contents))
+    counted = copies(made)
     return {channel.channel_id for channel in listed if counted[channel.channel_id] < replicas}
 
 
@@ -248,8 +253,8 @@ def test_one_copy_of_everything_before_second_copies_and_value_decides(
     known = [peer(number, capacity) for number, capacity in enumerate(sizes)]
     made = plan(listed, known, replicas)
     rooms = [min(count, max(0, capacity - SMALLEST) // size(listed[0].small())) for capacity in sizes]
-    copies = Counter(channel_id for contents in made.contents.values() for channel_id in ids(contents))
-    by_value = [copies[channel.channel_id] for channel in sorted(listed, key=value)]
+    counted = copies(made)
+    by_value = [counted[channel.channel_id] for channel in sorted(listed, key=value)]
     if sum(rooms) <= count:
         assert by_value == sorted(by_value, reverse=True)
         assert max(by_value) <= 1
@@ -333,10 +338,10 @@ def test_shares_are_even() -> None:
     counts = [len(contents.entries) for contents in plan(many(600, known, None), known, 3).contents.values()]
     assert min(counts) == max(counts), "filled up"
     listed = many(1000, known)
-    blobs = plan(listed, known, 3).contents.values()
-    assert min(Counter(channel_id for one in blobs for channel_id in in_full(one, listed)).values()) >= 3
-    copies = Counter(channel_id for one in blobs for channel_id in ids(one))
-    assert max(copies.values()) < 20, "extra copies are no privilege of the valuable"
+    made = plan(listed, known, 3)
+    full = Counter(channel_id for one in made.contents.values() for channel_id in in_full(one, listed))
+    assert min(full.values()) >= 3
+    assert max(copies(made).values()) < 20, "extra copies are no privilege of the valuable"
     listed = many(10_000, known, None)
     made = plan(listed, known, 1)
     assert not lacking(made, listed, 1)
