@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
@@ -180,12 +182,23 @@ def lose_everything(node: Any) -> None:
             path.unlink()
 
 
-def plugin_pid(node: Any) -> int:
-    """The process of our plugin."""
-    lightningd = node.daemon.proc.pid
-    children = Path(f"/proc/{lightningd}/task/{lightningd}/children").read_text().split()
-    [pid] = [pid for pid in children if PLUGIN in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
-    return int(pid)
+def plugin_process(node: Any) -> psutil.Process:
+    """Ours."""
+    found: list[psutil.Process] = []
+
+    def is_alone() -> bool:
+        found[:] = filter(_is_ours, psutil.Process(node.daemon.proc.pid).children())
+        return len(found) == 1
+
+    wait_for(is_alone)
+    return found[0]
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    # lightningd's children come and go while one looks.
+    with contextlib.suppress(psutil.Error):
+        return PLUGIN in process.cmdline()
+    return False
 
 
 def start_plugin(node: Any, options: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ from tests.integration.helpers import (
     fund,
     held_blob,
     holds_all,
+    plugin_process,
     row,
     secret,
     status,
@@ -47,11 +48,6 @@ class Scene(NamedTuple):
     bob: Any
     mallory: RawPeer
     key: bytes
-
-
-def plugin_process(node: Any) -> psutil.Process:
-    children = psutil.Process(node.daemon.proc.pid).children()
-    return next(child for child in children if any("plugin.py" in word for word in child.cmdline()))
 
 
 def peak_memory(process: psutil.Process) -> int:

@@ -7,13 +7,10 @@ every channel that they ever brought back (until it is closed), and the node goe
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import signal
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +31,7 @@ from tests.integration.helpers import (
     is_connected,
     lose_everything,
     pay_over,
-    plugin_pid,
+    plugin_process,
     secret,
     start_plugin,
     status,
@@ -79,6 +76,8 @@ class Traffic(threading.Thread):
         self.turn = threading.Lock()
         self.over = threading.Event()
         self.leaving: set[str] = set()
+        # Not the node's own wallet: what spends a closing transaction can crash lightningd (docs/facts.md).
+        self.elsewhere = node.bitcoin.rpc.getnewaddress()
         self.done: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -114,7 +113,7 @@ class Traffic(threading.Thread):
     def close(self) -> None:
         channel_id = self.chance.choice(self._normal())["channel_id"]
         self.leaving.add(channel_id)
-        self.node.rpc.close(channel_id)
+        self.node.rpc.close(channel_id, destination=self.elsewhere)
         self.node.bitcoin.generate_block(1)
 
 
@@ -195,7 +194,7 @@ def _one_kill(user: Any, peers: list[Any], chance: random.Random, met: Counter[s
     met.update([f"{whose}'s {what}", *{channel["state"] for channel in channels}])
     met["payment in flight"] += any(channel.get("htlcs") for channel in channels)
     if what == "plugin":
-        os.kill(plugin_pid(victim), signal.SIGKILL)
+        plugin_process(victim).kill()
         start_plugin(victim, _OPTIONS)
     else:
         victim.daemon.kill()
@@ -247,16 +246,16 @@ def test_process_that_outlives_its_lightningd_has_nothing_to_say_to_the_next(nod
     wait_for(lambda: held_blob(peer, user) is not None)
     waiting = user.rpc.call("peerstorage-push")["timestamp"]
     assert witness.look()[peer.info["id"]] < waiting, "nothing waits, so nothing is shown"
-    late = plugin_pid(peer)
-    os.kill(late, signal.SIGSTOP)
+    late = plugin_process(peer)
+    late.suspend()
     try:
         peer.daemon.kill()
         peer.start()
         connect(user, peer)
         wait_for(lambda: witness.look()[peer.info["id"]] > waiting)
     finally:
-        os.kill(late, signal.SIGCONT)
-    wait_for(lambda: not Path(f"/proc/{late}").exists())
+        late.resume()
+    wait_for(lambda: not late.is_running())
     witness.look()
     peer.restart()
     assert status(peer)["mode"] == "normal"
@@ -276,7 +275,7 @@ def test_peer_that_is_held_when_the_plugin_dies_is_let_in(node_factory: Any) -> 
         connecting = node_factory.executor.submit(connect, node, peer)
         wait_for(lambda node=node: node.daemon.is_in_log("Calling peer_connected hook of plugin plugin.py"))
         assert not connecting.done()
-        os.kill(plugin_pid(node), signal.SIGKILL)
+        plugin_process(node).kill()
         if node is fresh:
             connecting.result(30)
             assert is_connected(node, peer)

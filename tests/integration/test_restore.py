@@ -8,7 +8,6 @@ import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from tests.integration.helpers import (
     is_connected,
     lose_everything,
     pay_over_each,
-    plugin_pid,
+    plugin_process,
     secret,
     start_plugin,
     states,
@@ -98,7 +97,7 @@ def _kill_at(node: Any, step: str, victim: str) -> None:
         if victim == "lightningd":
             node.daemon.kill()
         else:
-            os.kill(plugin_pid(node), signal.SIGKILL)
+            plugin_process(node).kill()
         assert step in shown, shown
     os.close(terminal)
     assert command.returncode
