@@ -21,6 +21,8 @@ from tests.integration.helpers import (
 
 _ALERT_LOG = str(REPOSITORY / "tests/integration/alert_log.py")
 _KEPT_BLOCKS = 2016
+# bitcoind has a minute for each call.
+_MINED_AT_ONCE = 100
 
 
 def listed(node: Any) -> dict[str, Any]:
@@ -71,7 +73,9 @@ def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> No
         return bool(listed(l2)[one]["blocks_left"] < _KEPT_BLOCKS)
 
     wait_for(countdown_runs)
-    l2.bitcoin.generate_block(listed(l2)[one]["blocks_left"] - 20)
+    blocks = listed(l2)[one]["blocks_left"] - 20
+    for mined in range(0, blocks, _MINED_AT_ONCE):
+        l2.bitcoin.generate_block(min(_MINED_AT_ONCE, blocks - mined))
     wait_for(lambda: listed(l2)[one]["blocks_left"] <= 20, timeout=180)
     assert held_blob(l2, l1) is not None
     l2.bitcoin.generate_block(20)
