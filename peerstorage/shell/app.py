@@ -31,6 +31,7 @@ from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.shell.keeper import Keeper
 from peerstorage.shell.node import BUILTIN, Node, NodeError
 from peerstorage.shell.once import Once
+from peerstorage.shell.pipe import Pipe
 from peerstorage.shell.reach import Departures
 from peerstorage.shell.upkeep import Upkeep
 from peerstorage.shell.user import User
@@ -361,4 +362,4 @@ def main() -> None:
     """Entry point of plugin.py."""
     # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
     sys.setswitchinterval(0.0005)
-    App(Plugin()).run()
+    App(Pipe()).run()

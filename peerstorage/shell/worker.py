@@ -2,12 +2,14 @@
 
 Rules:
 - A task of a hook goes before others: a peer waits for it.
-- A task that fails is logged and gone; the thread never dies of it. A role that fails rests before its next try.
+- A task that fails is logged and gone; the thread never dies of it, nor of the log. A role that fails rests before
+  its next try.
 - Between tasks the thread sleeps until the next event that the roles announce.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -78,7 +80,15 @@ class Worker:
                     self._tick(number, now)
 
     def _next_event(self, number: int) -> float:
-        return max(self._roles[number].next_event(), self._resting.get(number, float("-inf")))
+        rest = self._resting.get(number, float("-inf"))
+        if rest > time.monotonic():
+            return rest
+        try:
+            return self._roles[number].next_event()
+        except Exception as error:
+            self._report(type(self._roles[number]).__name__, error)
+            self._resting[number] = time.monotonic() + REST_AFTER_FAILURE
+            return self._resting[number]
 
     def _tick(self, number: int, now: float) -> None:
         if not self._guard(type(self._roles[number]).__name__, lambda: self._roles[number].tick(now)):
@@ -88,6 +98,11 @@ class Worker:
         try:
             task()
         except Exception as error:  # whatever it was, the thread must go on
-            self._failed(name, error)
+            self._report(name, error)
             return False
         return True
+
+    def _report(self, name: str, error: Exception) -> None:
+        # What is said of a failure can fail, too.
+        with contextlib.suppress(Exception):
+            self._failed(name, error)

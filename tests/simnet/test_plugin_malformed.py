@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, storage_message, wait_for
+from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, RpcError, storage_message, wait_for
 from .test_plugin_helpers import (
     QUICK,
     SETTLING,
@@ -162,3 +162,14 @@ def test_empty_retrieval_is_no_backup(tmp_path: Path) -> None:
         net.connect(alice, bob)
         return_blob(bob, alice, b"")
         assert mode(alice) == "normal"
+
+
+@pytest.mark.parametrize("method", ["forget", "audit", "push", "recover", "export", "restore", "resume"])
+def test_text_that_utf8_cannot_say_is_refused_and_stops_nothing(tmp_path: Path, method: str) -> None:
+    """JSON may hold half a surrogate pair. Every peer that connects waits for the thread that answers it."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), honest(net, "bob")
+        with pytest.raises(RpcError):
+            alice.call(f"peerstorage-{method}", ["\ud800"])
+        net.connect(alice, bob)
+        status(alice)

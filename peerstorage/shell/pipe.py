@@ -1,0 +1,33 @@
+"""pyln's side of the pipe to lightningd.
+
+Nothing that comes or goes through it ends the plugin or its worker: without the one all peers would be let in
+unseen, without the other none would be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+from pyln.client import Plugin
+
+
+class Pipe(Plugin):  # type: ignore[misc]  # pyln is not typed
+    """pyln's plugin, where it would end of an exception."""
+
+    def _write_locked(self, obj: Any) -> None:
+        # A parameter may hold half a surrogate pair, and what we say repeats it. UTF-8 can't, an escape can.
+        text = json.dumps(obj, ensure_ascii=False) + "\n\n"
+        with self.write_lock:
+            self.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
+            self.stdout.flush()
+
+    def _multi_dispatch(self, msgs: list[bytes]) -> bytes:
+        for message in msgs[:-1]:
+            try:
+                super()._multi_dispatch([message, b""])
+            except Exception as error:  # nested too deep, a number of 5000 digits
+                with contextlib.suppress(OSError):
+                    self.log(f"a message of lightningd is left out: {error}", "warn")
+        return msgs[-1]

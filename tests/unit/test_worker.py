@@ -1,0 +1,57 @@
+"""The thread that does everything outlives whatever fails in it: every peer that connects waits for it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from peerstorage.shell import worker
+from peerstorage.shell.worker import Worker
+
+_SECONDS = 10.0
+
+
+class Broken:
+    """A role that fails wherever it is asked, `times` times."""
+
+    def __init__(self, times: int, *, in_tick: bool) -> None:
+        self.left, self.in_tick = times, in_tick
+        self.works = threading.Event()
+
+    def next_event(self) -> float:
+        if self.left and not self.in_tick:
+            self.left -= 1
+            raise RuntimeError("next_event")
+        return float("inf") if self.works.is_set() else float("-inf")
+
+    def tick(self, now: float) -> None:
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("tick")
+        self.works.set()
+
+
+def says_nothing(name: str, error: Exception) -> None:
+    """What is said of a failure fails as well, as a text with half a surrogate pair did."""
+    raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+
+def fail() -> None:
+    raise ValueError("a task")
+
+
+@pytest.mark.parametrize("in_tick", [False, True])
+def test_the_thread_outlives_tasks_roles_and_reports_that_fail(
+    monkeypatch: pytest.MonkeyPatch, in_tick: bool
+) -> None:
+    monkeypatch.setattr(worker, "REST_AFTER_FAILURE", 0.01)
+    subject, role, done = Worker(says_nothing), Broken(3, in_tick=in_tick), threading.Event()
+    subject.start([role])
+    subject.submit("fails", fail)
+    subject.submit("works", done.set)
+    assert done.wait(_SECONDS)
+    assert role.works.wait(_SECONDS)
+    last = threading.Event()
+    subject.stop("stop", last.set, _SECONDS)
+    assert last.is_set()
