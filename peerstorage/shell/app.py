@@ -177,10 +177,10 @@ class App:
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
-            if offers:
-                if self.options.use:
-                    self.user.connected(peer_id, time.monotonic())
-                self.keeper.serve(peer_id)
+            if offers and self.options.use:
+                self.user.connected(peer_id, time.monotonic())
+            # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
+            self.keeper.serve(peer_id)
             if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)

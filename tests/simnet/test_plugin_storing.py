@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .common import PEER_STORAGE_RETRIEVAL, wait_for
+from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, STORAGE_FEATURES, wait_for
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
@@ -26,6 +26,8 @@ from .test_plugin_helpers import (
 
 ALL = QUICK | {"peerstorage-provide": "all"}
 SLOW = ALL | {"peerstorage-interval": "3600"}
+# Of a wallet that stores with others and keeps nothing for them: neither bit 42 nor bit 43.
+USER_ONLY = f"{int(STORAGE_FEATURES, 16) & ~(3 << 42):016x}"
 
 
 def stored(node: Node, peer: RawPeer, blob: bytes) -> None:
@@ -263,6 +265,20 @@ def test_full_disk_at_a_stop_loses_only_what_waited(tmp_path: Path) -> None:
         net.connect(alice, bob)
         wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL) == [b"old"])
         assert blob_kept(alice, bob) == b"old"
+
+
+def test_peer_that_keeps_nothing_for_others_gets_its_blob_back(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, wallet = net.node("alice", options=QUICK), net.raw_peer("wallet", USER_ONLY)
+        stranger = net.raw_peer("stranger", USER_ONLY)
+        with_channel(net, alice, wallet)
+        give(wallet, alice, b"wallet's")
+        stored(alice, wallet, b"wallet's")
+        reconnect(net, alice, wallet)
+        net.connect(alice, stranger)
+        wait_for(lambda: wallet.received(PEER_STORAGE_RETRIEVAL) == [b"wallet's"])
+        assert {message.peer_id for message in alice.sent} == {wallet.node_id}
+        assert not wallet.received(PEER_STORAGE)
 
 
 def test_empty_blob_deletes(tmp_path: Path) -> None:
