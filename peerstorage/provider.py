@@ -65,8 +65,12 @@ class Provider:
         return dict(self._pending)
 
     def due(self, now: float, *, flush: bool = False) -> list[str]:
-        """Peers whose blob is to be written now; `flush`: all that wait."""
-        return [peer_id for peer_id in self._pending if flush or self._due_at(peer_id) <= now]
+        """Peers whose blob is to be written now; `flush`: all that wait, but for those in doubt."""
+        return [
+            peer_id
+            for peer_id in self._pending
+            if self._due_at(peer_id) <= now or (flush and peer_id not in self._doubted)
+        ]
 
     def next_event(self) -> float:
         """When `due` next has something to say; infinity: not before a blob comes."""

@@ -153,6 +153,12 @@ class App:
 
     def _flush(self) -> None:
         try:
+            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
+            with self._inbox_lock:
+                inbox = list(self._inbox.items())
+            for (peer_id, kind), blob in inbox:
+                if kind == PEER_STORAGE:
+                    self.keeper.received(peer_id, blob)
             self.keeper.flush()
         finally:
             self.vault.flush(_FILE_SECONDS)

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import replace
@@ -28,6 +29,8 @@ from peerstorage.shell.takeover import Inheritance
 from peerstorage.store import NO_COPY, NOT_COMPARED, Store, StoredMeta
 from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
 
+# At a stop: the local file, and what could not be written here in time, need the rest (app.py).
+_FLUSH_SECONDS = 4.0
 _NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
 
 
@@ -89,26 +92,26 @@ class Keeper:
             self._write(peer_id, now)
 
     def flush(self) -> None:
-        """Writes all that waits, for the plugin is about to stop: to the datastore, else to a file."""
+        """Writes what waits, for the plugin is about to stop: to the datastore, and what can't be, or not in time,
+        or may have a channel in a moment, to a file."""
+        begun = time.monotonic()
+        with contextlib.suppress(PeerstorageError):
+            for peer_id in self.provider.due(begun, flush=True):
+                if time.monotonic() < begun + _FLUSH_SECONDS:
+                    self._write(peer_id, time.monotonic())
+        waiting = {
+            peer_id: spill.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
+            for peer_id, blob in self.provider.all_pending().items()
+        }
+        if not waiting:
+            return
         try:
-            for peer_id in self.provider.due(time.monotonic(), flush=True):
-                self._write(peer_id, time.monotonic())
-        except PeerstorageError:
-            waiting = {
-                peer_id: spill.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
-                for peer_id, blob in self.provider.all_pending().items()
-            }
-            try:
-                spill.save(self._folder, waiting)
-            except OSError as error:
-                lost = (
-                    f"{len(waiting)} backup(s) that peers sent last are lost, what they sent before is stored"
-                )
-                self._log("warn", f"{lost}: {spill.NAME} can't be written: {error.strerror}")
-            else:
-                self._log(
-                    "debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start"
-                )
+            spill.save(self._folder, waiting)
+        except OSError as error:
+            lost = f"{len(waiting)} backup(s) that peers sent last are lost, what they sent before is stored"
+            self._log("warn", f"{lost}: {spill.NAME} can't be written: {error.strerror}")
+        else:
+            self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
 
     def take_over(self, peer_id: str) -> bool:
         """Makes the built-in's copy ours, unless we have one, which is newer; False: there is no room."""

@@ -1,5 +1,6 @@
 """Storing for others: whose blobs, how often they are written, and that they are given back."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .test_plugin_helpers import (
     log_lines,
     reconnect,
     record,
+    settle_down,
     status,
     with_channel,
     writes,
@@ -207,6 +209,35 @@ def test_pending_blob_is_written_when_the_plugin_is_stopped(tmp_path: Path) -> N
         alice, bob = pending(net)
         alice.stop_plugin()
         assert blob_kept(alice, bob) == b"new"
+
+
+def test_blob_that_comes_while_the_worker_is_busy_survives_a_stop(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=ALL), net.raw_peer("bob")
+        net.connect(alice, bob)
+        give(bob, alice, b"old")
+        stored(alice, bob, b"old")
+        settle_down(alice)
+        alice.rpc_fault("listpeers", hang=1.0, times=1)
+        busy = threading.Thread(target=status, args=(alice,))
+        busy.start()
+        wait_for(lambda: alice.rpc_calls[-1][0] == "listpeers")
+        give(bob, alice, b"new")
+        alice.stop_plugin()
+        busy.join()
+        assert blob_kept(alice, bob) == b"new"
+
+
+def test_blob_that_comes_a_moment_before_the_channel_survives_a_stop(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        net.connect(alice, bob)
+        give(bob, alice, b"a moment early")
+        wait_for(lambda: ("listpeerchannels", {"id": bob.node_id}) in alice.rpc_calls)
+        alice.stop_plugin()
+        net.open_channel(alice, bob, normal=False)
+        alice.start_plugin()
+        stored(alice, bob, b"a moment early")
 
 
 @pytest.mark.parametrize("fields", [3, 2])

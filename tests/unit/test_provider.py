@@ -108,6 +108,8 @@ def test_what_is_in_doubt_waits_and_is_looked_at_again(interval: int) -> None:
     assert subject.next_event() == 102
     subject.received("alice", b"new")
     assert (subject.due(101.9), subject.pending("alice")) == ([], b"new")
+    assert subject.due(101.9, flush=True) == [], "after a stop it is looked at again"
+    assert subject.due(102, flush=True) == ["alice"]
     assert subject.leaves("alice", 101)
     assert subject.due(102) == ["alice"]
     assert not subject.doubts("alice", 102)
