@@ -28,6 +28,8 @@ SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
 _BLOCK_SECONDS = 600
 _SPARE_BLOCKS = 144
 _DAY = 86_400
+# A channel whose funding transaction is not in a block by then is given up, and mempools drop it.
+_FUNDING_SECONDS = 14 * _DAY
 # lightningd's states of a channel whose funding output is spent.
 _SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
@@ -111,6 +113,12 @@ def channel_state(channel_id: str, states: Mapping[str, str], closed: frozenset[
     if channel_id not in states:
         return UNREACHABLE
     return CLOSING if states[channel_id] in _SPENT_STATES else WAITING
+
+
+def surely_funded(candidate: Candidate, now: float) -> bool:
+    """Whether its funding transaction was in a block for sure (wall-clock `now`), so that an output that is not
+    there is spent: the backend says the same of one that it never saw. Payments need it to be in a block."""
+    return candidate.entry.revocations > 0 or now - candidate.source.backup.timestamp > _FUNDING_SECONDS
 
 
 def rescan_height(height: int, backup_age: float) -> int:

@@ -202,7 +202,10 @@ class Node:
         return [str(stub) for stub in self.call("recoverchannel", scb=scb)["stubs"]]
 
     def is_spent(self, outpoint: str) -> bool:
-        """Whether an output `txid:vout` is spent, in a block or the mempool, as lightningd's backend says."""
+        """Whether an output `txid:vout` is spent, in a block or the mempool, as lightningd's backend says.
+
+        It says the same of one that it has not seen (see `lag`), and when it can't be asked.
+        """
         txid, vout = outpoint.split(":")
         return self.call("getutxout", txid=txid, vout=int(vout)).get("amount") is None
 
@@ -214,6 +217,15 @@ class Node:
         info = self.call("getinfo")
         behind = {"warning_bitcoind_sync", "warning_lightningd_sync"} & info.keys()
         return None if behind else int(info["blockheight"])
+
+    def lag(self) -> str:
+        """How far lightningd or its backend is behind the chain; empty where it isn't."""
+        # What lightningd says remains when it was true once, what the backend says is of now.
+        backend = self.call("getchaininfo", last_height=0)
+        headers, blocks = int(backend["headercount"]), int(backend["blockcount"])
+        if self.synced_height() is None or backend["ibd"] or blocks + 1 < headers:
+            return f"its backend has {blocks} blocks of {headers}, and lightningd itself {self.height()}"
+        return ""
 
     def connected_peers(self) -> dict[str, str]:
         """Features in hex by node_id, of peers that are connected now."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from peerstorage.recovery import Candidate
-from peerstorage.restore import PeerPlan
+from peerstorage.restore import PeerPlan, surely_funded
 from peerstorage.shell.gate import Gate
 from peerstorage.shell.node import Node, NodeError
 
@@ -81,9 +81,13 @@ class Reach:
 
         lightningd answers one channel_reestablish, or two, and hangs up: a peer with several channels needs
         several connections (docs/facts.md). A channel that is handed over before its turn is one that the peer
-        never closes, so where the peer can't be reached again the rest is for the next time.
+        never closes, so where the peer can't be reached again the rest is for the next time. Nor is one that the
+        peer was not told of handed over only because its funding output is not there.
         """
-        spent = self._spent(peer)
+        gone = self._spent(peer.candidates)
+        now = time.time()
+        visible = [each for each in peer.candidates if each not in gone or surely_funded(each, now)]
+        spent = self._spent(visible)
         outcomes = set()
         for _ in peer.candidates:
             if len(spent) == len(peer.candidates):
@@ -97,8 +101,8 @@ class Reach:
                 # channel_reestablish is for those.
                 break
             known = len(spent)
-            _wait_until(lambda known=known: len(self._spent(peer)) > known, _BROADCAST_SECONDS)  # type: ignore[misc]
-            spent = self._spent(peer)
+            _wait_until(lambda known=known: len(self._spent(visible)) > known, _BROADCAST_SECONDS)  # type: ignore[misc]
+            spent = self._spent(visible)
         if not spent and outcomes == {_Outcome.HUNG_UP_EARLY}:
             self._failures[peer.peer_id] = {peer.addresses[0]: "it hung up and closed nothing"}
             return []
@@ -124,8 +128,8 @@ class Reach:
         with contextlib.suppress(NodeError):
             self._node.disconnect(peer.peer_id)
 
-    def _spent(self, peer: PeerPlan) -> list[Candidate]:
-        return [candidate for candidate in peer.candidates if self._node.is_spent(candidate.entry.funding)]
+    def _spent(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        return [candidate for candidate in candidates if self._node.is_spent(candidate.entry.funding)]
 
     def is_unreached(self, peer: PeerPlan) -> bool:
         return bool(self._failures.get(peer.peer_id)) or not peer.addresses

@@ -3,7 +3,8 @@
 Rules:
 - A thread of its own with its own RPC: connecting takes long, and the worker answers hooks.
 - Nothing is closed before every peer that can be reached was heard, and before there was time to see whether
-  another node with our key is alive.
+  another node with our key is alive, nor while the chain is not known: a backend that has not seen a channel's
+  funding output says of it what it says of a spent one.
 - Peers are let in a few at a time, only here, only for as long as it takes. A channel is handed over once it is
   closed, or its peer was told.
 - Nothing is remembered but in lightningd's database: run it again at any time.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from peerstorage.config import Options
-from peerstorage.errors import NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
+from peerstorage.errors import NOT_SYNCED, NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
 from peerstorage.recovery import Recovered, merge, open_sources
 from peerstorage.restore import (
     CLOSED,
@@ -91,6 +92,8 @@ class Restore:
         """All of it; the answer of the method. Raises UsageError when it is not safe."""
         self._screen, self._wishes = screen, wishes
         self._stop_beside_rival()
+        if not wishes.dry_run:
+            self._stop_without_chain()
         recovered = self._gather()
         if not recovered.candidates:
             raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned")
@@ -195,6 +198,16 @@ class Restore:
         if sign and not (self._wishes.force or self._wishes.dry_run):
             raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
 
+    def _stop_without_chain(self) -> None:
+        lag = self._node.lag()
+        if lag:
+            raise UsageError(
+                NOT_SYNCED,
+                f"lightningd still catches up with the chain: {lag}. Till then channels that are open look "
+                "closed. It is safe to wait: peers keep your backups and your channels open. Run it again when "
+                "lightning-cli getinfo shows neither warning_bitcoind_sync nor warning_lightningd_sync",
+            )
+
     # Closing
 
     def _close(self, plans: Sequence[PeerPlan], *, quiet: bool = False) -> None:
@@ -211,6 +224,8 @@ class Restore:
             self._stop_beside_rival()
             told = self._reach.bring_to_close(peer)
             if told:
+                # Once more, after the outputs were looked at: this can't be taken back.
+                self._stop_without_chain()
                 stubs = self._node.recoverchannel([candidate.scb for candidate in told])
                 self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
             if len(told) < len(peer.candidates):
@@ -255,13 +270,15 @@ class Restore:
 
     def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
         states = self._states([channel_id for peer in plans for channel_id in peer.channel_ids])
+        chain_is_known = not self._node.lag()
         for peer in plans:
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
                 tried = peer.peer_id in self._reach.closing or self._reach.is_unreached(peer)
                 if states[channel_id] == UNREACHABLE and not tried:
                     states[channel_id] = NOT_STARTED
-                if states[channel_id] == WAITING and self._node.is_spent(candidate.entry.funding):
+                is_waiting = states[channel_id] == WAITING
+                if is_waiting and chain_is_known and self._node.is_spent(candidate.entry.funding):
                     states[channel_id] = SPENT
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)

@@ -18,7 +18,7 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.errors import STILL_ALIVE
+from peerstorage.errors import NOT_SYNCED, STILL_ALIVE
 from peerstorage.scb import ChannelBackup, WireAddress
 from tests.integration.helpers import (
     KILLED,
@@ -180,3 +180,31 @@ def _options(everything: dict[str, Any]) -> dict[str, Any]:
 def _harness(everything: dict[str, Any]) -> dict[str, Any]:
     """pyln-testing's own."""
     return {name: value for name, value in everything.items() if name in _HARNESS}
+
+
+def test_restore_waits_for_a_bitcoind_that_is_behind(node_factory: Any) -> None:
+    """It knows neither the funding outputs, nor that they are unspent. Nothing is handed over before its time."""
+    l1, *peers = node_factory.get_nodes(3, opts=[OURS | LOSING | KILLED] + [SLOW | LOSING] * 2)
+    _, ours_before = _use_and_lose(l1, peers)
+    info = l1.bitcoin.rpc.getblockchaininfo() | {"initialblockdownload": True}
+    mocks = {"gettxout": None, "getblockchaininfo": info | {"headers": info["blocks"] + 5000}}
+    for method, result in mocks.items():
+        l1.daemon.rpcproxy.mock_rpc(
+            method, lambda request, result=result: {"id": request["id"], "error": None, "result": result}
+        )
+    l1.start(wait_for_bitcoind_sync=False)
+    assert connect_refused(l1, peers[0]) == 402
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+    with pytest.raises(RpcError, match=f"{info['blocks']} blocks of {info['blocks'] + 5000}") as refused:
+        l1.rpc.call("peerstorage-restore", {"wait": 0})
+    assert refused.value.error["code"] == NOT_SYNCED
+    assert [states(peer, l1) for peer in peers] == [["CHANNELD_NORMAL"]] * 2
+    assert l1.rpc.listpeerchannels()["channels"] == []
+    for method in mocks:
+        l1.daemon.rpcproxy.mock_rpc(method, None)
+    wait_for(lambda: not [name for name in l1.rpc.getinfo() if name.startswith("warning_")])
+    coins_before, since = coins(l1), l1.bitcoin.rpc.getblockcount()
+    l1.rpc.call("peerstorage-restore", {"wait": 0})
+    l1.bitcoin.generate_block(1, wait_for_mempool=len(peers))
+    assert l1.rpc.call("peerstorage-restore", {"wait": 60})["counts"]["closing seen"] == len(peers)
+    await_money(l1, coins_before, ours_before, since)

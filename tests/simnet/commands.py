@@ -34,6 +34,7 @@ SIGNATURES = {
     "datastore": "key string? hex? mode? generation?",
     "deldatastore": "key generation?",
     "disconnect": "id force?",
+    "getchaininfo": "last_height?",
     "getinfo": "",
     "getutxout": "txid vout",
     "listclosedchannels": "id?",
@@ -146,9 +147,16 @@ class Commands:
             **({} if node.synced else behind),
         }
 
+    def getchaininfo(self, last_height: int | None = None) -> Json:
+        """bcli's."""
+        height = self.node.net.height
+        blocks = height if self.node.synced else 0
+        return {"chain": "regtest", "headercount": height, "blockcount": blocks, "ibd": not self.node.synced}
+
     def getutxout(self, txid: str, vout: int) -> Json:
         """bcli's: of an output that is spent, be it in the mempool, or unknown, all is null."""
-        for channel in list(self.node.net.channels.values()):
+        known = list(self.node.net.channels.values()) if self.node.synced else []
+        for channel in known:
             unspent = channel.spent_height is None and not channel.closing
             if (channel.funding_txid, channel.funding_outnum) == (txid, vout) and unspent:
                 return {"amount": channel.sats, "script": "0020" + "00" * 32}

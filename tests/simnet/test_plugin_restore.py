@@ -25,7 +25,7 @@ from .test_plugin_helpers import (
     with_channel,
 )
 
-NOTHING, ALIVE = 2101, 2107
+NOTHING, ALIVE, BEHIND = 2101, 2107, 2109
 
 
 def established(net: Network, *names: str) -> tuple[Node, list[RawPeer], list[Channel]]:
@@ -156,3 +156,21 @@ def test_a_new_channel_while_recovering_is_warned_about(tmp_path: Path) -> None:
         assert not log_lines(alice, "a channel is being opened while this node is recovering")
         net.open_channel(alice, bob)
         wait_for(lambda: log_lines(alice, "a channel is being opened while this node is recovering"))
+
+
+def test_nothing_is_closed_before_the_chain_is_there(tmp_path: Path) -> None:
+    """An output that bitcoind has not downloaded yet looks spent. A channel that is handed over for that is one
+    that its peer never closes."""
+    with QuickNetwork(tmp_path) as net:
+        alice, peers, channels = established(net, "bob", "carol")
+        lose(net, alice, peers[0])
+        alice.synced = False
+        assert set(states(restore(alice, dry_run=True)).values()) == {"not started"}
+        said = fails(BEHIND, lambda: restore(alice))
+        assert f"0 blocks of {net.height}" in said
+        assert "safe to wait" in said
+        assert not [call for call in alice.rpc_calls if call[0] == "recoverchannel"]
+        assert {end.state for peer in peers for end in peer.channels.values()} == {"CHANNELD_NORMAL"}
+        alice.synced = True
+        answer = restore(alice)
+        assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")

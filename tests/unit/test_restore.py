@@ -19,6 +19,7 @@ from peerstorage.restore import (
     directory,
     plan,
     rescan_height,
+    surely_funded,
 )
 from peerstorage.scb import ChannelBackup, WireAddress
 from tests.unit.samples import POINTS, addresses, entry
@@ -135,6 +136,15 @@ def test_no_address_is_lost_and_none_is_there_twice(
 )
 def test_state_of_a_channel(states: dict[str, str], closed: bool, expected: str) -> None:
     assert channel_state("id", states, frozenset({"id"} if closed else ())) == expected
+
+
+@pytest.mark.parametrize(
+    ("revocations", "age", "expected"),
+    [(0, 60, False), (0, 14 * 86_400, False), (0, 14 * 86_400 + 1, True), (1, 60, True), (0, -60, False)],
+)
+def test_the_funding_of_a_channel_was_in_a_block(revocations: int, age: int, expected: bool) -> None:
+    about = candidate(entry(1, revocations=revocations))
+    assert surely_funded(about, about.source.backup.timestamp + age) is expected
 
 
 @pytest.mark.parametrize("state", ADVICE)

@@ -1,0 +1,104 @@
+"""Bringing a peer to close: what is handed over, and what waits for another time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from peerstorage.backup import Backup
+from peerstorage.recovery import Candidate, Source
+from peerstorage.restore import PeerPlan
+from peerstorage.scb import ChannelBackup
+from peerstorage.shell import reach
+from peerstorage.shell.gate import Gate
+from peerstorage.shell.node import NodeError
+from peerstorage.shell.reach import Departures, Reach
+from tests.unit.samples import POINTS, entry
+
+PEER = POINTS[0].hex()
+NOW = 1_800_000_000
+
+
+class FakeNode:
+    """A peer that does at each connection what `script` says next: "early", "away", "stays", or the number of
+    channels that it closes. `spent`: outputs that the backend does not have."""
+
+    def __init__(
+        self, departures: Departures, script: list[str | int], channels: list[ChannelBackup]
+    ) -> None:
+        self._departures, self._script = departures, script
+        self._open = [channel.funding for channel in channels]
+        self.spent: set[str] = set()
+        self.others: list[tuple[str, int]] = []
+        self.connections = 0
+
+    def disconnect(self, peer_id: str) -> None:
+        pass
+
+    def is_spent(self, outpoint: str) -> bool:
+        return outpoint in self.spent
+
+    def activity(self, peer_id: str) -> list[tuple[str, int]]:
+        return self.others
+
+    def connect(self, peer_id: str, address: str) -> None:
+        self.connections += 1
+        step = self._script.pop(0) if self._script else "away"
+        if step == "early":
+            raise NodeError("connect", 402, "disconnected during connection")
+        if step == "away":
+            raise NodeError("connect", 401, "Connection refused")
+        if isinstance(step, int):
+            self.spent |= {self._open.pop(0) for _ in range(step)}
+            self._departures.left(peer_id)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "_HANG_UP_SECONDS", 0.05)
+    monkeypatch.setattr(reach, "_BROADCAST_SECONDS", 0.05)
+    monkeypatch.setattr(time, "time", lambda: float(NOW))
+
+
+def case(
+    script: list[str | int], *channels: ChannelBackup, age: int = 60, spent: tuple[int, ...] = ()
+) -> tuple[Reach, FakeNode, PeerPlan]:
+    """`age`: seconds since the backup; `spent`: places of channels whose output is not there."""
+    departures = Departures()
+    node = FakeNode(departures, script, [c for place, c in enumerate(channels) if place not in spent])
+    node.spent = {channels[place].funding for place in spent}
+    source = Source("peer", Backup(NOW - age, channels, None))
+    candidates = tuple(Candidate(channel, source) for channel in channels)
+    plan = PeerPlan(PEER, candidates, ("192.0.2.1:9735",), ())
+    return Reach(node, Gate(1), departures, set()), node, plan  # type: ignore[arg-type]
+
+
+def handed_over(about: tuple[Reach, FakeNode, PeerPlan]) -> list[int]:
+    """The places of the channels that are to be handed over."""
+    peers, _, plan = about
+    told = peers.bring_to_close(plan)
+    return [place for place, candidate in enumerate(plan.candidates) if candidate in told]
+
+
+USED = entry(1, revocations=3)
+
+
+def test_a_channel_that_was_used_and_is_spent_needs_no_connection() -> None:
+    about = case([], USED, spent=(0,))
+    assert handed_over(about) == [0]
+    assert about[1].connections == 0
+
+
+def test_what_may_never_have_been_in_a_block_is_not_closed_before_the_peer_was_told() -> None:
+    fresh = entry(1)
+    assert handed_over(case(["away"], fresh, spent=(0,))) == []
+    assert handed_over(case(["early"], fresh, spent=(0,))) == []
+    assert handed_over(case([0], fresh, spent=(0,))) == [0]
+    # The peer is gone for good, and by now the funding is in a block or given up.
+    assert handed_over(case(["away"], fresh, spent=(0,), age=15 * 86_400)) == [0]
+
+
+def test_what_may_never_have_been_in_a_block_does_not_pass_for_another_channel() -> None:
+    about = case(["early", "away"], entry(2), USED, spent=(0,))
+    assert handed_over(about) == []
