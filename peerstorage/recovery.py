@@ -2,9 +2,11 @@
 
 Rules:
 - Whatever is given to recoverchannel was validated field by field: it aborts lightningd on anything else.
-- Per channel the entry with the most revocations wins, then the newest. A channel that a newer *complete*
-  backup of the same database no longer names is closed; shares that together are what the newest of them counts
-  are as good as complete. Silence of the built-in's backups proves nothing: a fresh node's is empty.
+- Per channel the entry with the most revocations wins, then the newest, of those with the funding output that
+  the newest names: a splice keeps the channel_id, and an output that is spent is worth nothing.
+- A channel that a newer *complete* backup of the same database no longer names is closed; shares that together
+  are what the newest of them counts are as good as complete. Silence of the built-in's backups proves nothing: a
+  fresh node's is empty.
 - recoverchannel tells channels apart by database id alone and skips a second one without a word. So where two
   channels claim one id, only one is handed over, and the other is named.
 """
@@ -109,7 +111,7 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
                 closed.setdefault(entry.channel_id, closing.explain(candidate))
                 continue
             known = best.get(entry.channel_id)
-            if known is None or candidate.rank > known.rank:
+            if known is None or _beats(candidate, known):
                 best[entry.channel_id] = candidate
     kept, conflicts, alive = _without_conflicts(best.values(), in_use)
     there = frozenset(alive | {candidate.entry.channel_id for candidate in kept})
@@ -118,6 +120,17 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
     return Recovered(
         tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, there, unusable)
     )
+
+
+def _beats(older: Candidate, known: Candidate) -> bool:
+    """Whether an entry takes the place of one from a backup that is as new or newer.
+
+    Before a splice the channel had another funding output. Its secrets are of no use after it: they punish
+    commitments that spend the output of then. But revocations only ever grow, so where the newer backup has some
+    and the older one has more, the newer one was made by an old copy of the database.
+    """
+    same_funding = older.entry.funding == known.entry.funding
+    return (same_funding or known.entry.revocations > 0) and older.rank > known.rank
 
 
 @dataclass(frozen=True, slots=True)

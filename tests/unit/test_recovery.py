@@ -865,6 +865,32 @@ def test_entries_of_equal_rank_in_any_order() -> None:
     assert [one.entry for one in first.candidates] == [A]
 
 
+SPLICED = replace(at(A, 6), funding_txid=b"\x99" * 32, funding_sats=9000)
+
+
+@pytest.mark.parametrize("newest", [SPLICED, SPLICED.small(), replace(SPLICED, tlvs=at(A, 0).tlvs)])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_an_entry_from_before_a_splice_never_takes_the_place_of_one_from_after_it(
+    newest: ChannelBackup, turn: int
+) -> None:
+    """The channel_id stays, but the output of then is spent: its peer would not be told, and nothing watched."""
+    stale = backup(100, at(A, 5))
+    result = merge(sources(stale, backup(200, newest))[::turn], [], {})
+    assert [one.entry for one in result.candidates] == [newest]
+    assert (result.rejected, result.missing, result.complete) == ((), 0, True)
+
+
+def test_after_a_splice_penalty_data_of_the_new_funding_is_taken() -> None:
+    found = sources(backup(100, at(A, 5)), backup(150, SPLICED), backup(200, SPLICED.small()))
+    assert [one.entry for one in merge(found, [], {}).candidates] == [SPLICED]
+
+
+def test_an_old_database_that_sent_again_does_not_undo_a_splice() -> None:
+    """Revocations only grow, so the backup with fewer is the older state, whenever it was made."""
+    result = merge(sources(backup(200, SPLICED), backup(300, at(A, 5))), [], {})
+    assert [one.entry for one in result.candidates] == [SPLICED]
+
+
 @pytest.mark.parametrize("turn", [1, -1])
 def test_penalty_data_counts_where_nothing_was_revoked_yet(turn: int) -> None:
     both = [replace(A, tlvs=A.small().tlvs), at(A, 0)][::turn]
