@@ -8,7 +8,8 @@ Rules:
   are what the newest of them counts are as good as complete. Silence of the built-in's backups proves nothing: a
   fresh node's is empty.
 - recoverchannel tells channels apart by database id alone and skips a second one without a word. So where two
-  channels claim one id, only one is handed over, and the other is named.
+  channels claim one id, only that of the newest backup is handed over, and the other is named: it is most likely
+  from an earlier life of the node.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
     sources = sorted(sources, key=lambda source: (-source.backup.timestamp, source.name))
     closings = _closings(sources)
     best: dict[bytes, Candidate] = {}
+    # By channel_id, of the newest backup that names it, which need not be the one with the best entry.
+    named_at: dict[bytes, int] = {}
     closed: dict[bytes, Rejected] = {}
     for source in sources:
         for entry in source.backup.entries:
@@ -110,16 +113,24 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
             if closing is not None:
                 closed.setdefault(entry.channel_id, closing.explain(candidate))
                 continue
+            named_at.setdefault(entry.channel_id, source.backup.timestamp)
             known = best.get(entry.channel_id)
             if known is None or _beats(candidate, known):
                 best[entry.channel_id] = candidate
-    kept, conflicts, alive = _without_conflicts(best.values(), in_use)
+    valuable_first = sorted(best.values(), key=_by_value)
+    newest_first = sorted(valuable_first, key=lambda one: -named_at[one.entry.channel_id])
+    fit, conflicts, alive = _without_conflicts(newest_first, in_use)
+    kept = sorted(fit, key=_by_value)
     there = frozenset(alive | {candidate.entry.channel_id for candidate in kept})
     unusable = frozenset(best) - there
     gone = [reason for channel_id, reason in closed.items() if channel_id not in best]
     return Recovered(
         tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, there, unusable)
     )
+
+
+def _by_value(candidate: Candidate) -> tuple[int, bytes]:
+    return -candidate.entry.funding_sats, candidate.entry.channel_id
 
 
 def _beats(older: Candidate, known: Candidate) -> bool:
@@ -224,13 +235,13 @@ def _without_conflicts(
     candidates: Iterable[Candidate], in_use: Mapping[int, bytes]
 ) -> tuple[list[Candidate], list[Rejected], set[bytes]]:
     """What recoverchannel may get, what it may not, and which channels live in the database under another id:
-    it would make a second channel of each of those."""
+    it would make a second channel of each of those. `candidates`: the first of two with one database id stays."""
     kept: list[Candidate] = []
     conflicts: list[Rejected] = []
     alive: set[bytes] = set()
     taken = dict(in_use)
     live = set(in_use.values())
-    for candidate in sorted(candidates, key=lambda c: (-c.entry.funding_sats, c.entry.channel_id)):
+    for candidate in candidates:
         entry = candidate.entry
         if entry.channel_id in live and in_use.get(entry.database_id) != entry.channel_id:
             alive.add(entry.channel_id)

@@ -222,8 +222,8 @@ CASES = [
     ),
     Case(
         "a closed channel that is rejected for another reason is named for that one alone",
-        (backup(100, A, B), backup(200, A), foreign(300, replace(B, database_id=A.database_id))),
-        {"A": (200, 5)},
+        (backup(100, A, B), backup(200, A), foreign(300, A, replace(B, database_id=A.database_id))),
+        {"A": (300, 5)},
         missing=1,
         rejected=(
             f"channel {B.channel_id.hex()} (3000 sat) has database id 4, which channel {A.channel_id.hex()} in "
@@ -393,7 +393,31 @@ CASES = [
         ALL,
     ),
     Case(
-        "two channels of the backups with one database id: the more valuable one is kept",
+        "two channels with one database id: that of an earlier life stands back, however valuable",
+        (backup(100, A), backup(900, replace(D, database_id=A.database_id), since=800)),
+        {"D": (900, 5)},
+        missing=1,
+        rejected=(
+            f"channel {A.channel_id.hex()} (4000 sat) has database id 4, which channel {D.channel_id.hex()} in "
+            "another channel of the backups uses; recoverchannel would skip it without a word",
+        ),
+    ),
+    Case(
+        "two channels with one database id: what counts is who was named last, not whose entry is newer",
+        (
+            foreign(100, D),
+            foreign(200, replace(C, database_id=D.database_id)),
+            foreign(300, D.small()),
+        ),
+        {"D": (100, 5)},
+        missing=1,
+        rejected=(
+            f"channel {C.channel_id.hex()} (2000 sat) has database id 1, which channel {D.channel_id.hex()} in "
+            "another channel of the backups uses; recoverchannel would skip it without a word",
+        ),
+    ),
+    Case(
+        "two channels of one backup with one database id: the more valuable one is kept",
         (foreign(100, A), backup(200, A, replace(B, database_id=A.database_id))),
         {"A": (200, 5)},
         missing=1,
