@@ -140,6 +140,8 @@ def _beats(older: Candidate, known: Candidate) -> bool:
     commitments that spend the output of then. But revocations only ever grow, so where the newer backup has some
     and the older one has more, the newer one was made by an old copy of the database.
     """
+    if older.entry == known.entry:  # most are, and reading the secrets is what takes long
+        return False
     same_funding = older.entry.funding == known.entry.funding
     return (same_funding or known.entry.revocations > 0) and older.rank > known.rank
 
@@ -165,13 +167,20 @@ class _Closing:
 
 
 def _closings(sources: Sequence[Source]) -> list[_Closing]:
-    complete = [
+    """One for each database: what is closed stays closed, so its newest says it all. That they are few matters:
+    peers may come under any number of names."""
+    found = map(_closing, _databases(sources).values())
+    return [closing for closing in found if closing is not None]
+
+
+def _closing(backups: Sequence[Backup]) -> _Closing | None:
+    """What the newest complete backup of a database says, or shares that are newer."""
+    whole = (
         _Closing(backup.summary.since, backup.timestamp, backup.channel_ids)
-        for backup in (source.backup for source in sources)
+        for backup in backups
         if backup.summary is not None and backup.summary.complete and not backup.lost
-    ]
-    made_up = map(_closing_of_shares, _databases(sources).values())
-    return complete + [closing for closing in made_up if closing is not None]
+    )
+    return _closing_of_shares(backups) or next(whole, None)
 
 
 def _databases(sources: Sequence[Source]) -> dict[int, list[Backup]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from peerstorage import recovery
 from peerstorage.backup import Backup, Summary, encode
 from peerstorage.recovery import Recovered, Rejected, Source, merge, open_sources
 from peerstorage.scb import ChannelBackup
@@ -209,6 +211,17 @@ CASES = [
         (backup(100, A, B), backup(150, A), backup(200, A)),
         {"A": (200, 5)},
         rejected=(closed(B, 100, by=200),),
+    ),
+    Case(
+        "a channel that an older complete backup left out is not closed where the newest names it",
+        (backup(100, A, B), backup(150, A), backup(200, A, B.small())),
+        {"A": (200, 5), "B": (100, 5)},
+    ),
+    Case(
+        "shares that are newer than the newest complete backup close in its place",
+        (backup(100, A, B, C), backup(150, A, B), backup(200, A, of=[A], complete=False)),
+        {"A": (200, 5)},
+        rejected=(closed(B, 150, by=200), closed(C, 100, by=200)),
     ),
     Case(
         "a closed channel that a newer backup has is not rejected",
@@ -832,6 +845,21 @@ def test_a_source_more_never_loses_revocations_without_closing(found: list[Sourc
         lost = {channel_id for channel_id in before if before[channel_id] > after.get(channel_id, -1)}
         reasons = " ".join(one.reason for one in result.rejected)
         assert all(channel_id.hex() in reasons for channel_id in lost)
+
+
+def test_a_peer_under_many_names_makes_no_more_work_than_its_blobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry is held against each database, not against each backup."""
+    asked: Counter[int] = Counter()
+    real = recovery._Closing.closes
+
+    def closes(self: recovery._Closing, candidate: recovery.Candidate) -> bool:
+        asked[names] += 1
+        return real(self, candidate)
+
+    monkeypatch.setattr(recovery._Closing, "closes", closes)
+    for names in (50, 100):
+        merge(sources(*(backup(200 + number, A, B) for number in range(names))), [], {})
+    assert asked == {50: 100, 100: 200}
 
 
 # What is missing
