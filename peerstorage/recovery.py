@@ -25,6 +25,10 @@ from peerstorage.errors import FormatError, SealError
 from peerstorage.scb import ChannelBackup
 from peerstorage.sealing import unseal
 
+UNCOUNTED = (
+    "no backup here says how many channels there were (the built-in's don't): this is all as far as is known"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
@@ -75,8 +79,14 @@ class Recovered:
     missing: int
 
     @property
+    def counted(self) -> bool:
+        """Whether a summary says how many channels there are; the built-in's backups have none."""
+        return any(source.backup.summary is not None for source in self.sources)
+
+    @property
     def complete(self) -> bool:
-        return bool(self.sources) and not self.missing
+        """Whether it is known that nothing is missing."""
+        return self.counted and not self.missing
 
 
 def open_sources(key: bytes, blobs: Iterable[tuple[str, bytes]]) -> tuple[list[Source], list[Rejected]]:

@@ -244,7 +244,7 @@ def _recover(given: _Given) -> int:
     result = given.merged
     _say([show.LAST_RESORT, *show.recovered_notes(result, {failure.name for failure in given.failures})])
     _print_json(show.recovered(result)) if given.arguments.json else _print([show.scb_line(result)])
-    return FINE if result.complete and not given.failures else INCOMPLETE
+    return FINE if not result.missing and not given.failures else INCOMPLETE
 
 
 def _restore_plan(given: _Given) -> int:
@@ -261,7 +261,7 @@ def _restore_plan(given: _Given) -> int:
     else:
         _say(show.recovered_notes(result, {failure.name for failure in given.failures}))
         _print(show.plan_text(plans, _hex(given.secret.node_id), _recover_command(given.arguments)))
-    return FINE if result.complete and not given.failures else INCOMPLETE
+    return FINE if not result.missing and not given.failures else INCOMPLETE
 
 
 def _recover_command(arguments: argparse.Namespace) -> list[str]:

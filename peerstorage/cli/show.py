@@ -13,7 +13,7 @@ from typing import Any
 
 from peerstorage.backup import LEGACY, MODERN
 from peerstorage.greenlight import SignerBackup
-from peerstorage.recovery import Candidate, Recovered, Source
+from peerstorage.recovery import UNCOUNTED, Candidate, Recovered, Source
 from peerstorage.restore import PeerPlan
 from peerstorage.scb import ChannelBackup
 
@@ -129,6 +129,8 @@ def recovered_notes(result: Recovered, told: Container[str] = ()) -> list[str]:
     sats = sum(one.entry.funding_sats for one in result.candidates)
     lines = [f"{len(result.candidates)} channel(s), at most {sats} sat"]
     lines += [f"left out: {item.name}: {item.reason}" for item in result.rejected if item.name not in told]
+    if not result.counted:
+        lines.append(UNCOUNTED)
     return lines + ([f"{result.missing} channel(s) missing or unusable"] if result.missing else [])
 
 
@@ -140,7 +142,7 @@ def verified(name: str, result: Recovered) -> Object:
     faults = [item.reason for item in result.rejected]
     return {
         "from": name,
-        "ok": result.complete and not faults,
+        "ok": not result.missing and not faults,
         "channels": len(result.candidates),
         "missing": result.missing,
         "faults": faults,
@@ -197,15 +199,19 @@ def plan_text(plans: Sequence[Object], node_id: str | None, recover: Iterable[st
         f"     {shlex.join(recover)} > recovered.json",
         "4. For each peer: connect, so that it notices and closes; then, at once, the second line, so that the "
         "close is seen. Peers with payments behind them do not close by the second line alone. With a peer of "
-        "several channels connect as often as it has channels first: at each connection it closes one or two.",
+        "several channels connect as often as it has channels first: at each connection it closes one or two. "
+        "Leave the second line out for a peer that can't be reached, until it can: handed over before, its "
+        "channels never close.",
     ]
     for peer in plans:
-        entries = f'[.channels[] | select(.peer_id == "{peer["peer_id"]}") | .scb]'
+        entries = f'.channels[] | select(.peer_id == "{peer["peer_id"]}") | [.scb]'
         lines += [
             "",
             f"{peer['peer_id']}: {len(peer['channels'])} channel(s), at most {peer['at_most_sats']} sat",
             " ||\n".join(f"     lightning-cli connect {peer['peer_id']}@{one}" for one in peer["addresses"]),
-            f"     lightning-cli recoverchannel \"$(jq -c '{entries}' recovered.json)\"",
+            # One by one: an argument has room for a hundred busy channels.
+            f"     jq -c '{entries}' recovered.json | while read -r entry; do lightning-cli recoverchannel "
+            '"$entry"; done',
             *(f"     {one['channel_id']}  {one['funding_sats']} sat" for one in peer["channels"]),
         ]
     return [

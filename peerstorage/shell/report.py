@@ -8,7 +8,7 @@ from typing import Any
 
 from peerstorage.config import Options
 from peerstorage.provider import blocks_left
-from peerstorage.recovery import Recovered
+from peerstorage.recovery import UNCOUNTED, Recovered
 from peerstorage.reliability import honest, rank
 from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
 from peerstorage.shell.user import User
@@ -37,6 +37,7 @@ def recovered(result: Recovered) -> dict[str, Any]:
                 "penalty_data": candidate.entry.shachain is not None,
                 "from": candidate.source.name,
                 "timestamp": candidate.source.backup.timestamp,
+                "scb": candidate.scb,
             }
             for candidate in result.candidates
         ],
@@ -52,7 +53,18 @@ def recovered(result: Recovered) -> dict[str, Any]:
         "rejected": _rejected(result),
         "missing": result.missing,
         "complete": result.complete,
+        "note": _note(result),
     }
+
+
+def _note(result: Recovered) -> str | None:
+    """What is to be said where nothing seems to be missing and yet nobody knows."""
+    if result.counted or not result.sources:
+        return None
+    return (
+        f"{UNCOUNTED}, and a recovery does not end by itself. If you have the local file or a copy of it, see "
+        "which channels it names besides: docs/recovery.md, From the local file"
+    )
 
 
 def _rejected(result: Recovered) -> list[dict[str, str]]:
@@ -94,6 +106,7 @@ def restored(
         "missing": result.missing,
         "may_hold_more": [] if result.complete else list(unheard),
         "complete": result.complete,
+        "note": _note(result),
         "finished": bool(rows) and result.complete and counts[CLOSED] == len(rows),
         "rejected": _rejected(result),
     }

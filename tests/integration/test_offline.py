@@ -141,7 +141,7 @@ def _commands(l1: Any, l2: Any, tmp_path: Path, source: str) -> list[str]:
     return [
         line
         for line in plan.splitlines()
-        if line.startswith(("     lightning-cli ", f"     {sys.executable} "))
+        if line.startswith(("     lightning-cli ", "     jq ", f"     {sys.executable} "))
     ]
 
 

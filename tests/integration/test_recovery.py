@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import shutil
 import subprocess
 import time
@@ -86,9 +86,11 @@ def test_recover_as_the_readme_says(node_factory: Any) -> None:
     if jq is None:
         pytest.skip("jq is not on PATH")
     cli = f"lightning-cli --lightning-dir={l1.daemon.lightning_dir} --network=regtest"
-    command = f'{cli} recoverchannel "$({cli} peerstorage-recover | jq -c .scb)"'
+    command = f"""{cli} peerstorage-recover | jq -c '.scb[] | [.]' |
+    while read -r entry; do {cli} recoverchannel "$entry"; done"""
     output = subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, text=True).stdout
-    assert set(json.loads(output)["stubs"]) == before
+    stubs = re.findall(r"[0-9a-f]{64}", output)
+    assert (len(stubs), set(stubs)) == (len(before), before)
 
 
 @pytest.mark.parametrize("options", [OURS, BESIDE], ids=["alone", "beside-builtin"])

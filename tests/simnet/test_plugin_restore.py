@@ -1,11 +1,12 @@
 """peerstorage-restore: whom it asks, what stops it, and whom it tries again."""
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
 
 from .channels import Channel
-from .common import wait_for
+from .common import RpcError, wait_for
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
@@ -174,3 +175,36 @@ def test_nothing_is_closed_before_the_chain_is_there(tmp_path: Path) -> None:
         alice.synced = True
         answer = restore(alice)
         assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+
+
+def test_an_old_copy_of_the_built_in_beside_a_file_as_the_text_says(tmp_path: Path) -> None:
+    """bob returns one from before the channel with carol, who keeps nothing; the file names both. The restore does
+    not end by itself, and docs/recovery.md, "If a peer returned a copy", leads to the other channel."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (first, second) = established(net, "bob", "carol")
+        alice.call("peerstorage-export", [str(tmp_path / "copy")])
+        bob.blobs[alice.node_id] = sealed(alice, 1_700_000_000, entries_of(alice)[:1])
+        carol.stores = None
+        carol.blobs.clear()
+        lose(net, alice, bob)
+        turned_away(net, alice, carol)
+        assert states(restore(alice)) == {first.channel_id: "close sent"}
+        net.mine()
+        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+        net.mine(101)
+        wait_for(lambda: set(states(restore(alice)).values()) == {"swept"})
+        answer = restore(alice)
+        assert (answer["missing"], answer["complete"], answer["finished"]) == (0, False, False)
+        assert answer["may_hold_more"] == []
+        assert "as far as is known" in answer["note"]
+        assert mode(alice) == "recovering"
+        assert carol.channels[second.channel_id].state == "CHANNELD_NORMAL"
+
+        alice.call("peerstorage-resume", ["discard"])
+        with contextlib.suppress(RpcError):
+            net.connect(alice, carol)
+        wait_for(lambda: carol.channels[second.channel_id].state != "CHANNELD_NORMAL")
+        assert mode(alice) == "normal"
+        rows = alice.call("peerstorage-recover", [str(tmp_path / "copy")])["channels"]
+        scb = [row["scb"] for row in rows if row["peer_id"] == carol.node_id]
+        assert alice.call("recoverchannel", [scb]) == {"stubs": [second.channel_id]}
