@@ -36,24 +36,21 @@ class Alerts:
     ) -> None:
         self._emit, self.log = emit, log
         self._listened_from = now + _HOLD_BACK_SECONDS
-        self._raised: dict[tuple[str, str | None], str] = {}
+        # What was told and is not over: severity and message, by kind and peer.
+        self.raised: dict[tuple[str, str | None], tuple[str, str]] = {}
         self._waiting: list[dict[str, str]] = []
 
     def raise_(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         """The condition holds; says so unless it was said already."""
-        if (kind, peer_id) not in self._raised:
-            self._raised[kind, peer_id] = message
+        if (kind, peer_id) not in self.raised:
+            self.raised[kind, peer_id] = severity, message
             self._tell(kind, peer_id, severity, message)
 
     def clear(self, kind: str, peer_id: str | None = None) -> None:
         """The condition does not hold (any more)."""
-        message = self._raised.pop((kind, peer_id), None)
-        if message is not None:
-            self._tell(kind, peer_id, INFO, f"over: {message}")
-
-    def messages(self, kind: str) -> list[str]:
-        """What was told of a kind and is not over."""
-        return [message for (told, _), message in self._raised.items() if told == kind]
+        told = self.raised.pop((kind, peer_id), None)
+        if told is not None:
+            self._tell(kind, peer_id, INFO, f"over: {told[1]}")
 
     def _tell(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         self.log("info" if severity == INFO else "warn", message)

@@ -128,7 +128,7 @@ def status(
     held = holding(user, options.replicas)
     held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
     return {
-        "summary": _sentence(user, held, now),
+        "summary": _sentence(user, vault, held, now),
         "todo": list(todo),
         "mode": user.ledger.state.mode,
         "backup": {
@@ -206,13 +206,15 @@ def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict
     }
 
 
-def _sentence(user: User, held: Mapping[str, int], now: float) -> str:
+def _sentence(user: User, vault: Vault, held: Mapping[str, int], now: float) -> str:
     """Could this node be recovered now, from how many peers, and how old is the backup."""
     state = user.ledger.state
     if user.recovering:
         what = "OLD DATABASE" if state.old else "RECOVERING"
         return f"{what}: nothing is sent to peers. What to do is in todo"
     channels = len(user.ledger.channels)
+    if not channels and vault.file is not None and vault.file.entries:
+        return f"NO CHANNELS here, but {len(vault.file.entries)} in the local file. What to do is in todo"
     if not channels:
         return "no channels yet, so nothing to back up"
     covered = channels - held["channels_without_copy"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from peerstorage.config import Options
 from peerstorage.shell import report
-from peerstorage.shell.alerts import CRITICAL, INFO, QUOTA_FULL, WARNING, Alerts
+from peerstorage.shell.alerts import CRITICAL, INFO, WARNING, Alerts
 from peerstorage.shell.user import User
 
 _PERIOD_SECONDS = 30.0
@@ -67,8 +67,10 @@ class Watch:
     def todo(self) -> list[str]:
         """What is wrong now and what to do, the worst first; empty when all is well."""
         order = (CRITICAL, WARNING, INFO)
-        conditions = sorted(self.conditions(), key=lambda condition: order.index(condition.severity))
-        return [condition.message for condition in conditions] + self._alerts.messages(QUOTA_FULL)
+        found = [(condition.severity, condition.message) for condition in self.conditions()]
+        # What others told. What was told from here may be over since.
+        found += [told for key, told in self._alerts.raised.items() if key not in self._since]
+        return [message for _, message in sorted(found, key=lambda told: order.index(told[0]))]
 
     def conditions(self) -> list[Condition]:
         """All that hold now."""

@@ -196,6 +196,9 @@ def test_file_of_a_lost_node_survives_and_recovers(tmp_path: Path) -> None:
         alice.start()
         wait_for(lambda: "file-ahead" in alerts(alice))
         assert "its database was lost" in log_lines(alice, NAME)[0]
+        told = status(alice)
+        assert "its database was lost" in told["todo"][0]
+        assert told["summary"].startswith("NO CHANNELS here, but 3 in the local file")
         assert set(kept(alice)) <= {("peerstorage", "state"), ("peerstorage", "takeover")}
         turned_away(net, alice, bob)
         wait_for(lambda: mode(alice) == "recovering")

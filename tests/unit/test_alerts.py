@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 from peerstorage.shell.alerts import CRITICAL, INFO, WARNING, Alerts
 
@@ -69,3 +71,16 @@ def test_what_never_was_is_not_over() -> None:
     told = Told()
     told.subject.clear("quota")
     assert (told.alerts, told.lines) == ([], [])
+
+
+def test_the_texts_name_every_kind() -> None:
+    root = Path(__file__).resolve().parents[2]
+    shell = root / "peerstorage/shell"
+    kinds = set(re.findall(r'Condition\(\s*"([a-z-]+)"', (shell / "watch.py").read_text()))
+    kinds |= set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', (shell / "alerts.py").read_text()))
+    assert len(kinds) == 14
+    table = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs/alerts.md").read_text(), re.MULTILINE)
+    assert set(table) == kinds
+    assert len(table) == len(kinds)
+    paragraph = (root / "README.md").read_text().partition("The kinds:")[2].partition("[docs/alerts.md]")[0]
+    assert set(re.findall(r"`([a-z-]+)`", paragraph)) == kinds

@@ -10,7 +10,7 @@ import pytest
 
 from peerstorage.config import Options
 from peerstorage.shell import report
-from peerstorage.shell.alerts import QUOTA_FULL, WARNING, Alerts
+from peerstorage.shell.alerts import CRITICAL, FILE_AHEAD, QUOTA_FULL, WARNING, Alerts
 from peerstorage.shell.watch import Watch
 from peerstorage.store import SentRecord, State
 from tests.unit.samples import entry
@@ -138,11 +138,18 @@ def test_todo_has_the_worst_first_and_the_quota(monkeypatch: pytest.MonkeyPatch)
     case.records = {PEER: SentRecord(state="altered")}
     case.holding["channels_without_copy"] = 1
     case.emitter.raise_(QUOTA_FULL, None, WARNING, "the quota is full")
-    first, second, third, fourth = case.watch.todo()
+    case.emitter.raise_(FILE_AHEAD, None, CRITICAL, "the file is ahead")
+    first, second, third, fourth, fifth = case.watch.todo()
     assert "IN NO BACKUP" in first
-    assert "does not open" in second
-    assert "chanbackup" in third
+    assert second == "the file is ahead"
+    assert "does not open" in third
     assert fourth == "the quota is full"
+    assert "chanbackup" in fifth
+    case.told(0)
+    assert len(case.watch.todo()) == 5, "each once, told or not"
+    case.emitter.clear(FILE_AHEAD)
+    case.records = {}
+    assert [line for line in case.watch.todo() if "file" in line or "open" in line] == []
 
 
 def test_an_event_is_looked_at_soon_but_not_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
