@@ -254,6 +254,8 @@ class User:
     def _apply(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
         if self._turn(backup, judgement):
             self._log("warn", judgement.explain(peer_id, backup))
+            # This very peer was turned away before anybody knew.
+            self.turned_away(peer_id)
         elif judgement.verdict is Verdict.EARLIER:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
         if judgement.verdict is not Verdict.LOST:

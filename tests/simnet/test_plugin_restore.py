@@ -106,6 +106,8 @@ def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
         carol.announced = False
         carol.port += 1
         lose(net, alice, bob)
+        # Also of the very first peer, which was turned away before anything was known to be lost.
+        wait_for(lambda: alice.datastore.get("peerstorage", "reached", bob.node_id))
         answer = restore(alice)
         assert states(answer)[channel.channel_id] == "unreachable"
         row = next(row for row in answer["channels"] if row["channel_id"] == channel.channel_id)
