@@ -7,8 +7,10 @@ Rules:
   the receiver delay storing; the latest waits in memory and is never dropped for an older one.
 - A peer that disconnects gets one write more per interval, see `leaves`.
 - A pending time is never put off by a newer blob, else a chatty peer would never be stored.
-- Each peer that we store for has room for the largest blob, so its updates always fit and the quota always
-  holds; when there is no such room left, newcomers are refused.
+- Each peer that we store for has room for the largest blob, so its updates always fit; when there is no such room
+  left, newcomers are refused. Nothing stored is dropped for them.
+- A name costs nothing, nor does a channel that is never funded, and BOLT 1 asks to store for whoever has an open
+  one. So a newcomer with a channel that is in a block has room until the quota is used twice over.
 - Nothing is remembered for longer than an interval of peers for whom nothing is stored.
 """
 
@@ -95,14 +97,15 @@ class Provider:
         rest = self._rests.get(peer_id)
         return rest is None or rest.early or rest.until <= now
 
-    def has_room(self, peer_id: str, size: int) -> bool:
-        """Whether `size` bytes of this peer may be stored. An update of what we store always may."""
+    def has_room(self, peer_id: str, size: int, *, funded: bool = False) -> bool:
+        """Whether `size` bytes of this peer may be stored; `funded`: a channel with it is in a block. An update of
+        what we store always may."""
         if size > MAX_BLOB:
             return False
-        return peer_id in self._sizes or self.has_room_for_newcomers()
+        return peer_id in self._sizes or self.has_room_for_newcomers(funded=funded)
 
-    def has_room_for_newcomers(self) -> bool:
-        return (self.peers + 1) * MAX_BLOB <= self._quota
+    def has_room_for_newcomers(self, *, funded: bool = False) -> bool:
+        return (self.peers + 1) * MAX_BLOB <= self._quota * (2 if funded else 1)
 
     def written(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is in the datastore now, or deleted there if it is empty; a newer one goes on waiting."""

@@ -211,10 +211,14 @@ class Keeper:
     def _no_room(self, peer_id: str, size: int) -> str:
         if self.provider.has_room(peer_id, size):
             return ""
+        if self.provider.has_room(peer_id, size, funded=True) and self._node.has_funded_channel_with(peer_id):
+            return ""
         reason = f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
-        self._alerts.raise_(
-            QUOTA_FULL, None, WARNING, f"{reason}. Backups of more peers are refused until you raise it"
+        message = (
+            f"{reason}. Backups of more peers are refused until you raise it; those with a funded channel only at "
+            "twice the quota"
         )
+        self._alerts.raise_(QUOTA_FULL, None, WARNING, message)
         return reason
 
     def _look_for_room(self) -> None:

@@ -145,6 +145,11 @@ class Node:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
         return any(channel["state"] not in _NO_CHANNEL for channel in channels)
 
+    def has_funded_channel_with(self, peer_id: str) -> bool:
+        """Whether a channel with a peer is, or was, in a block: only then it has a short_channel_id."""
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return any("short_channel_id" in channel for channel in channels)
+
     def activity(self, peer_id: str) -> list[tuple[str, int]]:
         """lightningd's state of each channel with a peer, and the number of payments in flight in it."""
         channels = self.call("listpeerchannels", id=peer_id)["channels"]

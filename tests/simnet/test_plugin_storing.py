@@ -363,6 +363,32 @@ def test_full_quota_refuses_newcomers_and_updates_fit(tmp_path: Path) -> None:
         stored(alice, dave, b"now")
 
 
+@pytest.mark.parametrize("provide", ["channels", "all"])
+def test_names_and_channels_that_are_never_funded_take_no_room_from_a_funded_one(
+    tmp_path: Path, provide: str
+) -> None:
+    with QuickNetwork(tmp_path) as net:
+        options = QUICK | {"peerstorage-provide": provide, "peerstorage-quota": str(2 * 65531)}
+        alice = net.node("alice", options=options)
+        strangers = [net.raw_peer(f"stranger{number}") for number in range(3)]
+        for peer in strangers:
+            net.connect(peer, alice)
+            if provide == "channels":
+                net.open_channel(peer, alice, normal=False)
+            give(peer, alice, b"1")
+            if peer is not strangers[-1]:
+                stored(alice, peer, b"1")
+        alice.wait_for_log(f"{strangers[-1].node_id}: its backup is not stored: .*quota")
+        bob, carol, dave = (net.raw_peer(name) for name in ("bob", "carol", "dave"))
+        for peer in (bob, carol, dave):
+            with_channel(net, alice, peer)
+            give(peer, alice, peer.name.encode())
+            if peer is not dave:
+                stored(alice, peer, peer.name.encode())
+        alice.wait_for_log(f"{dave.node_id}: its backup is not stored: .*quota")
+        assert listed(alice).keys() == {peer.node_id for peer in (*strangers[:2], bob, carol)}
+
+
 def test_full_quota_is_told_once_and_once_more_when_there_is_room(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice = net.node("alice", options=ALL | {"peerstorage-quota": str(65531)})

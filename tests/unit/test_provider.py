@@ -209,6 +209,19 @@ def test_who_is_stored_keeps_its_place_when_the_quota_was_lowered() -> None:
 def test_quota_0_stores_nothing_for_newcomers(size: int) -> None:
     subject = Provider(INTERVAL, 0, {})
     assert not subject.has_room("alice", size)
+    assert not subject.has_room("alice", size, funded=True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "anybody", "funded"), [(1, True, True), (2, False, True), (4, False, False)]
+)
+def test_a_funded_channel_finds_room_until_the_quota_is_used_twice(
+    stored: int, anybody: bool, funded: bool
+) -> None:
+    subject = provider(**{str(number): 1 for number in range(stored)})
+    assert subject.has_room("alice", MAX_BLOB) is anybody
+    assert subject.has_room("alice", MAX_BLOB, funded=True) is funded
+    assert not subject.has_room("alice", MAX_BLOB + 1, funded=True)
 
 
 def test_quota_attack_small_first_then_large() -> None:
