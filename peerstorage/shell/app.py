@@ -117,7 +117,8 @@ class App:
                 submit=self.worker.submit,
                 ahead=self._file_is_ahead,
             )
-            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin)
+            behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin, behind_builtin=behind)
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
@@ -127,6 +128,11 @@ class App:
         roles: list[Role] = [self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
         self.worker.start([_Doorman(self), *roles])
         return None
+
+    def _is_behind_builtin(self) -> bool:
+        with contextlib.suppress(NodeError):
+            return self.node.builtin_is_asked_first()
+        return False
 
     def audit(self) -> Audit:
         """For a thread of its own."""

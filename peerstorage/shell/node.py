@@ -23,6 +23,8 @@ BUILTIN = "chanbackup"
 # lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
 # own, and what we still have to say may be older.
 _PARENT = os.getppid()
+_DEFERRED = "Deferring registration of hook peer_connected"
+_UPDATED = "Updating hooks for peer_connected"
 # The short_channel_id of every channel that recoverchannel makes.
 _STUB = "1x1x1"
 
@@ -247,6 +249,13 @@ class Node:
         but not active yet. One that is disabled is not listed."""
         plugins = self.call("plugin", subcommand="list")["plugins"]
         return any(plugin["name"].rsplit("/", 1)[-1] == BUILTIN for plugin in plugins)
+
+    def builtin_is_asked_first(self) -> bool:
+        """Whether lightningd, which ran already, could not put our peer_connected hook before the built-in's. Only
+        its log tells (docs/facts.md)."""
+        lines = [str(entry.get("log")) for entry in self.call("getlog", level="unusual")["log"]]
+        told = [line for line in lines if _DEFERRED in line or _UPDATED in line]
+        return bool(told) and _DEFERRED in told[-1]
 
     def send(self, peer_id: str, message: Message) -> None:
         """Hands a message to connectd. That is all that can be known: nothing is ever acknowledged."""

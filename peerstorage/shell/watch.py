@@ -35,10 +35,14 @@ class Condition:
 
 
 class Watch:
-    """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us."""
+    """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
+    and is asked first when a peer connects."""
 
-    def __init__(self, user: User, alerts: Alerts, options: Options, *, builtin: bool) -> None:
-        self._user, self._alerts, self._options, self._builtin = user, alerts, options, builtin
+    def __init__(
+        self, user: User, alerts: Alerts, options: Options, *, builtin: bool, behind_builtin: bool = False
+    ) -> None:
+        self._user, self._alerts, self._options = user, alerts, options
+        self._builtin, self._behind_builtin = builtin, behind_builtin
         self._at = self._looked_at = 0.0
         # Since when (monotonic seconds) each condition holds, by kind and peer.
         self._since: dict[tuple[str, str | None], float] = {}
@@ -78,6 +82,16 @@ class Watch:
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies()
             found += self._of_peers()
+        if self._behind_builtin and (self._user.recovering or self._user.fresh):
+            found.append(
+                Condition(
+                    "builtin-first",
+                    CRITICAL,
+                    "THE BUILT-IN chanbackup IS ASKED FIRST when a peer connects, since this plugin was started "
+                    "again: it sends an empty backup in place of the good one. Connect to nobody. Restart "
+                    "lightningd with disable-plugin=chanbackup in its configuration",
+                )
+            )
         if self._builtin:
             found.append(
                 Condition(

@@ -14,6 +14,7 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
+from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     BESIDE,
     LOSING,
@@ -34,6 +35,7 @@ from tests.integration.helpers import (
     put_back,
     row,
     secret,
+    start_plugin,
     states,
     status,
 )
@@ -123,6 +125,29 @@ def test_fresh_node_connecting_twice_harms_nothing(node_factory: Any, options: d
     with pytest.raises(RpcError, match="recovering"):
         l1.rpc.call("peerstorage-push")
     assert states(l3, l1) == ["CHANNELD_NORMAL"]
+
+
+def test_builtin_that_is_asked_first_after_a_new_start_of_the_plugin_is_told(node_factory: Any) -> None:
+    """lightningd's own fault (docs/facts.md), so nothing but the operator can help."""
+    l1, l2 = node_factory.get_nodes(2, opts=[BESIDE | LOSING, SLOW])
+    fund(l1, l2)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key))
+    lose_everything(l1)
+    held = held_blob(l2, l1)
+    l1.start()
+    connect_refused(l1, l2)
+    wait_for(lambda: status(l1)["mode"] == "recovering")
+    assert "ASKED FIRST" not in str(status(l1)["todo"])
+    l1.rpc.plugin_stop(PLUGIN)
+    start_plugin(l1, {name: str(value) for name, value in BESIDE.items() if name.startswith("peerstorage")})
+    assert "ASKED FIRST" in str(status(l1)["todo"])
+    l1.daemon.wait_for_log("Restart lightningd with disable-plugin=chanbackup")
+    l1.stop()
+    l1.daemon.opts["disable-plugin"] = "chanbackup"
+    l1.start()
+    assert "ASKED FIRST" not in str(status(l1)["todo"])
+    assert held_blob(l2, l1) == held
 
 
 def test_true_database_after_all(node_factory: Any, tmp_path: Path) -> None:

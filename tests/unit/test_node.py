@@ -31,3 +31,29 @@ def test_not_a_word_to_the_next_lightningd(tmp_path: Path, monkeypatch: pytest.M
         Node(str(tmp_path / "rpc")).node_id()
     assert asked == ["getinfo"]
     server.close()
+
+
+_DEFERRED = "Deferring registration of hook peer_connected until it's not in use."
+_UPDATED = "Updating hooks for peer_connected now usage is done."
+_OTHER = "Deferring registration of hook custommsg until it's not in use."
+
+
+@pytest.mark.parametrize(
+    ("lines", "first"),
+    [
+        ([], False),
+        ([_OTHER, "what else"], False),
+        ([_DEFERRED, _OTHER], True),
+        ([_DEFERRED, _UPDATED], False),
+        ([_DEFERRED, _UPDATED, _DEFERRED], True),
+    ],
+)
+def test_whether_the_builtin_is_asked_first_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], first: bool
+) -> None:
+    answer = {
+        "log": [{"type": "SKIPPED", "num_skipped": 2}, *({"type": "UNUSUAL", "log": line} for line in lines)]
+    }
+    node = Node("")
+    monkeypatch.setattr(node, "call", lambda method, level: {("getlog", "unusual"): answer}[method, level])
+    assert node.builtin_is_asked_first() is first

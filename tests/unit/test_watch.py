@@ -23,14 +23,18 @@ WELL = {"channels_without_copy": 0, "channels_with_few_copies": 0}
 class Case:
     """A node with one channel, as far as the watch looks."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, builtin: bool = False, **options: Any) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, builtin: bool = False, behind: bool = False, **options: Any
+    ) -> None:
         self.records: dict[str, SentRecord] = {}
         self.holding = dict(WELL)
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
         monkeypatch.setattr(report, "holding", lambda user, replicas: self.holding)
-        self.watch = Watch(self.user, self.emitter, Options(**options), builtin=builtin)
+        self.watch = Watch(
+            self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind
+        )
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
@@ -40,7 +44,7 @@ class Case:
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         rival = SimpleNamespace(sign="")
-        return SimpleNamespace(recovering=False, halted=False, rival=rival, ledger=ledger)
+        return SimpleNamespace(recovering=False, fresh=False, halted=False, rival=rival, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
@@ -159,3 +163,16 @@ def test_an_event_is_looked_at_soon_but_not_at_once_again(monkeypatch: pytest.Mo
     for _ in range(2):
         case.watch.soon()
         assert case.watch.next_event() == 101
+
+
+@pytest.mark.parametrize("harmed", ["recovering", "fresh"])
+def test_builtin_that_is_asked_first_is_told_where_it_does_harm(
+    monkeypatch: pytest.MonkeyPatch, harmed: str
+) -> None:
+    case = Case(monkeypatch, builtin=True, behind=True)
+    assert case.told(0) == [("builtin-active", "info")]
+    setattr(case.user, harmed, True)
+    assert ("builtin-first", "critical") in case.told(60)
+    assert any("disable-plugin=chanbackup" in line for line in case.watch.todo()[:2])
+    setattr(case.user, harmed, False)
+    assert ("builtin-first", "info") in case.told(120)
