@@ -198,11 +198,17 @@ class App:
                 self.gate.release(peer_id, CONTINUE)
         finally:
             if decision is Decision.ENTER:
-                # The database may have been found old since.
-                refused = (
-                    self.user.halted and self.gate.decide(self.user, peer_id, offers=offers) is not decision
-                )
-                request.set_result(DISCONNECT if refused else CONTINUE)
+                self._enter(peer_id, offers, request)
+
+    def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
+        # The database may have been found old or lost since.
+        suspicious = self.user.halted or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
+            request.set_result(DISCONNECT)
+            self.user.disconnected(peer_id)
+            self._turned_away(peer_id)
+        else:
+            request.set_result(CONTINUE)
 
     def _turned_away(self, peer_id: str) -> None:
         self._say(

@@ -171,6 +171,28 @@ def test_old_database_is_noticed_by_unknown_channels(tmp_path: Path) -> None:
         assert channels[2].channel_id in {item["channel_id"] for item in recovered["channels"]}
 
 
+def test_peer_that_waits_while_the_loss_is_noticed_is_not_let_in(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (channel,) = established(net, "bob")
+        carol = honest(net, "carol")
+        old = alice.snapshot()
+        newer = with_channel(net, alice, carol)
+        wait_until_held([bob, carol], alice, channel, newer, still=True)
+        alice.stop()
+        alice.rollback(old)
+        alice.start()
+        settle_down(alice)
+        before = len(alice.rpc_calls)
+        alice.rpc_fault("listpeerchannels", hang=1.0, times=1)
+        net.connect(alice, bob)
+        wait_for(lambda: ("listpeerchannels", {}) in alice.rpc_calls[before:])
+        turned_away(net, alice, carol)
+        assert mode(alice) == "recovering"
+        end = newer.end(carol)
+        assert end is not None
+        assert end.state == "CHANNELD_NORMAL"
+
+
 def test_old_database_is_noticed_by_revocations(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob,), (channel,) = established(net, "bob")
