@@ -307,12 +307,12 @@ def _hex(data: bytes | None) -> str | None:
 
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
-        print(f"peerstorage: {line}", file=sys.stderr)
+        print(f"peerstorage: {show.printable(line)}", file=sys.stderr)
 
 
 def _print(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(show.printable(line))
 
 
 def _print_json(answer: show.Object) -> None:

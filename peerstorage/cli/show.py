@@ -124,6 +124,13 @@ def inspected_text(one: Object) -> list[str]:
     return lines + [line for entry in one["channels"] for line in channel_text(entry)]
 
 
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: names in files and of files may be anything."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text
+    )
+
+
 def recovered_notes(result: Recovered, told: Container[str] = ()) -> list[str]:
     """What goes beside the entries; `told`: names of sources whose failure was said already."""
     sats = sum(one.entry.funding_sats for one in result.candidates)

@@ -178,6 +178,19 @@ def test_incomplete_channels_stop_it_unless_they_are_skipped(run: Run) -> None:
     assert inspected.out.count("channel ") == 1
 
 
+@pytest.mark.parametrize("inspect", [[], ["--inspect"]])
+def test_keys_of_a_file_say_nothing_to_the_terminal(run: Run, inspect: list[str]) -> None:
+    evil = "\x1b]0;evil\x07\r\u202e"
+    content = json.loads(signer_file("two revocations"))
+    values = content["state"]["values"]
+    (key,) = [key for key in values if key.startswith("channels/")]
+    values[f"channels/{evil}"] = values[key]
+    Path("backup.json").write_text(json.dumps(content))
+    result = run("convert", *inspect, "backup.json")
+    assert "]0;evil" in result.err
+    assert all(one.isprintable() or one == "\n" for one in result.out + result.err)
+
+
 def test_two_channels_with_one_database_id(run: Run) -> None:
     content = json.loads(signer_file("no secrets known"))
     values = content["state"]["values"]
