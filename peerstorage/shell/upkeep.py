@@ -6,6 +6,8 @@ Rules:
 - Every few blocks all channels are listed once. How far the chain has got is asked then, not counted, so neither a
   restart nor a notification that was missed makes a difference. While lightningd catches up nothing is done: a
   record made at an old height would end too early.
+- The first look after a start deletes nothing: after two weeks in which we were off, peers first get the time to
+  come for their blobs.
 - Before a blob is deleted lightningd is asked for a channel with this very peer.
 """
 
@@ -42,6 +44,7 @@ class Upkeep:
         self._everyone, self._builtin = everyone, builtin
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
+        self._deletes = False
         self._changed: list[str] = []
         self._uncopied: list[str] = []
         self._channels: Counter[str] = Counter()
@@ -104,7 +107,9 @@ class Upkeep:
         if self._everyone:
             self._visited = self._keeper.visitors | self._node.connected_peers().keys()
         self._keeper.visitors = set()
-        self._changed = [peer_id for peer_id, meta in metas.items() if self._aged(peer_id, meta) != meta]
+        now = {peer_id: self._aged(peer_id, meta) for peer_id, meta in metas.items()}
+        self._changed = [p for p, meta in now.items() if meta != metas[p] and (meta or self._deletes)]
+        self._deletes = True
 
     def _aged(self, peer_id: str, meta: StoredMeta) -> StoredMeta | None:
         has_channel = self._channels[peer_id] > 0

@@ -93,7 +93,13 @@ def test_countdown_goes_on_across_restarts_and_many_blocks_at_once(tmp_path: Pat
         assert free_since(alice, bob) == begun
         alice.stop()
         net.mine(50_000)
+        before = len(alice.rpc_calls)
         alice.start()
+        # After so long bob first gets the time to come.
+        wait_for(lambda: ("listpeerchannels", {}) in alice.rpc_calls[before:])
+        net.connect(alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL) == [b"theirs"])
+        looked(net, alice)
         wait_for(lambda: not listed(alice, bob))
 
 
@@ -115,8 +121,9 @@ def test_nothing_is_begun_or_deleted_while_lightningd_catches_up(tmp_path: Path)
         }
         alice.synced = True
         net.mine()
-        wait_for(lambda: not listed(alice, bob))
         wait_for(lambda: free_since(alice, carol) > net.height - LOOK)
+        looked(net, alice)
+        wait_for(lambda: not listed(alice, bob))
 
 
 def test_chain_that_goes_back_deletes_nothing(tmp_path: Path) -> None:
