@@ -44,7 +44,8 @@ def test_stock_node_changes_over_and_deletes_in_the_end(node_factory: Any) -> No
         "plugin": [OURS["plugin"], _ALERT_LOG],
         "disable-plugin": "chanbackup",
         "peerstorage-interval": 0,
-        "peerstorage-quota": 65531,
+        # Twice as much is for peers with a funded channel.
+        "peerstorage-quota": 65530,
     }
     l2.start()
     # It may be done before pyln-testing has seen that the node is up.
