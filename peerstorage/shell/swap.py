@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -68,10 +69,13 @@ def create(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """The name of a file gets to the disk. Raises OSError."""
+    """The name of a file gets to the disk, where the filesystem can be asked for it. Raises OSError."""
     descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
     finally:
         os.close(descriptor)
 

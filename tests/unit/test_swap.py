@@ -163,6 +163,22 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int, code: int) -
     monkeypatch.setattr(os, name, call)
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_folder_that_cannot_be_synced_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As on some network filesystems; the second fsync is the folder's."""
+    path = filled(tmp_path, *"ab")
+    with monkeypatch.context() as patched:
+        refuse(patched, "fsync", 2, code)
+        swap.replace(path, b"X", 1)
+    assert versions(path) == {NAME: "X", f"{NAME}.1": "b"}
+    with monkeypatch.context() as patched:
+        refuse(patched, "fsync", 2, errno.EIO)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            swap.replace(path, b"Y", 1)
+
+
 @pytest.mark.parametrize(
     ("name", "code"),
     [
