@@ -316,12 +316,15 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
 
 def _list(app: App) -> dict[str, Any]:
     node = app.node
-    return report.stored_list(app.keeper.metas, node.channel_counts(), node.height(), time.time())
+    answer = report.stored_list(app.keeper.metas, node.channel_counts(), node.height(), time.time())
+    return answer | {"left_at_builtin": sorted(app.keeper.inheritance)}
 
 
 def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
     meta = app.keeper.metas.get(peer_id)
-    if meta is None:
+    # What there was no room for is given back from where the built-in put it.
+    size = meta.size if meta else len(app.keeper.inheritance.blob(peer_id) or b"")
+    if not size:
         raise UsageError(NOT_STORED, f"nothing is stored for peer {peer_id}: see peerstorage-list")
     if not force and app.node.has_channel_with(peer_id):
         raise UsageError(
@@ -330,7 +333,7 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
             f"need it. If you are sure: lightning-cli peerstorage-forget {peer_id} true",
         )
     app.keeper.delete(peer_id)
-    return {"peer_id": peer_id, "deleted_bytes": meta.size}
+    return {"peer_id": peer_id, "deleted_bytes": size}
 
 
 def _resume(app: App, word: str | None) -> dict[str, Any]:

@@ -12,6 +12,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from peerstorage.store import Store, TakeOver
 from peerstorage.wire import MAX_BLOB
 
@@ -30,6 +32,9 @@ class Inheritance:
 
     def __len__(self) -> int:
         return len(self._left)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._left)
 
     def __contains__(self, peer_id: str) -> bool:
         return peer_id in self._left

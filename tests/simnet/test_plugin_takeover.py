@@ -192,10 +192,16 @@ def test_quota_holds_and_the_rest_stays_for_later(tmp_path: Path) -> None:
         for peer in peers:
             net.connect(alice, peer)
             wait_for(lambda p=peer: p.received(PEER_STORAGE_RETRIEVAL) == [theirs(p)])  # type: ignore[misc]
+        # The operator sees them, and may delete one.
+        assert alice.call("peerstorage-list")["left_at_builtin"] == sorted(waiting)
+        gone = next(peer for peer in peers if peer.node_id == waiting[0])
+        forgotten = alice.call("peerstorage-forget", [gone.node_id])
+        assert forgotten == {"peer_id": gone.node_id, "deleted_bytes": len(theirs(gone))}
+        assert alice.call("peerstorage-list")["left_at_builtin"] == waiting[1:]
         alice.options["peerstorage-quota"] = "1MiB"
         alice.restart()
         wait_for(lambda: left(alice) == [])
-        assert blobs(alice) == {peer.node_id: theirs(peer) for peer in peers}
+        assert blobs(alice) == {peer.node_id: theirs(peer) for peer in peers if peer is not gone}
 
 
 def test_beside_the_built_in_nothing_is_lost_either(tmp_path: Path) -> None:
