@@ -78,7 +78,7 @@ def test_the_texts_name_every_kind() -> None:
     shell = root / "peerstorage/shell"
     kinds = set(re.findall(r'Condition\(\s*"([a-z-]+)"', (shell / "watch.py").read_text()))
     kinds |= set(re.findall(r'"([a-z]+(?:-[a-z]+)+)"', (shell / "alerts.py").read_text()))
-    assert len(kinds) == 14
+    assert len(kinds) >= 14, "the search doesn't find them all"
     table = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs/alerts.md").read_text(), re.MULTILINE)
     assert set(table) == kinds
     assert len(table) == len(kinds)
