@@ -51,14 +51,11 @@ def rank(record: SentRecord) -> tuple[int, int, int]:
 
 
 def forgettable(records: Mapping[str, SentRecord], needed: Collection[str], now: int) -> list[str]:
-    """Peers to forget. `needed`: those that are connected or have a channel; `now`: wall-clock seconds.
-
-    A peer that holds a backup of an earlier life (withheld) is never forgotten.
-    """
+    """Peers to forget. `needed`: those that are connected or have a channel; `now`: wall-clock seconds."""
     strangers = [
         (max(record.sent_at, record.checked_at), peer_id)
         for peer_id, record in records.items()
-        if peer_id not in needed and not record.withheld
+        if peer_id not in needed
     ]
     strangers.sort(reverse=True)
     return [

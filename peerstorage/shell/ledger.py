@@ -62,7 +62,7 @@ class Ledger:
 
     def forget(self, peer_id: str) -> None:
         self.store.forget_peer(peer_id)
-        del self.records[peer_id]
+        self.records.pop(peer_id, None)
 
     def say(self, peer_id: str, level: str, message: str) -> None:
         """Logs a condition of a peer once, not at each of its reconnections."""

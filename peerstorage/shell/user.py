@@ -22,9 +22,10 @@ from peerstorage.guard import Judgement, Verdict, Vigil, judge
 from peerstorage.reliability import checked, forgettable
 from peerstorage.rival import Rival
 from peerstorage.scb import WireAddress
-from peerstorage.sealing import seal, unseal
+from peerstorage.sealing import unseal
 from peerstorage.session import Sessions
 from peerstorage.shell.contacts import Contacts
+from peerstorage.shell.copies import Copies
 from peerstorage.shell.ledger import Ledger, Log
 from peerstorage.shell.node import Node
 from peerstorage.shell.placement import Placement
@@ -38,8 +39,12 @@ _SHORTEST_REFRESH_SECONDS = 10.0
 # Looking at ten thousand channels takes lightningd and us a while: at most these shares of the time when nothing
 # happens, and when much is sent.
 _IDLE_SHARE, _BUSY_SHARE = 0.01, 0.03
-# So many peers get a backup before the worker looks at what else there is to do.
+# So many peers get a backup, or are forgotten, before the worker looks at what else there is to do.
 _AT_ONCE = 16
+# With so many records more it is looked at once more whom to forget.
+_CROWD = 100
+# So many strangers that left no record are known to have been heard.
+_MOST_HEARD = 10_000
 # So long after a start peers with channels may have to wait for the verdict of others.
 _VIGIL_SECONDS = 60.0
 # lightningd's states of a channel that has just been made.
@@ -52,6 +57,7 @@ class User:
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(store, node.channels(), log)
+        self.copies = Copies(store, key, self._forget)
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
@@ -84,6 +90,8 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
+        # More records than that may be too many.
+        self._enough_records = len(self.ledger.records) + _CROWD
 
     @property
     def _refresh_period(self) -> float:
@@ -123,6 +131,8 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+        if peer_id not in self.ledger.records:
+            self._leaves_nothing(peer_id)
 
     def turned_away(self, peer_id: str) -> None:
         """What the operator found out by hand is not asked for again, not even after a restart."""
@@ -166,22 +176,22 @@ class User:
             self.ledger.say(
                 peer_id, "warn", f"peer {peer_id} holds a backup of ours that can't be read here: {error}"
             )
-            self._keep(peer_id, plaintext)
+            self._keep(peer_id, plaintext, None)
             self._done_with(peer_id, replace(record if same else self._disproved(record), withheld=True))
             return
         if not same and backup.timestamp <= record.timestamp:
             # A newer one went out while this plugin was not in charge: the peer has not failed.
             record = self._disproved(record)
         judgement = self._judge(backup)
+        unreadable = bool(backup.lost) and not same
+        # A stranger's that tells nothing is not worth keeping: strangers come under any number of names.
+        tells = self.recovering or unreadable or judgement.verdict is not Verdict.FINE
         newer = backup.timestamp > record.verified_timestamp
-        if newer:
-            self._keep(peer_id, plaintext)
+        if newer and (tells or peer_id in self.ledger.partners) and self._keep(peer_id, plaintext, backup):
+            record = replace(record, verified_timestamp=backup.timestamp)
         # The mode before the record: a record makes the peer count as heard, so that it is not held again.
         self._apply(peer_id, backup, judgement)
-        unreadable = bool(backup.lost) and not same
         record = replace(record, withheld=judgement.verdict is Verdict.EARLIER or unreadable)
-        if newer:
-            record = replace(record, verified_timestamp=backup.timestamp)
         self.placement.holds(peer_id, backup.channel_ids)
         if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic()):
             self._log("warn", self.rival.sign)
@@ -195,10 +205,27 @@ class User:
     def _done_with(self, peer_id: str, record: SentRecord) -> None:
         if record.state == "altered":
             self.placement.holds(peer_id, frozenset())
-        self._remember(peer_id, record)
+        if self._leaves_record(peer_id, record):
+            self._remember(peer_id, record)
         self.heard.add(peer_id)
+        if len(self.heard) > len(self.ledger.records) + _MOST_HEARD:
+            self.heard &= self.ledger.records.keys()
         self.verdicts[peer_id] += 1
         self.sessions.retrieved(peer_id)
+        if peer_id not in self.sessions and peer_id not in self.ledger.records:
+            self._leaves_nothing(peer_id)
+
+    def _leaves_record(self, peer_id: str, record: SentRecord) -> bool:
+        """Not so a stranger that never got anything and taught nothing. While recovering nothing is sent, so there
+        is nothing to withhold."""
+        known = peer_id in self.ledger.records or peer_id in self.ledger.partners
+        return known or bool(record.verified_timestamp) or (record.withheld and not self.recovering)
+
+    def _leaves_nothing(self, peer_id: str) -> None:
+        """A peer without a record is gone."""
+        self.placement.forget(peer_id)
+        self.sender.may_replace.discard(peer_id)
+        self.verdicts.pop(peer_id, None)
 
     def _remember(self, peer_id: str, record: SentRecord) -> None:
         smaller = record.capacity < self.ledger.record(peer_id).capacity
@@ -206,12 +233,8 @@ class User:
         if smaller:
             self.sender.say_small(peer_id)
 
-    def _keep(self, peer_id: str, plaintext: bytes) -> None:
-        try:
-            worth_keeping = format_.unpadded(plaintext)
-        except FormatError:
-            worth_keeping = plaintext
-        self.ledger.store.save_retrieved(peer_id, seal(self._key, worth_keeping))
+    def _keep(self, peer_id: str, plaintext: bytes, backup: Backup | None) -> bool:
+        return self.copies.keep(peer_id, plaintext, backup, self.ledger.partners)
 
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
@@ -268,6 +291,8 @@ class User:
     def next_event(self) -> float:
         if not self._options.use and not self._options.file:
             return float("inf")
+        if len(self.ledger.records) > self._enough_records:
+            return float("-inf")
         return min(self._refresh_at, self.sessions.next_event(), self.sender.next_event())
 
     def tick(self, now: float) -> None:
@@ -279,20 +304,33 @@ class User:
             self.sessions.structure_changed(self._normal_with)
             self._normal_with.clear()
             self._forget_strangers()
+        elif len(self.ledger.records) > self._enough_records:
+            self._forget_strangers()
         self.sender.tick(now)
         due = self.sessions.due(now)
         if due:
             self.sender.send(due[:_AT_ONCE], now)
 
     def _forget_strangers(self) -> None:
-        if self.recovering:
-            return
-        needed = self.insiders | set(self.sessions)
-        for peer_id in forgettable(self.ledger.records, needed, int(time.time()))[:_AT_ONCE]:
-            self.ledger.forget(peer_id)
-            self.placement.forget(peer_id)
+        """A few at a time, so that nobody's hook waits for it; the worker comes back for the others at once."""
+        records, gone = self.ledger.records, []
+        if not self.recovering:
+            needed = self.insiders | set(self.sessions)
+            # The only copy of an earlier life is never forgotten.
+            gone = [
+                peer_id
+                for peer_id in forgettable(records, needed, int(time.time()))
+                if not (records[peer_id].withheld and peer_id in self.copies)
+            ]
+        for peer_id in gone[:_AT_ONCE]:
+            self._forget(peer_id)
             self.heard.discard(peer_id)
-            del self.verdicts[peer_id]
+        self._enough_records = 0 if len(gone) > _AT_ONCE else len(records) + _CROWD
+
+    def _forget(self, peer_id: str) -> None:
+        self.ledger.forget(peer_id)
+        self.copies.forgotten(peer_id)
+        self._leaves_nothing(peer_id)
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)

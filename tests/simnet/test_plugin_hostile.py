@@ -17,7 +17,6 @@ from .test_plugin_helpers import (
     entries_of,
     give,
     honest,
-    kept,
     log_lines,
     mode,
     reconnect,
@@ -77,6 +76,13 @@ def test_ten_thousand_messages_in_a_burst(tmp_path: Path) -> None:
         unharmed(net, alice, bob)
 
 
+def wait_until_heard_with(alice: Node, mallory: RawPeer, blob: bytes) -> None:
+    """The attacker returns this in place of what it was sent."""
+    wait_for(lambda: mallory.received(PEER_STORAGE))
+    return_blob(mallory, alice, blob)
+    wait_for(lambda: row(alice, mallory)["state"] == "stale")
+
+
 IMPOSSIBLE = {
     "entries-that-are-not-there": container(0xFFFF, b"", LATEST - 1),
     "8000-entries-of-8-bytes": container(8000, bytes(64000), LATEST - 1),
@@ -94,8 +100,7 @@ IMPOSSIBLE = {
 def test_authentic_backup_with_impossible_contents_proves_nothing(tmp_path: Path, plaintext: bytes) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob, mallory = attacked(net)
-        return_blob(mallory, alice, backup_format.seal(secret(alice), plaintext))
-        wait_for(lambda: ("peerstorage", "retrieved", mallory.node_id) in kept(alice))
+        wait_until_heard_with(alice, mallory, backup_format.seal(secret(alice), plaintext))
         assert not alice.call("peerstorage-recover")["channels"]
         unharmed(net, alice, bob)
 
@@ -106,9 +111,8 @@ def test_authentic_backup_with_one_channel_as_often_as_fits(tmp_path: Path) -> N
         (entry,) = entries_of(alice)
         times = 65000 // len(entry)
         blob = backup_format.seal(secret(alice), container(times, entry * times, LATEST - 1))
-        return_blob(mallory, alice, blob)
-        wait_for(lambda: ("peerstorage", "retrieved", mallory.node_id) in kept(alice))
-        assert len(alice.call("peerstorage-recover")["channels"]) == 1
+        wait_until_heard_with(alice, mallory, blob)
+        assert len(alice.call("peerstorage-recover", [blob.hex()])["channels"]) == 1
         unharmed(net, alice, bob)
 
 

@@ -69,7 +69,6 @@ def test_strangers_are_forgotten_after_a_time(state: str, age: int, forgotten: b
     for record in (sent, heard):
         assert forgettable({"peer": record}, set(), NOW) == (["peer"] if forgotten else [])
         assert forgettable({"peer": record}, {"peer"}, NOW) == []
-        assert forgettable({"peer": replace(record, withheld=True)}, set(), NOW) == []
 
 
 def test_only_so_many_strangers_are_remembered_the_newest_of_them() -> None:

@@ -1,0 +1,195 @@
+"""What the user's side concludes from what peers return, and when; test_model drives it at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
+
+from peerstorage import reliability
+from peerstorage.backup import decode, encode
+from peerstorage.config import Options
+from peerstorage.sealing import seal, unseal
+from peerstorage.shell import user as user_
+from peerstorage.shell.user import User
+from peerstorage.store import Store
+from peerstorage.wire import Message
+from tests.unit import samples
+from tests.unit.samples import KEY, POINTS
+from tests.unit.world import Clock, MemoryNode
+
+# With a channel, and without.
+ALICE, MALLORY = (point.hex() for point in POINTS[:2])
+NAMES = [f"{number:066x}" for number in range(300)]
+
+
+class World:
+    """A node with a channel with Alice. `got`: what each peer was sent, by node_id."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.got: dict[str, list[bytes]] = {}
+        self.node = MemoryNode(clock, self._delivered)
+        entry = samples.entry(1)
+        self.node.channels_now = {entry.channel_id: entry}
+        self.start()
+
+    def start(self) -> None:
+        self.node.connected.clear()
+        self.user = User(self.node, Store(self.node), KEY, Options(), lambda level, line: None)
+
+    def _delivered(self, peer_id: str, payload: bytes) -> None:
+        message = Message.from_bytes(payload)
+        assert message is not None
+        self.got.setdefault(peer_id, []).append(message.blob)
+
+    def run(self, seconds: float) -> None:
+        """The worker does what is due, for so long."""
+        end = self.clock.now + seconds
+        while self.user.next_event() <= end:
+            self.clock.now = max(self.clock.now, self.user.next_event())
+            self.user.tick(self.clock.now)
+        self.clock.now = max(end, self.clock.now)
+
+    def connect(self, peer_id: str) -> None:
+        self.node.connected.add(peer_id)
+        self.user.connected(peer_id, self.clock.now)
+
+    def leave(self, peer_id: str) -> None:
+        self.node.connected.discard(peer_id)
+        self.user.disconnected(peer_id)
+
+    def kept(self, prefix: str) -> set[str]:
+        return set(self.node.names(("peerstorage", prefix)))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    clock = Clock()
+    with clock.in_use():
+        yield World(clock)
+
+
+def held(world: World, peer_id: str) -> bytes:
+    """Connects a peer, which gets a backup and leaves again."""
+    world.connect(peer_id)
+    world.run(100)
+    world.leave(peer_id)
+    return world.got[peer_id][-1]
+
+
+def come_with(world: World, blob: bytes) -> None:
+    """One with a copy comes under many names, and is gone before it gets anything."""
+    for name in NAMES:
+        world.connect(name)
+        world.user.retrieved(name, blob)
+        world.leave(name)
+
+
+def memory_of(user: User) -> int:
+    """How many names the process remembers."""
+    return max(
+        len(known)
+        for known in (user.placement._held, user.sender.may_replace, user.verdicts, user.ledger.records)
+    )
+
+
+@pytest.mark.parametrize("blob", ["ours", "garbage"])
+def test_names_that_return_what_tells_nothing_leave_nothing(world: World, blob: str) -> None:
+    ours = held(world, MALLORY)
+    come_with(world, ours if blob == "ours" else b"garbage")
+    assert world.kept("retrieved") == set()
+    assert world.kept("sent") == {MALLORY}
+    assert memory_of(world.user) == 1
+
+
+def test_names_that_return_one_copy_to_a_node_that_lost_all_leave_one(world: World) -> None:
+    ours = held(world, MALLORY)
+    world.node.load(({}, set(), type(world.node.datastore)()))
+    world.start()
+    come_with(world, ours)
+    assert world.user.recovering
+    assert world.kept("retrieved") == world.kept("sent") == {NAMES[0]}
+    assert memory_of(world.user) == 1
+    # Who has a channel in it is another matter.
+    world.user.retrieved(ALICE, ours)
+    assert world.kept("retrieved") == {NAMES[0], ALICE}
+
+
+def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with_it_before(
+    world: World,
+) -> None:
+    """As it came it said nothing; a newer one tells that this database is an old copy."""
+    database = world.node.database()
+    old = held(world, MALLORY)
+    (entry,) = world.node.channels_now.values()
+    newer = encode(4_000_000_000, [samples.entry(1, revocations=9)], samples.summary([entry]), None, [])
+    world.node.load(database)
+    world.start()
+    held(world, ALICE)
+    world.user.retrieved(MALLORY, old)
+    assert world.kept("retrieved") == set()
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert world.user.recovering
+    world.user.retrieved(MALLORY, old)
+    assert world.kept("retrieved") == {ALICE, MALLORY}
+
+
+def test_a_copy_of_an_earlier_life_is_withheld_under_every_name_and_kept_under_one(world: World) -> None:
+    held(world, ALICE)
+    earlier = encode(7, [samples.entry(2)], samples.summary([samples.entry(2)]), None, [])
+    for name in NAMES[:3]:
+        world.connect(name)
+        world.user.retrieved(name, seal(KEY, earlier))
+        world.run(100)
+        assert name not in world.got
+        assert world.user.ledger.record(name).withheld
+        world.leave(name)
+    assert world.kept("retrieved") == {NAMES[0]}
+    # The others are forgotten like any stranger.
+    world.clock.offset += 91 * 86_400
+    world.run(100)
+    assert world.kept("sent") == {ALICE, NAMES[0]}
+
+
+def test_of_names_that_got_a_backup_only_so_many_are_remembered(world: World) -> None:
+    held(world, ALICE)
+    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(user_, "_CROWD", 10):
+        world.user._enough_records = 10
+        for name in NAMES:
+            world.connect(name)
+            world.user.retrieved(name, b"")
+            world.user.tick(world.clock.now)
+            assert name in world.got
+            world.leave(name)
+            assert len(world.kept("sent")) <= 20 + 10 + 2
+        world.run(100)
+    assert len(world.kept("sent")) == 20 + 1
+    assert {ALICE, NAMES[-1]} <= world.kept("sent")
+    assert memory_of(world.user) == 21
+    assert decode(unseal(KEY, world.got[NAMES[-1]][0])).channel_ids
+
+
+def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
+    held(world, ALICE)
+    for name in NAMES[:50]:
+        world.connect(name)
+        world.user.retrieved(name, b"")
+    world.run(1)
+    for name in NAMES[:50]:
+        world.leave(name)
+    assert len(world.kept("sent")) == 51
+    world.clock.offset += 91 * 86_400
+    world.clock.now = world.user._refresh_at
+    for left in (35, 19, 3, 1):
+        assert world.user.next_event() <= world.clock.now
+        world.user.tick(world.clock.now)
+        assert len(world.kept("sent")) == left
+    assert world.user.next_event() > world.clock.now
+
+
+def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
+    with patch.object(user_, "_MOST_HEARD", 10):
+        come_with(world, b"garbage")
+    assert len(world.user.heard) <= 11
