@@ -17,7 +17,8 @@ PADDING = ("full", "bucket", "none")
 GUARD = ("warn", "halt", "off")
 PERIODIC, NEW_CHANNELS_ONLY = "periodic", "new-channels-only"
 MAX_INTERVAL_SECONDS = 86_400
-MAX_SETTLE_SECONDS = 120
+# Without any, each peer would be sent something before it could say what it has.
+MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS = 1, 120
 MAX_REPLICAS = 1000
 MAX_AUDIT_DAYS = 3650
 MAX_ARCHIVE = 100
@@ -102,18 +103,14 @@ class Options:
     def parse(cls, values: Mapping[str, object]) -> Options:
         """The options from lightningd's init. Raises OptionError for the first bad one."""
         given = {declared.name: str(values.get(declared.name, declared.default)) for declared in DECLARATIONS}
-        guard = _choice("peerstorage-guard", given, GUARD)
-        settle = _integer("peerstorage-settle", given, 0, MAX_SETTLE_SECONDS, "seconds")
-        if guard == "halt" and not settle:
-            raise OptionError("peerstorage-guard='halt' needs a peerstorage-settle of 1 second or more")
         return cls(
             use=_boolean("peerstorage-use", given),
             provide=_choice("peerstorage-provide", given, PROVIDE),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
             padding=_choice("peerstorage-padding", given, PADDING),
-            settle=settle,
-            guard=guard,
+            settle=_integer("peerstorage-settle", given, MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS, "seconds"),
+            guard=_choice("peerstorage-guard", given, GUARD),
             audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
             file=_path("peerstorage-file", given),

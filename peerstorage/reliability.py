@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from peerstorage import capacity
 from peerstorage.store import SentRecord
 
 # What the last check showed, the best first.
@@ -29,6 +30,21 @@ def checked(record: SentRecord, *, kept: bool) -> SentRecord:
         checks=record.checks + 1,
         failures=record.failures + failed,
         failing=record.failing + 1 if failed else 0,
+    )
+
+
+def kept(record: SentRecord, before: SentRecord) -> SentRecord:
+    """The record after a check that the peer passed: what it returned is what `before` says that it was sent. That
+    is the same record; or the one from before it seemed to return nothing, if it returned it late and something
+    newer had gone out by then. Then it has not failed."""
+    return replace(
+        checked(capacity.proved(before), kept=True),
+        timestamp=record.timestamp,
+        sha256=record.sha256,
+        size=record.size,
+        channels=record.channels,
+        content=record.content,
+        sent_at=record.sent_at,
     )
 
 

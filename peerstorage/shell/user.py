@@ -19,7 +19,7 @@ from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
 from peerstorage.guard import Judgement, Verdict, Vigil, judge
-from peerstorage.reliability import checked, forgettable
+from peerstorage.reliability import checked, forgettable, kept
 from peerstorage.rival import Rival
 from peerstorage.scb import WireAddress
 from peerstorage.sealing import unseal
@@ -85,6 +85,8 @@ class User:
         asked = holders & self.ledger.partners or holders
         self._vigil = Vigil(asked, options.replicas, time.monotonic() + _VIGIL_SECONDS)
         self._joined_late: set[str] = set()
+        # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
+        self._missed: dict[str, SentRecord] = {}
         # How often it was found out what a peer holds, by node_id, since the start.
         self.verdicts: Counter[str] = Counter()
         self._looked_at = self._look_cost = 0.0
@@ -124,6 +126,7 @@ class User:
         record = self.ledger.records.get(peer_id)
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
+        self._missed.pop(peer_id, None)
         if joined_late:
             self._joined_late.add(peer_id)
         else:
@@ -131,6 +134,7 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+        self._missed.pop(peer_id, None)
         if peer_id not in self.ledger.records:
             self._leaves_nothing(peer_id)
 
@@ -158,8 +162,12 @@ class User:
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep."""
-        record = replace(self.ledger.record(peer_id), checked_at=int(time.time()))
-        same = hashlib.sha256(blob).hexdigest() == record.sha256
+        record = self.ledger.record(peer_id)
+        before, digest = self._missed.pop(peer_id, record), hashlib.sha256(blob).hexdigest()
+        if before.sha256 != digest:
+            before = record
+        same = before.sha256 == digest
+        record = replace(kept(record, before) if same else record, checked_at=int(time.time()))
         try:
             plaintext = unseal(self._key, blob)
         except SealError as error:
@@ -168,7 +176,6 @@ class User:
             self._done_with(peer_id, replace(record, state="altered"))
             return
         record = replace(record, state="current" if same else "stale", verified_at=record.checked_at)
-        record = checked(capacity.proved(record), kept=True) if same else record
         try:
             backup = format_.decode(plaintext)
         except FormatError as error:
@@ -192,7 +199,9 @@ class User:
         # The mode before the record: a record makes the peer count as heard, so that it is not held again.
         self._apply(peer_id, backup, judgement)
         record = replace(record, withheld=judgement.verdict is Verdict.EARLIER or unreadable)
-        self.placement.holds(peer_id, backup.channel_ids)
+        if record.sha256 == digest or not same:
+            # Else it got something newer since.
+            self.placement.holds(peer_id, backup.channel_ids)
         if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic()):
             self._log("warn", self.rival.sign)
         self._done_with(peer_id, record)
@@ -341,6 +350,7 @@ class User:
                 peer_id, "info", f"peer {peer_id} returned nothing of the backup that it got from us"
             )
         self.placement.holds(peer_id, frozenset())
+        self._missed[peer_id] = record
         record = replace(record, state="missing", checked_at=int(time.time()))
         self._remember(peer_id, self._disproved(record))
         self.verdicts[peer_id] += 1

@@ -23,7 +23,7 @@ _PAYMENTS_PER_SECOND = 10
 # Each payment revokes two commitments: one with it, one without it.
 _REVOCATIONS = 2
 _BUSY_ENTRY = 690
-_DEFAULTS = {"peerstorage-interval": "60", "peerstorage-settle": "0"}
+_DEFAULTS = {"peerstorage-interval": "60", "peerstorage-settle": "1"}
 
 
 @dataclass(frozen=True)

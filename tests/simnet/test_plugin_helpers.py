@@ -23,7 +23,7 @@ from .network import DEFAULT_PLUGIN, Network
 from .node import Node
 from .raw_peer import RawPeer
 
-# Without waiting for the peer's retrieval, and with it.
+# Without waiting for the peer's retrieval, which only a QuickNetwork allows, and with it.
 QUICK = {"peerstorage-settle": "0", "peerstorage-interval": "0"}
 SETTLING = {"peerstorage-settle": "1", "peerstorage-interval": "0"}
 YEAR = 365 * 86_400
@@ -40,7 +40,9 @@ def now():
         return real() + offset
 time.time = now
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
+from peerstorage import config
 from peerstorage.shell import alerts, audit, onchange, restore, user, vault, watch, worker
+config.MIN_SETTLE_SECONDS = 0
 alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1
 restore._RECONNECT_SECONDS, restore._FIRST_PAUSE, restore._POLL_SECONDS = 0.2, 0.5, 0.1

@@ -11,14 +11,14 @@ import pytest
 
 from .network import DEFAULT_PLUGIN, Network
 from .plugin_host import STOCK_METHODS
-from .test_plugin_helpers import QUICK, fails, honest, kept, status, with_channel, write_plugin
+from .test_plugin_helpers import SETTLING, fails, honest, kept, status, with_channel, write_plugin
 
 REQUEST = '{"jsonrpc":"2.0","id":"cln:getmanifest#19","method":"getmanifest","params":{}}\n\n'
 
 
 def test_manifest_sets_no_feature_bits_and_takes_no_name_of_the_built_in(tmp_path: Path) -> None:
     with Network(tmp_path) as net:
-        alice = net.node("alice", options=QUICK)
+        alice = net.node("alice", options=SETTLING)
         assert alice.plugin
         manifest = alice.plugin.manifest
         assert not any(manifest.get("featurebits", {}).values())
@@ -58,7 +58,7 @@ BAD_OPTIONS = [
     ("peerstorage-interval", "86401", "0 to 86400 seconds"),
     ("peerstorage-replicas", "0", "1 to 1000 peers"),
     ("peerstorage-padding", "half", "full, bucket, none"),
-    ("peerstorage-settle", "5s", "0 to 120 seconds"),
+    ("peerstorage-settle", "0", "1 to 120 seconds"),
     ("peerstorage-quota", "many", "bytes, KiB, MiB or GiB"),
 ]
 
@@ -122,7 +122,7 @@ def test_record_that_cannot_be_read_disables_and_changes_nothing(
     tmp_path: Path, key: tuple[str, ...]
 ) -> None:
     with Network(tmp_path) as net:
-        alice, bob = net.node("alice", options=QUICK, start=False), honest(net, "bob")
+        alice, bob = net.node("alice", options=SETTLING, start=False), honest(net, "bob")
         for data in (b"", b"{", b"[]", b'{"version":2}', b'{"version":1,"mode":7}', b"\xff\x00"):
             alice.datastore.put("peerstorage", *key, data=data)
             before = dict(alice.datastore.items)
@@ -138,7 +138,7 @@ def test_record_that_cannot_be_read_disables_and_changes_nothing(
 @pytest.mark.parametrize("method", ["makesecret", "staticbackup", "listdatastore"])
 def test_failing_start_disables_with_a_reason(tmp_path: Path, method: str) -> None:
     with Network(tmp_path) as net:
-        alice = net.node("alice", options=QUICK, start=False)
+        alice = net.node("alice", options=SETTLING, start=False)
         alice.rpc_fault(method, error=(-1, "out of order"))
         alice.start()
         assert "out of order" in (alice.disabled or "")
@@ -150,7 +150,7 @@ def test_failing_start_disables_with_a_reason(tmp_path: Path, method: str) -> No
 
 def test_methods_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     with Network(tmp_path) as net:
-        alice = net.node("alice", options=QUICK)
+        alice = net.node("alice", options=SETTLING)
         before = kept(alice)
         for name in ("recover", "status", "push", "list", "resume"):
             message = fails(-32602, lambda name=name: alice.call(f"peerstorage-{name}", nonsense=1))  # type: ignore[misc]

@@ -26,7 +26,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-padding", "full", "padding", "full"),
     ("peerstorage-padding", "bucket", "padding", "bucket"),
     ("peerstorage-padding", "none", "padding", "none"),
-    ("peerstorage-settle", "0", "settle", 0),
+    ("peerstorage-settle", "1", "settle", 1),
     ("peerstorage-settle", "120", "settle", 120),
     ("peerstorage-guard", "warn", "guard", "warn"),
     ("peerstorage-guard", "halt", "guard", "halt"),
@@ -61,7 +61,7 @@ BAD: list[tuple[str, list[str], str]] = [
     ),
     ("peerstorage-replicas", ["0", "1001", "-3", "three"], "allowed are 1 to 1000 peers"),
     ("peerstorage-padding", ["", "FULL", "half"], "allowed are full, bucket, none"),
-    ("peerstorage-settle", ["121", "-1", "soon"], "allowed are 0 to 120 seconds"),
+    ("peerstorage-settle", ["121", "0", "-1", "soon"], "allowed are 1 to 120 seconds"),
     ("peerstorage-audit-days", ["", "-1", "3651", "7d"], "allowed are 0 to 3650 days"),
     ("peerstorage-guard", ["", "true", "Halt"], "allowed are warn, halt, off"),
     (
@@ -114,12 +114,6 @@ def test_all_is_declared_once_as_lightningd_wants_it() -> None:
     assert names == [f"peerstorage-{field.replace('_', '-')}" for field in Options.__slots__]
     assert all(isinstance(declared.default, str) and declared.description for declared in DECLARATIONS)
     assert {name for name, *_ in GOOD} == {name for name, *_ in BAD} == set(names)
-
-
-def test_halting_without_time_to_hear_a_peer_is_refused() -> None:
-    with pytest.raises(OptionError, match="'halt' needs a peerstorage-settle of 1 second or more"):
-        Options.parse({"peerstorage-guard": "halt", "peerstorage-settle": "0"})
-    assert Options.parse({"peerstorage-guard": "halt", "peerstorage-settle": "1"}).settle == 1
 
 
 def test_what_is_not_ours_is_not_looked_at() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -193,3 +194,48 @@ def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None
     with patch.object(user_, "_MOST_HEARD", 10):
         come_with(world, b"garbage")
     assert len(world.user.heard) <= 11
+
+
+# Late
+
+
+@pytest.mark.parametrize("newer", [True, False], ids=["got-a-newer-one-since", "got-nothing-since"])
+def test_a_peer_that_is_slower_than_the_settle_time_has_not_failed(world: World, newer: bool) -> None:
+    """Over Tor, say. Else every second connection would cut it to 1024 bytes."""
+    world.connect(ALICE)
+    for number in range(4):
+        # Until it got a backup; then it is away, for longer than the interval or not.
+        world.run(70)
+        world.leave(ALICE)
+        blob = world.got[ALICE][-1]
+        world.run(300 if newer else 0)
+        if not newer:
+            world.user.ledger.records[ALICE] = replace(
+                world.user.ledger.record(ALICE), sent_at=int(world.clock.time())
+            )
+            world.user.sessions.done(ALICE, world.clock.now)
+        world.connect(ALICE)
+        world.run(6)
+        assert world.user.ledger.record(ALICE).state == "missing"
+        assert (world.got[ALICE][-1] != blob) == newer
+        world.user.retrieved(ALICE, blob)
+        record = world.user.ledger.record(ALICE)
+        assert (record.state, record.checks, record.failures, record.misses) == ("current", number + 1, 0, 0)
+        assert (record.capacity, record.proven) == (65531, 65531)
+        world.user.look()
+        assert world.user.placement.copies() == {samples.entry(1).channel_id: 1}
+
+
+def test_who_returns_something_else_late_has_failed(world: World) -> None:
+    old = held(world, ALICE)
+    newer = held(world, ALICE)
+    world.connect(ALICE)
+    world.run(6)
+    world.user.retrieved(ALICE, old)
+    assert world.user.ledger.record(ALICE).failures == 2
+    # Nor does it help at the next connection what would have helped at this one.
+    world.leave(ALICE)
+    world.run(100)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, newer)
+    assert world.user.ledger.record(ALICE).state == "stale"
