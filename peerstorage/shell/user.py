@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import Counter
 from dataclasses import replace
 
 from peerstorage import backup as format_
@@ -19,13 +18,13 @@ from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
 from peerstorage.guard import Judgement, Verdict, Vigil, judge
-from peerstorage.reliability import checked, forgettable, kept
+from peerstorage.reliability import checked, kept
 from peerstorage.rival import Rival
 from peerstorage.scb import WireAddress
 from peerstorage.sealing import unseal
 from peerstorage.session import Sessions
 from peerstorage.shell.contacts import Contacts
-from peerstorage.shell.copies import Copies
+from peerstorage.shell.crowd import Crowd
 from peerstorage.shell.ledger import Ledger, Log
 from peerstorage.shell.node import Node
 from peerstorage.shell.placement import Placement
@@ -39,12 +38,8 @@ _SHORTEST_REFRESH_SECONDS = 10.0
 # Looking at ten thousand channels takes lightningd and us a while: at most these shares of the time when nothing
 # happens, and when much is sent.
 _IDLE_SHARE, _BUSY_SHARE = 0.01, 0.03
-# So many peers get a backup, or are forgotten, before the worker looks at what else there is to do.
+# So many peers get a backup before the worker looks at what else there is to do.
 _AT_ONCE = 16
-# With so many records more it is looked at once more whom to forget.
-_CROWD = 100
-# So many strangers that left no record are known to have been heard.
-_MOST_HEARD = 10_000
 # So long after a start peers with channels may have to wait for the verdict of others.
 _VIGIL_SECONDS = 60.0
 # lightningd's states of a channel that has just been made.
@@ -57,7 +52,6 @@ class User:
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(store, node.channels(), log)
-        self.copies = Copies(store, key, self._forget)
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
@@ -79,7 +73,8 @@ class User:
         # For the gate, see Watch.
         self.fresh = False
         self.insiders: frozenset[str] = frozenset()
-        self.heard = {peer_id for peer_id, record in self.ledger.records.items() if record.verified_timestamp}
+        self.crowd = Crowd(self.ledger, self.sessions, self.placement, self.sender.may_replace, key)
+        self.heard, self.verdicts = self.crowd.heard, self.crowd.verdicts
         self._mark_entrance()
         holders = {peer_id for peer_id, record in self.ledger.records.items() if record.counts}
         asked = holders & self.ledger.partners or holders
@@ -87,13 +82,9 @@ class User:
         self._joined_late: set[str] = set()
         # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
         self._missed: dict[str, SentRecord] = {}
-        # How often it was found out what a peer holds, by node_id, since the start.
-        self.verdicts: Counter[str] = Counter()
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
-        # More records than that may be too many.
-        self._enough_records = len(self.ledger.records) + _CROWD
 
     @property
     def _refresh_period(self) -> float:
@@ -135,8 +126,7 @@ class User:
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
         self._missed.pop(peer_id, None)
-        if peer_id not in self.ledger.records:
-            self._leaves_nothing(peer_id)
+        self.crowd.left(peer_id)
 
     def turned_away(self, peer_id: str) -> None:
         """What the operator found out by hand is not asked for again, not even after a restart."""
@@ -183,7 +173,7 @@ class User:
             self.ledger.say(
                 peer_id, "warn", f"peer {peer_id} holds a backup of ours that can't be read here: {error}"
             )
-            self._keep(peer_id, plaintext, None)
+            self.crowd.keep(peer_id, plaintext, None)
             self._done_with(peer_id, replace(record if same else self._disproved(record), withheld=True))
             return
         if not same and backup.timestamp <= record.timestamp:
@@ -194,7 +184,11 @@ class User:
         # A stranger's that tells nothing is not worth keeping: strangers come under any number of names.
         tells = self.recovering or unreadable or judgement.verdict is not Verdict.FINE
         newer = backup.timestamp > record.verified_timestamp
-        if newer and (tells or peer_id in self.ledger.partners) and self._keep(peer_id, plaintext, backup):
+        if (
+            newer
+            and (tells or peer_id in self.ledger.partners)
+            and self.crowd.keep(peer_id, plaintext, backup)
+        ):
             record = replace(record, verified_timestamp=backup.timestamp)
         # The mode before the record: a record makes the peer count as heard, so that it is not held again.
         self._apply(peer_id, backup, judgement)
@@ -214,36 +208,16 @@ class User:
     def _done_with(self, peer_id: str, record: SentRecord) -> None:
         if record.state == "altered":
             self.placement.holds(peer_id, frozenset())
-        if self._leaves_record(peer_id, record):
+        if self.crowd.leaves_record(peer_id, record):
             self._remember(peer_id, record)
-        self.heard.add(peer_id)
-        if len(self.heard) > len(self.ledger.records) + _MOST_HEARD:
-            self.heard &= self.ledger.records.keys()
-        self.verdicts[peer_id] += 1
+        self.crowd.judged(peer_id)
         self.sessions.retrieved(peer_id)
-        if peer_id not in self.sessions and peer_id not in self.ledger.records:
-            self._leaves_nothing(peer_id)
-
-    def _leaves_record(self, peer_id: str, record: SentRecord) -> bool:
-        """Not so a stranger that never got anything and taught nothing. While recovering nothing is sent, so there
-        is nothing to withhold."""
-        known = peer_id in self.ledger.records or peer_id in self.ledger.partners
-        return known or bool(record.verified_timestamp) or (record.withheld and not self.recovering)
-
-    def _leaves_nothing(self, peer_id: str) -> None:
-        """A peer without a record is gone."""
-        self.placement.forget(peer_id)
-        self.sender.may_replace.discard(peer_id)
-        self.verdicts.pop(peer_id, None)
 
     def _remember(self, peer_id: str, record: SentRecord) -> None:
         smaller = record.capacity < self.ledger.record(peer_id).capacity
         self.ledger.remember(peer_id, record)
         if smaller:
             self.sender.say_small(peer_id)
-
-    def _keep(self, peer_id: str, plaintext: bytes, backup: Backup | None) -> bool:
-        return self.copies.keep(peer_id, plaintext, backup, self.ledger.partners)
 
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
@@ -300,7 +274,7 @@ class User:
     def next_event(self) -> float:
         if not self._options.use and not self._options.file:
             return float("inf")
-        if len(self.ledger.records) > self._enough_records:
+        if self.crowd.too_large:
             return float("-inf")
         return min(self._refresh_at, self.sessions.next_event(), self.sender.next_event())
 
@@ -312,34 +286,16 @@ class User:
             self._refresh_at = now + self._refresh_period
             self.sessions.structure_changed(self._normal_with)
             self._normal_with.clear()
-            self._forget_strangers()
-        elif len(self.ledger.records) > self._enough_records:
-            self._forget_strangers()
+            self._shrink()
+        elif self.crowd.too_large:
+            self._shrink()
         self.sender.tick(now)
         due = self.sessions.due(now)
         if due:
             self.sender.send(due[:_AT_ONCE], now)
 
-    def _forget_strangers(self) -> None:
-        """A few at a time, so that nobody's hook waits for it; the worker comes back for the others at once."""
-        records, gone = self.ledger.records, []
-        if not self.recovering:
-            needed = self.insiders | set(self.sessions)
-            # The only copy of an earlier life is never forgotten.
-            gone = [
-                peer_id
-                for peer_id in forgettable(records, needed, int(time.time()))
-                if not (records[peer_id].withheld and peer_id in self.copies)
-            ]
-        for peer_id in gone[:_AT_ONCE]:
-            self._forget(peer_id)
-            self.heard.discard(peer_id)
-        self._enough_records = 0 if len(gone) > _AT_ONCE else len(records) + _CROWD
-
-    def _forget(self, peer_id: str) -> None:
-        self.ledger.forget(peer_id)
-        self.copies.forgotten(peer_id)
-        self._leaves_nothing(peer_id)
+    def _shrink(self) -> None:
+        self.crowd.shrink(self.insiders | set(self.sessions), int(time.time()))
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)

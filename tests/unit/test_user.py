@@ -12,7 +12,7 @@ from peerstorage import reliability
 from peerstorage.backup import decode, encode
 from peerstorage.config import Options
 from peerstorage.sealing import seal, unseal
-from peerstorage.shell import user as user_
+from peerstorage.shell import crowd
 from peerstorage.shell.user import User
 from peerstorage.store import Store
 from peerstorage.wire import Message
@@ -156,8 +156,8 @@ def test_a_copy_of_an_earlier_life_is_withheld_under_every_name_and_kept_under_o
 
 def test_of_names_that_got_a_backup_only_so_many_are_remembered(world: World) -> None:
     held(world, ALICE)
-    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(user_, "_CROWD", 10):
-        world.user._enough_records = 10
+    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(crowd, "_STEP", 10):
+        world.user.crowd._enough = 10
         for name in NAMES:
             world.connect(name)
             world.user.retrieved(name, b"")
@@ -191,7 +191,7 @@ def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
 
 
 def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
-    with patch.object(user_, "_MOST_HEARD", 10):
+    with patch.object(crowd, "_MOST_HEARD", 10):
         come_with(world, b"garbage")
     assert len(world.user.heard) <= 11
 
