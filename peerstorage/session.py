@@ -34,6 +34,10 @@ class Sessions:
         self._peers: dict[str, _Peer] = {}
         # Peers whose retrieval is here but not judged yet; the shell adds to it as soon as a message comes.
         self.unjudged: set[str] = set()
+        # Peers that were heard before `connected`: another plugin may have held its hook before ours.
+        self._early: set[str] = set()
+        # Peers that left before what they returned was judged: it says nothing of their next connection.
+        self._left: set[str] = set()
         # Peers with a channel; the shell says who.
         self.partners: Collection[str] = ()
         self._moved: Collection[str] | None = None
@@ -51,7 +55,8 @@ class Sessions:
     def connected(self, peer_id: str, now: float, last_sent_ago: float | None = None) -> None:
         """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
         self._soonest = None
-        self._peers[peer_id] = _Peer(now + self._settle)
+        self._peers[peer_id] = _Peer(now + self._settle, settled=peer_id in self._early)
+        self._early.discard(peer_id)
         self._last_sent = {
             known: at
             for known, at in self._last_sent.items()
@@ -64,16 +69,22 @@ class Sessions:
     def disconnected(self, peer_id: str) -> None:
         """The peer is gone; if it was to get penalty data that moved, another one gets it instead."""
         self._soonest = None
+        self._early.discard(peer_id)
+        if peer_id in self.unjudged:
+            self._left.add(peer_id)
         peer = self._peers.pop(peer_id, None)
         if peer is not None and peer.chosen:
             self._choose(1)
 
     def retrieved(self, peer_id: str) -> None:
-        """The peer's retrieval came and was judged: no more reason to wait."""
+        """The peer's retrieval came and was judged: no more reason to wait, now or when it is `connected`."""
         self._soonest = None
         self.unjudged.discard(peer_id)
         if peer_id in self._peers:
             self._peers[peer_id].settled = True
+        elif peer_id not in self._left:
+            self._early.add(peer_id)
+        self._left.discard(peer_id)
 
     def unanswered(self, now: float) -> list[str]:
         """Peers whose settle time ended without a retrieval, each named once."""

@@ -50,6 +50,38 @@ def test_a_peer_that_connects_gets_a_backup_when_its_retrieval_came() -> None:
     assert math.isinf(sessions.next_event())
 
 
+def test_a_peer_that_was_heard_before_it_is_connected_here_is_settled() -> None:
+    """Another plugin held its peer_connected hook before ours."""
+    sessions = Sessions(INTERVAL, SETTLE)
+    sessions.unjudged.add("alice")
+    sessions.retrieved("alice")
+    sessions.connected("alice", 100)
+    assert sessions.due(100) == ["alice"]
+    assert sessions.unanswered(1000) == []
+    # It is heard anew at each connection.
+    sessions.disconnected("alice")
+    sessions.connected("alice", 200)
+    assert sessions.due(200) == []
+    assert sessions.unanswered(205) == ["alice"]
+
+
+@pytest.mark.parametrize("judged", ["before it left", "after it left"])
+def test_a_peer_that_was_heard_and_left_is_heard_anew(judged: str) -> None:
+    sessions = Sessions(INTERVAL, SETTLE)
+    sessions.unjudged.add("alice")
+    if judged == "before it left":
+        sessions.retrieved("alice")
+        sessions.disconnected("alice")
+    else:
+        sessions.disconnected("alice")
+        sessions.retrieved("alice")
+    sessions.connected("alice", 100)
+    assert sessions.due(100) == []
+    assert sessions.unanswered(105) == ["alice"]
+    assert not sessions._early
+    assert not sessions._left
+
+
 def test_a_peer_that_returns_nothing_is_named_once_and_gets_a_backup() -> None:
     sessions = Sessions(INTERVAL, SETTLE)
     sessions.connected("alice", 100)
@@ -356,6 +388,7 @@ class SessionModel(RuleBasedStateMachine):
         self.version = 1
         self.sessions = Sessions(INTERVAL, SETTLE)
         self.settle_at: dict[str, float] = {}
+        self.early: set[str] = set()
         self.has: dict[str, int] = {}
         self.not_before: dict[str, float] = {}
 
@@ -373,7 +406,8 @@ class SessionModel(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), ago=st.none() | st.integers(-100, 200))
     def connect(self, name: str, ago: int | None) -> None:
         self.sessions.connected(name, self.now, ago)
-        self.settle_at[name] = self.now + SETTLE
+        self.settle_at[name] = self.now + (0 if name in self.early else SETTLE)
+        self.early.discard(name)
         self.has[name] = 0
         if ago is not None and name not in self.not_before:
             self.not_before[name] = self.now + INTERVAL - min(max(ago, 0), INTERVAL)
@@ -383,6 +417,7 @@ class SessionModel(RuleBasedStateMachine):
     def disconnect(self, name: str) -> None:
         self.sessions.disconnected(name)
         self.settle_at.pop(name, None)
+        self.early.discard(name)
 
     @rule(name=st.sampled_from(NAMES))
     def retrieval_comes_and_waits_to_be_judged(self, name: str) -> None:
@@ -396,6 +431,8 @@ class SessionModel(RuleBasedStateMachine):
         self.sessions.retrieved(name)
         if name in self.settle_at:
             self.settle_at[name] = min(self.settle_at[name], self.now)
+        else:
+            self.early.add(name)
 
     @rule()
     def change_structure(self) -> None:

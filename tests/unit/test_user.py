@@ -239,3 +239,17 @@ def test_who_returns_something_else_late_has_failed(world: World) -> None:
     world.connect(ALICE)
     world.user.retrieved(ALICE, newer)
     assert world.user.ledger.record(ALICE).state == "stale"
+
+
+def test_a_peer_that_is_heard_before_its_hook_reaches_us_is_not_missing(world: World) -> None:
+    """Another plugin before us holds peer_connected for longer than the peer's copy takes."""
+    blob = held(world, ALICE)
+    for _ in range(3):
+        world.node.connected.add(ALICE)
+        world.user.retrieved(ALICE, blob)
+        world.connect(ALICE)
+        world.run(100)
+        record = world.user.ledger.record(ALICE)
+        assert (record.state, record.failures) == ("current", 0)
+        blob = world.got[ALICE][-1]
+        world.leave(ALICE)
