@@ -48,7 +48,7 @@ class Copies:
         """Keeps what a peer returned, in place of what it returned before; False if it is not worth it. `backup`:
         None if it can't be read; `partners`: peers with a channel in the database."""
         content = _worth_keeping(plaintext)
-        if self._copies is None and peer_id in partners:
+        if self._copies is None and backup is not None and peer_id in partners:
             self._store.save_retrieved(peer_id, seal(self._key, content))
             return True
         copies, copy = self._all(), _copy(content, backup)

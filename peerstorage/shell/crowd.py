@@ -22,13 +22,14 @@ from peerstorage.store import SentRecord
 _AT_ONCE = 16
 # With so many records more it is looked at once more whom to forget.
 _STEP = 100
-# So many strangers that left no record are known to have been heard.
+# So many that left no record, or left before they were judged, are known to have been heard.
 _MOST_HEARD = 10_000
 
 
 class Crowd:
     """Used on the worker. `heard`: who returned something; `verdicts`: how often it was found out what a peer
-    holds, since the start; `may_replace`: the sender's. All by node_id in hex."""
+    holds, since the start; `returned`: the newest timestamp that a peer returned at its connection, 0 for what
+    can't be read; `may_replace`: the sender's. All by node_id in hex."""
 
     def __init__(
         self, ledger: Ledger, sessions: Sessions, placement: Placement, may_replace: set[str], key: bytes
@@ -38,6 +39,7 @@ class Crowd:
         self._copies = Copies(ledger.store, key, self._forget)
         self.heard = {peer_id for peer_id, record in ledger.records.items() if record.verified_timestamp}
         self.verdicts: Counter[str] = Counter()
+        self.returned: dict[str, int] = {}
         self._enough = len(ledger.records) + _STEP
 
     @property
@@ -55,17 +57,21 @@ class Crowd:
         known = peer_id in self._ledger.records or peer_id in self._ledger.partners
         return known or bool(record.verified_timestamp) or (record.withheld and not self._ledger.recovering)
 
-    def judged(self, peer_id: str) -> None:
-        """It was found out what the peer holds."""
+    def judged(self, peer_id: str, timestamp: int) -> None:
+        """The peer returned a backup of this time; 0: one that can't be read."""
         self.heard.add(peer_id)
         if len(self.heard) > len(self._ledger.records) + _MOST_HEARD:
             self.heard &= self._ledger.records.keys()
         self.verdicts[peer_id] += 1
         if peer_id not in self._sessions:
             self.left(peer_id)
+        if len(self.returned) > _MOST_HEARD:
+            self.returned.clear()
+        self.returned[peer_id] = max(timestamp, self.returned.get(peer_id, 0))
 
     def left(self, peer_id: str) -> None:
         """The peer is not connected."""
+        self.returned.pop(peer_id, None)
         if peer_id not in self._ledger.records:
             self._placement.forget(peer_id)
             self._may_replace.discard(peer_id)

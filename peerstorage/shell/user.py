@@ -118,6 +118,7 @@ class User:
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
         self._missed.pop(peer_id, None)
+        self.crowd.returned.pop(peer_id, None)
         if joined_late:
             self._joined_late.add(peer_id)
         else:
@@ -151,9 +152,9 @@ class User:
         self._refresh_at = min(self._refresh_at, now + _AFTER_CHANGE_SECONDS)
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
-        """A peer returned a backup: compare, judge, keep."""
+        """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
         record = self.ledger.record(peer_id)
-        before, digest = self._missed.pop(peer_id, record), hashlib.sha256(blob).hexdigest()
+        before, digest = self._missed.get(peer_id, record), hashlib.sha256(blob).hexdigest()
         if before.sha256 != digest:
             before = record
         same = before.sha256 == digest
@@ -161,6 +162,8 @@ class User:
         try:
             plaintext = unseal(self._key, blob)
         except SealError as error:
+            if self._repeats(peer_id, 0):
+                return
             self.ledger.say(peer_id, "warn", f"peer {peer_id} returned a backup that is of no use: {error}")
             record = checked(record, kept=False) if record.timestamp else record
             self._done_with(peer_id, replace(record, state="altered"))
@@ -174,7 +177,11 @@ class User:
                 peer_id, "warn", f"peer {peer_id} holds a backup of ours that can't be read here: {error}"
             )
             self.crowd.keep(peer_id, plaintext, None)
+            if record.withheld and self._repeats(peer_id, 0):
+                return
             self._done_with(peer_id, replace(record if same else self._disproved(record), withheld=True))
+            return
+        if self._repeats(peer_id, backup.timestamp):
             return
         if not same and backup.timestamp <= record.timestamp:
             # A newer one went out while this plugin was not in charge: the peer has not failed.
@@ -198,19 +205,28 @@ class User:
             self.placement.holds(peer_id, backup.channel_ids)
         if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic()):
             self._log("warn", self.rival.sign)
-        self._done_with(peer_id, record)
+        self._done_with(peer_id, record, backup.timestamp)
+
+    def _repeats(self, peer_id: str, timestamp: int) -> bool:
+        """Whether the peer has returned that, or something newer, at this connection. It is to return its copy
+        once: a flood is not worth a write each."""
+        repeated = timestamp <= self.crowd.returned.get(peer_id, -1)
+        if repeated:
+            self.sessions.retrieved(peer_id)
+        return repeated
 
     def _disproved(self, record: SentRecord) -> SentRecord:
         """The peer did not return what it was sent. That counts if it had the time to store it."""
         has_had_time = record.timestamp and record.checked_at - record.sent_at >= self._options.interval
         return checked(capacity.failed(record), kept=False) if has_had_time else record
 
-    def _done_with(self, peer_id: str, record: SentRecord) -> None:
+    def _done_with(self, peer_id: str, record: SentRecord, timestamp: int = 0) -> None:
         if record.state == "altered":
             self.placement.holds(peer_id, frozenset())
         if self.crowd.leaves_record(peer_id, record):
             self._remember(peer_id, record)
-        self.crowd.judged(peer_id)
+        self.crowd.judged(peer_id, timestamp)
+        self._missed.pop(peer_id, None)
         self.sessions.retrieved(peer_id)
 
     def _remember(self, peer_id: str, record: SentRecord) -> None:
@@ -254,6 +270,8 @@ class User:
         turned = (state.mode, state.old) != (self.ledger.state.mode, self.ledger.state.old)
         self.ledger.save(state)
         if turned:
+            # What was not worth keeping may be now.
+            self.crowd.returned.clear()
             self._mark_entrance()
         return turned
 

@@ -11,6 +11,7 @@ import pytest
 from peerstorage import reliability
 from peerstorage.backup import decode, encode
 from peerstorage.config import Options
+from peerstorage.errors import StoreError
 from peerstorage.sealing import seal, unseal
 from peerstorage.shell import crowd
 from peerstorage.shell.user import User
@@ -253,3 +254,64 @@ def test_a_peer_that_is_heard_before_its_hook_reaches_us_is_not_missing(world: W
         assert (record.state, record.failures) == ("current", 0)
         blob = world.got[ALICE][-1]
         world.leave(ALICE)
+
+
+# More than one
+
+
+def sent_writes(world: World) -> int | None:
+    """Counts the writes of Alice's record."""
+    return world.node.generation(("peerstorage", "sent", ALICE))
+
+
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world: World, first: str) -> None:
+    """It could make as many writes, and alerts that come and go, as it sends messages."""
+    old = held(world, ALICE)
+    good = held(world, ALICE)
+    blobs = {"good": good, "bad": b"bad"}
+    world.connect(ALICE)
+    for blob in (blobs[first], good, b"bad", old):
+        world.user.retrieved(ALICE, blob)
+    assert world.user.ledger.record(ALICE).state == "current"
+    writes = sent_writes(world)
+    for _ in range(10):
+        for blob in (b"bad", good, old):
+            world.user.sessions.unjudged.add(ALICE)
+            world.clock.now += 1
+            world.user.retrieved(ALICE, blob)
+            assert world.user.sessions.is_ready(ALICE)
+    assert sent_writes(world) == writes
+    # One that is newer proves that the database is old; what proved nothing before is kept then.
+    newer = encode(4_000_000_000, [samples.entry(1, revocations=9)], samples.summary([]), None, [])
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert world.user.recovering
+
+
+def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:
+    good = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, good)
+    for _ in range(3):
+        world.user.retrieved(ALICE, seal(KEY, b"another version"))
+        assert world.user.ledger.record(ALICE).withheld
+    writes, copies = sent_writes(world), world.node.generation(("peerstorage", "retrieved", ALICE))
+    for _ in range(10):
+        world.clock.now += 1
+        world.user.retrieved(ALICE, seal(KEY, b"another version"))
+    assert sent_writes(world) == writes
+    assert world.node.generation(("peerstorage", "retrieved", ALICE)) == copies
+
+
+def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: World) -> None:
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.run(6)
+    lost = encode(4_000_000_000, [samples.entry(2)], samples.summary([]), None, [])
+    for each, state in ((blob, "current"), (seal(KEY, lost), "stale")):
+        with patch.object(world.node, "put", side_effect=StoreError("full")), pytest.raises(StoreError):
+            world.user.retrieved(ALICE, each)
+        world.user.retrieved(ALICE, each)
+        assert world.user.ledger.record(ALICE).state == state
+        assert world.user.ledger.record(ALICE).failures == 0
+    assert world.user.recovering
