@@ -173,7 +173,11 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     if user.recovering or not user.ledger.channels:
         return {"up_to_date_peers": 0, "got_all_channels": 0, **dict.fromkeys(_COPIES, 0)}
     user.placement.update()
-    current = [peer_id for peer_id in user.ledger.records if user.placement.is_current(peer_id)]
+    current = [
+        peer_id
+        for peer_id, record in user.ledger.records.items()
+        if record.counts and user.placement.is_current(peer_id)
+    ]
     everything = len(user.ledger.channels)
     counted = user.placement.copies()
     numbers = [counted[entry.channel_id] for entry in user.ledger.channels]

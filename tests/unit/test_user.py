@@ -13,7 +13,7 @@ from peerstorage.backup import decode, encode
 from peerstorage.config import Options
 from peerstorage.errors import StoreError
 from peerstorage.sealing import seal, unseal
-from peerstorage.shell import crowd
+from peerstorage.shell import crowd, report
 from peerstorage.shell.user import User
 from peerstorage.store import Store
 from peerstorage.wire import Message
@@ -315,3 +315,25 @@ def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: Wo
         assert world.user.ledger.record(ALICE).state == state
         assert world.user.ledger.record(ALICE).failures == 0
     assert world.user.recovering
+
+
+# Copies that count
+
+
+def test_a_peer_that_keeps_nothing_is_no_copy_however_small_the_blobs_get(world: World) -> None:
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, blob)
+    for _ in range(4):
+        held(world, MALLORY)
+        world.user.look()
+        holding = report.holding(world.user, 2)
+        first = world.user.ledger.record(MALLORY).checks == 0
+        assert holding["up_to_date_peers"] == holding["got_all_channels"] == 1 + first
+        assert holding["channels_with_few_copies"] == 1 - first
+    assert len(world.got[MALLORY][-1]) == 1024
+    # One that keeps that much proves it at its next connection.
+    world.connect(MALLORY)
+    world.user.retrieved(MALLORY, world.got[MALLORY][-1])
+    world.user.look()
+    assert report.holding(world.user, 2)["channels_with_enough_copies"] == 1
