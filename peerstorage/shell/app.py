@@ -241,7 +241,7 @@ class App:
             self.gate.judged(peer_id)
             self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
-        if message is None:
+        if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
             return CONTINUE
         key = (peer_id, message.type)
         if message.type == PEER_STORAGE_RETRIEVAL:
@@ -260,7 +260,7 @@ class App:
         peer_id, kind = key
         if kind == PEER_STORAGE:
             self.keeper.received(peer_id, blob)
-        elif self.options.use:
+        else:
             try:
                 self.user.retrieved(peer_id, blob)
             except PeerstorageError:

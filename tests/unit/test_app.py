@@ -1,0 +1,27 @@
+"""What a hook leaves behind on its way to the worker."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import pytest
+from pyln.client import Plugin
+
+from peerstorage.config import Options
+from peerstorage.session import Sessions
+from peerstorage.shell.app import App
+from peerstorage.shell.gate import CONTINUE, Gate
+from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
+
+
+@pytest.mark.parametrize("use", [True, False])
+def test_a_retrieval_waits_for_the_worker_where_we_store_with_peers(use: bool) -> None:
+    """Where we don't, nobody takes it from there: each name would stay for ever."""
+    app = App(Plugin(autopatch=False))
+    app.options, app.gate = Options(use=use), Gate(5)
+    app.user = Mock(sessions=Sessions(60, 5))
+    payload = Message(PEER_STORAGE_RETRIEVAL, b"x").to_bytes().hex()
+    for name in ("alice", "bob"):
+        assert app._on_custommsg(name, payload) == CONTINUE
+    assert app.user.sessions.unjudged == ({"alice", "bob"} if use else set())
+    assert len(app._inbox) == (2 if use else 0)
