@@ -57,6 +57,13 @@ class Crowd:
         known = peer_id in self._ledger.records or peer_id in self._ledger.partners
         return known or bool(record.verified_timestamp) or (record.withheld and not self._ledger.recovering)
 
+    def ask_anew(self) -> None:
+        """What was not worth keeping while all was well may be now: who returned it has not been heard."""
+        self.returned.clear()
+        self.heard &= {
+            peer_id for peer_id, record in self._ledger.records.items() if record.verified_timestamp
+        }
+
     def judged(self, peer_id: str, timestamp: int) -> None:
         """The peer returned a backup of this time; 0: one that can't be read."""
         self.heard.add(peer_id)

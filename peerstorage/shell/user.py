@@ -270,8 +270,7 @@ class User:
         turned = (state.mode, state.old) != (self.ledger.state.mode, self.ledger.state.old)
         self.ledger.save(state)
         if turned:
-            # What was not worth keeping may be now.
-            self.crowd.returned.clear()
+            self.crowd.ask_anew()
             self._mark_entrance()
         return turned
 

@@ -132,8 +132,10 @@ def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with
     held(world, ALICE)
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == set()
+    assert MALLORY in world.user.heard
     world.user.retrieved(ALICE, seal(KEY, newer))
     assert world.user.recovering
+    assert world.user.heard == {ALICE}
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == {ALICE, MALLORY}
 
