@@ -79,10 +79,12 @@ def restored(
     rescan: int,
     why: Mapping[str, str],
     unheard: Sequence[str],
+    old: bool,
 ) -> dict[str, Any]:
     """The answer of peerstorage-restore: one row a channel, with what to do next.
 
-    `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more.
+    `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more; `old`:
+    this database is an old copy.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -99,7 +101,10 @@ def restored(
     ]
     counts = {state: sum(row["state"] == state for row in rows) for state in ADVICE}
     at_most = {state: sum(row["funding_sats"] for row in rows if row["state"] == state) for state in ADVICE}
+    # The channels that an old copy has are in no row, and are for the operator to decide about.
+    finished = bool(rows) and result.complete and counts[CLOSED] == len(rows) and not old
     return {
+        "todo": [_OLD] if old else [],
         "channels": rows,
         "counts": counts,
         "at_most_sats": at_most,
@@ -107,7 +112,7 @@ def restored(
         "may_hold_more": [] if result.complete else list(unheard),
         "complete": result.complete,
         "note": _note(result),
-        "finished": bool(rows) and result.complete and counts[CLOSED] == len(rows),
+        "finished": finished,
         "rejected": _rejected(result),
     }
 
@@ -190,6 +195,11 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     }
 
 
+_OLD = (
+    "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
+    "lightningd and put the newest database in place. If there is none: lightning-cli peerstorage-resume discard "
+    "lets their peers in, and those whose channels have moved on close them (README, Guard)"
+)
 _COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
 
 

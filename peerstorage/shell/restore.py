@@ -284,7 +284,15 @@ class Restore:
         rescan = rescan_height(self._node.height(), time.time() - newest)
         unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
         why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
-        return report.restored(plans, recovered, states=states, rescan=rescan, why=why, unheard=unheard)
+        return report.restored(
+            plans,
+            recovered,
+            states=states,
+            rescan=rescan,
+            why=why,
+            unheard=unheard,
+            old=self._user.ledger.state.old,
+        )
 
     def _say(self, message: str) -> None:
         self._screen.notify(message)

@@ -243,6 +243,11 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
             )
         _apart(request, app.restoring, "a restore is running already", work)
 
+    def end() -> None:
+        # Whether the channels that an old copy of the database has are given up is for the operator to say.
+        if not app.user.ledger.state.old:
+            app.resume()
+
     def work() -> dict[str, Any]:
         run = Restore(
             app.node,
@@ -254,7 +259,7 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
         )
         answer = run.work(request, wishes)
         if answer["finished"] and not wishes.dry_run:
-            app.worker.submit("restored", app.resume)
+            app.worker.submit("restored", end)
         return answer
 
     app.worker.submit(request.method, _guarded(request, begin))

@@ -161,6 +161,40 @@ def test_a_new_channel_while_recovering_is_warned_about(tmp_path: Path) -> None:
         wait_for(lambda: log_lines(alice, "a channel is being opened while this node is recovering"))
 
 
+def test_on_an_old_database_the_recovery_ends_by_the_operator_s_word_alone(tmp_path: Path) -> None:
+    """bob's channel has moved on since, carol's is unknown and recovered. bob stays out all the same."""
+    with QuickNetwork(tmp_path) as net:
+        net.autoconnect_stubs = False
+        alice = net.node("alice", options=SETTLING | {"peerstorage-guard": "halt"})
+        bob, carol = honest(net, "bob"), honest(net, "carol")
+        first = with_channel(net, alice, bob)
+        wait_until_held([bob], alice, first, still=True)
+        old = alice.snapshot()
+        first.pay(5)
+        second = with_channel(net, alice, carol)
+        alice.call("peerstorage-push")
+        wait_until_held([bob, carol], alice, first, second, still=True)
+        alice.stop()
+        alice.rollback(old)
+        alice.start()
+        turned_away(net, alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert states(restore(alice)) == {second.channel_id: "close sent"}
+        net.mine()
+        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+        net.mine(101)
+        wait_for(lambda: set(states(restore(alice)).values()) == {"swept"})
+        answer = restore(alice)
+        assert not answer["finished"]
+        assert "OLD DATABASE" in answer["todo"][0]
+        assert "peerstorage-resume discard" in answer["todo"][0]
+        assert "OLD DATABASE" in alice.call("peerstorage-status")["summary"]
+        turned_away(net, alice, bob)
+        assert bob.channels[first.channel_id].state == "CHANNELD_NORMAL"
+        alice.call("peerstorage-resume", ["discard"])
+        assert mode(alice) == "normal"
+
+
 def test_nothing_is_closed_before_the_chain_is_there(tmp_path: Path) -> None:
     """An output that bitcoind has not downloaded yet looks spent. A channel that is handed over for that is one
     that its peer never closes."""
