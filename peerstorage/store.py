@@ -75,6 +75,7 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to the first one after it. A backup from within was made by a database that is
     not this one: this one is a copy from before.
+    `rival_after`: while recovering, a backup that is newer was made by another node with our key (rival.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
     true one hasn't it.
     """
@@ -86,6 +87,7 @@ class State:
     acknowledged: int = 0
     gaps: str = field(default="", metadata=_ADDED)
     old: bool = field(default=False, metadata=_ADDED)
+    rival_after: int = field(default=0, metadata=_ADDED)
 
     def next_timestamp(self, now: int) -> int:
         """For the next backup; `now`: wall-clock seconds. Newer than all before, whatever the clock does."""

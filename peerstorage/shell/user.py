@@ -19,7 +19,7 @@ from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
 from peerstorage.guard import Judgement, Verdict, Vigil, judge
 from peerstorage.reliability import checked, kept
-from peerstorage.rival import Rival
+from peerstorage.rival import Rival, earliest
 from peerstorage.scb import WireAddress
 from peerstorage.sealing import unseal
 from peerstorage.session import Sessions
@@ -69,7 +69,7 @@ class User:
             placement=self.placement,
             look=self.look,
         )
-        self.rival = Rival()
+        self.rival = Rival({}, time.monotonic())
         # For the gate, see Watch.
         self.fresh = False
         self.insiders: frozenset[str] = frozenset()
@@ -203,7 +203,8 @@ class User:
         if record.sha256 == digest or not same:
             # Else it got something newer since.
             self.placement.holds(peer_id, backup.channel_ids)
-        if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic()):
+        after = self.ledger.state.rival_after
+        if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic(), after=after):
             self._log("warn", self.rival.sign)
         self._done_with(peer_id, record, backup.timestamp)
 
@@ -266,6 +267,8 @@ class User:
         state = replace(self.ledger.state, newest_seen=max(self.ledger.state.newest_seen, backup.timestamp))
         if judgement.verdict is Verdict.LOST:
             old = judgement.old and self._options.guard != "off"
+            if not self.recovering:
+                state = replace(state, rival_after=earliest(int(time.time()), state.newest_seen))
             state = replace(state, mode=RECOVERING, old=state.old or old)
         turned = (state.mode, state.old) != (self.ledger.state.mode, self.ledger.state.old)
         self.ledger.save(state)
@@ -366,8 +369,9 @@ class User:
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
         state = self.ledger.state
-        self.ledger.save(replace(state, mode=NORMAL, old=False, acknowledged=state.newest_seen))
-        self.rival = Rival()
+        state = replace(state, mode=NORMAL, old=False, acknowledged=state.newest_seen, rival_after=0)
+        self.ledger.save(state)
+        self.rival = Rival({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)
         self._log("warn", "recovering was ended by the operator: backups are sent again")

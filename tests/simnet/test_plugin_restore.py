@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from .test_plugin_helpers import (
     log_lines,
     mode,
     reconnect,
+    record,
     sealed,
+    set_clock,
     turned_away,
     wait_until_held,
     with_channel,
@@ -98,6 +101,36 @@ def test_a_backup_that_gets_newer_stops_everything(tmp_path: Path) -> None:
         assert set(states(restore(alice, dry_run=True)).values()) == {"not started"}
         answer = restore(alice, force=True)
         assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+
+
+def test_a_peer_that_holds_back_what_was_made_before_the_loss_stops_nothing(tmp_path: Path) -> None:
+    """bob returns an old backup first and the last one later, out of malice, or because it stores late."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), channels = established(net, "bob", "carol")
+        entries = entries_of(alice)
+        early, late = (sealed(alice, int(time.time()) - hours * 3600, entries) for hours in (2, 1))
+        bob.blobs[alice.node_id] = early
+        lose(net, alice, bob)
+        bob.blobs[alice.node_id] = late
+        answer = restore(alice)
+        assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+        assert not log_lines(alice, "THE OLD NODE IS ALIVE")
+
+
+def test_since_when_it_recovers_is_not_forgotten(tmp_path: Path) -> None:
+    """A backup that was made before a restart, and after the loss, is a rival's all the same."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), _ = established(net, "bob", "carol")
+        entries = entries_of(alice)
+        bob.blobs[alice.node_id] = sealed(alice, int(time.time()) - 3600, entries)
+        lose(net, alice, bob)
+        since = record(alice, "state")["rival_after"]
+        assert abs(time.time() - 600 - since) < 300
+        alice.stop()
+        set_clock(alice, 86_400)
+        alice.start()
+        assert mode(alice) == "recovering"
+        assert record(alice, "state")["rival_after"] == since
 
 
 def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:

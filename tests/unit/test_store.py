@@ -107,6 +107,7 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
         "acknowledged": 4,
         "gaps": "",
         "old": False,
+        "rival_after": 0,
     }
     assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
     assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}
@@ -300,9 +301,10 @@ def test_one_bad_record_in_a_list_is_named(prefix: str, datastore: MemoryDatasto
     st.builds(
         State,
         st.sampled_from([NORMAL, RECOVERING]),
-        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-2]),
+        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-3]),
         st.sampled_from(["", "1-2", "1-2 5-9"]),
         st.booleans(),
+        st.integers(0, 0xFFFFFFFF),
     )
 )
 def test_state_round_trip(state: State) -> None:
