@@ -80,11 +80,12 @@ def restored(
     why: Mapping[str, str],
     unheard: Sequence[str],
     old: bool,
+    unwitnessed: bool,
 ) -> dict[str, Any]:
     """The answer of peerstorage-restore: one row a channel, with what to do next.
 
     `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more; `old`:
-    this database is an old copy.
+    this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -104,7 +105,7 @@ def restored(
     # The channels that an old copy has are in no row, and are for the operator to decide about.
     finished = bool(rows) and result.complete and counts[CLOSED] == len(rows) and not old
     return {
-        "todo": [_OLD] if old else [],
+        "todo": [*([_OLD] if old else []), *([UNWITNESSED] if unwitnessed else [])],
         "channels": rows,
         "counts": counts,
         "at_most_sats": at_most,
@@ -199,6 +200,10 @@ _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
     "lightningd and put the newest database in place. If there is none: lightning-cli peerstorage-resume discard "
     "lets their peers in, and those whose channels have moved on close them (README, Guard)"
+)
+UNWITNESSED = (
+    "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
+    "sure that it is not: two nodes with one key lose funds"
 )
 _COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
 

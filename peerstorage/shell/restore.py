@@ -45,7 +45,7 @@ from peerstorage.store import Store
 
 _AT_ONCE = 8
 _POLL_SECONDS = 1.0
-# Peers that are heard twice, to see whether somebody else sends.
+# As many have to be heard twice, where so many can be, to see whether somebody else sends.
 _WITNESSES = 3
 # For the old node to reconnect, beside its interval and settle time.
 _RECONNECT_SECONDS = 5.0
@@ -85,6 +85,7 @@ class Restore:
         self._contacts = Contacts(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
         self._done = 0
+        self._unwitnessed = False
         self._told: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -167,31 +168,39 @@ class Restore:
         return [peer for peer in plans if not peer.candidates or not there >= set(peer.channel_ids)]
 
     def _listen(self, plans: Sequence[PeerPlan]) -> None:
-        """Hears some peers a second time: an old node that is alive sends again after we took its connection."""
-        ahead = [peer for peer in self._open(plans) if peer.addresses]
-        if self._wishes.force or not any(peer.candidates for peer in ahead):
+        """Hears some peers again that were heard before: an old node that is alive sends once more after we took
+        its connection. Each peer is compared with itself, so others prove nothing."""
+        if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
         first = self._user.rival.first
-        if not any(peer.peer_id in first for peer in ahead):
-            self._hear_again(ahead[:_WITNESSES])
         witnesses = sorted(
-            (peer for peer in ahead if peer.peer_id in first), key=lambda p: first[p.peer_id][1]
+            (peer for peer in plans if peer.addresses and peer.peer_id in first),
+            key=lambda p: first[p.peer_id][1],
         )
-        if not witnesses:
-            return
-        witnesses = witnesses[:_WITNESSES]
-        long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
-        left = first[witnesses[0].peer_id][1] + long_enough - time.monotonic()
-        if left > 0:
-            self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
-            time.sleep(left)
-        self._hear_again(witnesses)
-        self._stop_beside_rival()
+        if witnesses:
+            long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
+            left = first[witnesses[0].peer_id][1] + long_enough - time.monotonic()
+            if left > 0:
+                self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
+                time.sleep(left)
+        answered = 0
+        while witnesses and answered < _WITNESSES:
+            answered += self._hear_again(witnesses[:_AT_ONCE])
+            del witnesses[:_AT_ONCE]
+            self._stop_beside_rival()
+        self._unwitnessed = not answered
+        if self._unwitnessed:
+            self._say(report.UNWITNESSED)
 
-    def _hear_again(self, peers: Sequence[PeerPlan]) -> None:
+    def _hear_again(self, peers: Sequence[PeerPlan]) -> int:
+        """How many returned a copy."""
+        asked = {peer.peer_id for peer in peers}
         # Else the gate turns them away before they return anything.
-        self._user.heard -= {peer.peer_id for peer in peers}
+        self._user.heard -= asked
         _all_at_once(self._hear, peers)
+        answered = len(self._user.heard & asked)
+        self._user.heard |= asked
+        return answered
 
     def _stop_beside_rival(self) -> None:
         sign = self._user.rival.sign
@@ -292,6 +301,7 @@ class Restore:
             why=why,
             unheard=unheard,
             old=self._user.ledger.state.old,
+            unwitnessed=self._unwitnessed,
         )
 
     def _say(self, message: str) -> None:

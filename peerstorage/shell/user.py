@@ -69,7 +69,7 @@ class User:
             placement=self.placement,
             look=self.look,
         )
-        self.rival = Rival({}, time.monotonic())
+        self.rival = Rival(self._returned_before(), time.monotonic())
         # For the gate, see Watch.
         self.fresh = False
         self.insiders: frozenset[str] = frozenset()
@@ -253,6 +253,13 @@ class User:
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
         return compare(self._node.closed_channel_ids() | recovered)
+
+    def _returned_before(self) -> dict[str, int]:
+        """The newest that each peer returned; empty while nothing is being recovered."""
+        records = self.ledger.records.items() if self.recovering else ()
+        return {
+            peer_id: record.verified_timestamp for peer_id, record in records if record.verified_timestamp
+        }
 
     def file_is_ahead(self, backup: Backup) -> None:
         """The local file has more revocations than the database: as good a proof as a peer's copy. That it names

@@ -133,6 +133,43 @@ def test_since_when_it_recovers_is_not_forgotten(tmp_path: Path) -> None:
         assert record(alice, "state")["rival_after"] == since
 
 
+def test_a_living_old_node_is_noticed_after_a_restart_too(tmp_path: Path) -> None:
+    """Only bob was heard before, and has a newer backup now; the peers with more money are away."""
+    with QuickNetwork(tmp_path) as net:
+        net.autoconnect_stubs = False
+        alice = net.node("alice", options=SETTLING)
+        bob, *away = (honest(net, name) for name in ("bob", "carol", "dave", "erin"))
+        channels = [with_channel(net, alice, peer, 10**6 * n) for n, peer in enumerate((bob, *away), 1)]
+        wait_until_held([bob, *away], alice, *channels, still=True)
+        entries, newest = entries_of(alice), backup_of(alice, bob.blobs[alice.node_id])[0]
+        for peer in away:
+            peer.running = False
+        lose(net, alice, bob)
+        restore(alice, dry_run=True)
+        alice.restart()
+        bob.blobs[alice.node_id] = sealed(alice, newest + 100, entries)
+        assert "THE OLD NODE IS ALIVE" in fails(ALIVE, lambda: restore(alice))
+        assert bob.channels[channels[0].channel_id].state == "CHANNELD_NORMAL"
+
+
+def test_it_is_said_when_nobody_can_tell_whether_the_old_node_is_alive(tmp_path: Path) -> None:
+    """bob was heard and is away, carol stores nothing."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (_, second) = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        bob.running = False
+        carol.blobs.clear()
+        answer = restore(alice)
+        assert states(answer)[second.channel_id] == "close sent"
+        assert "whether the old node is alive is NOT KNOWN" in answer["todo"][0]
+        said = [what["message"] for kind, what in alice.notifications_of_last_call if kind == "message"]
+        assert answer["todo"][0] in said
+        bob.running = True
+        answer = restore(alice)
+        assert set(states(answer).values()) == {"close sent"}
+        assert not answer["todo"]
+
+
 def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob, carol), (_, channel) = established(net, "bob", "carol")
