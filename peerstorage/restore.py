@@ -31,7 +31,7 @@ _DAY = 86_400
 # A channel whose funding transaction is not in a block by then is given up, and mempools drop it.
 _FUNDING_SECONDS = 14 * _DAY
 # lightningd's states of a channel whose funding output is spent.
-_SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
+SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def channel_state(channel_id: str, states: Mapping[str, str], closed: frozenset[
         return CLOSED
     if channel_id not in states:
         return UNREACHABLE
-    return CLOSING if states[channel_id] in _SPENT_STATES else WAITING
+    return CLOSING if states[channel_id] in SPENT_STATES else WAITING
 
 
 def surely_funded(candidate: Candidate, now: float) -> bool:

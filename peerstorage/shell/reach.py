@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from peerstorage.recovery import Candidate
-from peerstorage.restore import PeerPlan, surely_funded
+from peerstorage.restore import SPENT_STATES, PeerPlan, surely_funded
 from peerstorage.shell.gate import Gate
 from peerstorage.shell.node import Node, NodeError
 
-# After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up.
-_HANG_UP_SECONDS = 10.0
-# How long a close that the peer broadcasts may take to our own mempool, before we connect again.
-_BROADCAST_SECONDS = 2.0
+# After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up. The peer
+# may be held by a plugin of its own first: by ours, with peerstorage-guard=halt, for up to a minute.
+_HANG_UP_SECONDS = 70.0
+# How long a close that the peer broadcasts may take to our own mempool, before we connect again. Each node on the
+# way holds a transaction back for some seconds.
+_BROADCAST_SECONDS = 10.0
 # How long the worker may take to judge what a peer returned.
 _JUDGE_SECONDS = 2.0
 # connect's code for a peer that was reached and hung up, or was turned away.
@@ -88,25 +90,40 @@ class Reach:
         now = time.time()
         visible = [each for each in peer.candidates if each not in gone or surely_funded(each, now)]
         spent = self._spent(visible)
-        outcomes = set()
-        for _ in peer.candidates:
-            if len(spent) == len(peer.candidates):
+        told, enough = 0, len(peer.candidates)
+        telling = not self._hangs_up(peer)
+        # Its own attempts to connect collide with ours: twice as often as it takes.
+        for _ in range(2 * enough):
+            if len(spent) == enough:
                 return spent
             outcome = self._let_in(peer)
             if outcome is _Outcome.UNREACHED:
                 return spent
-            outcomes.add(outcome)
             if outcome is _Outcome.STAYED:
                 # It knows nothing of a channel, or speaks only when spoken to: recoverchannel's own bogus
                 # channel_reestablish is for those.
-                break
+                return list(peer.candidates)
+            if enough == 1 and outcome is _Outcome.TOLD and telling:
+                # At once: a close that confirms before it is watched costs a rescan.
+                return list(peer.candidates)
             known = len(spent)
             _wait_until(lambda known=known: len(self._spent(visible)) > known, _BROADCAST_SECONDS)  # type: ignore[misc]
             spent = self._spent(visible)
-        if not spent and outcomes == {_Outcome.HUNG_UP_EARLY}:
-            self._failures[peer.peer_id] = {peer.addresses[0]: "it hung up and closed nothing"}
-            return []
-        return list(peer.candidates)
+            told += outcome is _Outcome.TOLD or len(spent) > known
+            if told == enough:
+                break
+        if told == enough and not spent and telling:
+            # It heard of the loss as often as it takes, and closes nothing by it: the same is for it.
+            return list(peer.candidates)
+        if len(spent) < enough:
+            why = "it has yet to close some of its channels" if spent else "it hung up and closed nothing"
+            self._failures[peer.peer_id] = {peer.addresses[0]: why}
+        return spent
+
+    def _hangs_up(self, peer: PeerPlan) -> bool:
+        """Whether lightningd ends each connection because of another channel with the peer that is not closed yet,
+        one that was handed over: then that it ended tells nothing."""
+        return any(state not in SPENT_STATES for state, _ in self._node.activity(peer.peer_id))
 
     def _let_in(self, peer: PeerPlan) -> _Outcome:
         """Connects until the peer's channel_reestablish was answered."""

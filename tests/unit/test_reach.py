@@ -102,3 +102,48 @@ def test_what_may_never_have_been_in_a_block_is_not_closed_before_the_peer_was_t
 def test_what_may_never_have_been_in_a_block_does_not_pass_for_another_channel() -> None:
     about = case(["early", "away"], entry(2), USED, spent=(0,))
     assert handed_over(about) == []
+
+
+# A peer with several channels
+
+
+SECOND, THIRD = entry(2, revocations=3), entry(3, revocations=3)
+
+
+def test_a_connection_that_told_nothing_does_not_count() -> None:
+    about = case(["early", 1, "early", 1], USED, SECOND)
+    assert handed_over(about) == [0, 1]
+    assert about[1].connections == 4
+
+
+def test_what_was_not_told_waits_for_the_next_time() -> None:
+    for script in (["early", 1, "early", "early"], [1, "away"], [1, 0]):
+        about = case([*script], USED, SECOND)
+        assert handed_over(about) == [0], script
+    assert "has yet to close" in about[0].why_not_reached(about[2])
+
+
+def test_two_at_once_need_fewer_connections() -> None:
+    about = case([2, 1], USED, SECOND, THIRD)
+    assert handed_over(about) == [0, 1, 2]
+    assert about[1].connections == 2
+
+
+def test_a_peer_that_closes_nothing_by_it_is_left_to_recoverchannel() -> None:
+    assert handed_over(case([0, 0], USED, SECOND)) == [0, 1]
+    assert handed_over(case(["stays"], USED, SECOND)) == [0, 1]
+    assert handed_over(case(["early", "early"], USED)) == []
+
+
+def test_a_single_channel_is_handed_over_before_its_close_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "_BROADCAST_SECONDS", float("inf"))
+    assert handed_over(case([0], USED)) == [0]
+
+
+def test_a_hang_up_for_another_channel_tells_the_peer_nothing() -> None:
+    about = case([0, 0], USED)
+    about[1].others = [("CHANNELD_NORMAL", 0)]
+    assert handed_over(about) == []
+    about = case([0], USED)
+    about[1].others = [("ONCHAIN", 0)]
+    assert handed_over(about) == [0]
