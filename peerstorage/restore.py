@@ -13,8 +13,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 from peerstorage.backup import Contact
 from peerstorage.recovery import Candidate, Source
@@ -49,6 +49,11 @@ class PeerPlan:
     @property
     def channel_ids(self) -> list[str]:
         return [candidate.entry.channel_id.hex() for candidate in self.candidates]
+
+    def without(self, channel_ids: Set[str]) -> PeerPlan:
+        """The same with fewer channels."""
+        left = (each for each in self.candidates if each.entry.channel_id.hex() not in channel_ids)
+        return replace(self, candidates=tuple(left))
 
     @property
     def sats(self) -> int:
@@ -140,7 +145,8 @@ ADVICE = {
     UNREACHABLE: "{why}. If you know another address, lightning-cli connect to it (the peer is turned away, but "
     "the address is remembered), and run peerstorage-restore again, now or later. Its channel stays open until "
     "then",
-    WAITING: "the peer was told to close, its transaction is not seen yet: run peerstorage-restore again",
+    WAITING: "the peer was told to close, and lightningd asks it again at each connection; its transaction is not "
+    "seen yet. If this says the same tomorrow, ask the peer's operator to close the channel",
     SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
     "it could be watched: restart lightningd once with rescan=-{rescan}",
     CLOSING: "the close is in a block, and your share in lightningd's wallet: see lightning-cli listfunds",

@@ -163,9 +163,11 @@ class Restore:
             self._say(f"{peer.peer_id}: {outcome}")
 
     def _open(self, plans: Iterable[PeerPlan]) -> list[PeerPlan]:
-        """Plans with a channel that was not handed over yet, or without channels."""
-        there = self._node.channel_states().keys()
-        return [peer for peer in plans if not peer.candidates or not there >= set(peer.channel_ids)]
+        """Plans with what was not handed over yet of their channels, or without channels from the start."""
+        closed = {channel_id.hex() for channel_id in self._node.closed_channel_ids()}
+        done = closed | self._node.channel_states().keys()
+        rests = ((peer, peer.without(done)) for peer in plans)
+        return [rest for peer, rest in rests if rest.candidates or not peer.candidates]
 
     def _listen(self, plans: Sequence[PeerPlan]) -> None:
         """Hears some peers again that were heard before: an old node that is alive sends once more after we took

@@ -209,6 +209,33 @@ def test_a_peer_that_is_away_is_tried_again(tmp_path: Path) -> None:
         assert set(states(answers[0]).values()) == {"closing seen"}
 
 
+def test_what_is_closed_is_not_closed_again(tmp_path: Path) -> None:
+    """bob's channel is swept, carol is away: only hers is left, and nothing is said of his."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (first, second) = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        carol.running = False
+        restore(alice)
+        net.mine(101)
+        wait_for(lambda: alice.closed)
+        calls = len(alice.rpc_calls)
+        answer = restore(alice)
+        assert states(answer) == {first.channel_id: "swept", second.channel_id: "unreachable"}
+        said = [what["message"] for kind, what in alice.notifications_of_last_call if kind == "message"]
+        assert f"1 channel(s) of {second.sats} sat with 1 peer(s) will be closed" in said
+        assert not [line for line in said if "was told to close" in line]
+        assert "recoverchannel" not in {method for method, _ in alice.rpc_calls[calls:]}
+        # All is done: nobody is listened to, after a restart either.
+        carol.running = True
+        restore(alice)
+        net.mine(101)
+        wait_for(lambda: len(alice.closed) == 2)
+        alice.restart()
+        calls = len(alice.rpc_calls)
+        assert set(states(restore(alice)).values()) == {"swept"}
+        assert "connect" not in {method for method, _ in alice.rpc_calls[calls:]}
+
+
 def test_a_node_that_lost_nothing_is_told_which_node_it_is(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice = net.node("alice", options=SETTLING)

@@ -97,6 +97,15 @@ def test_a_peer_that_listens_is_tried_where_it_listens(text: str) -> None:
     assert plan([candidate(entry(1, address=at(text)))], [], {}, tor=False)[0].addresses == (text,)
 
 
+def test_what_is_left_of_a_plan() -> None:
+    first, second = entry(1), entry(2)
+    whole = plan([candidate(first), candidate(second)], [], {}, tor=False)[0]
+    assert whole.without(set()) == whole
+    left = whole.without({first.channel_id.hex()})
+    assert left.channel_ids == [second.channel_id.hex()]
+    assert (left.peer_id, left.addresses) == (whole.peer_id, whole.addresses)
+
+
 @pytest.mark.parametrize("tor", [False, True])
 def test_tor_addresses_need_a_proxy(tor: bool) -> None:
     channels = [candidate(entry(1, address=at(f"{ONION}:9735"))), candidate(entry(2, address=at("[::1]:1")))]
