@@ -10,7 +10,7 @@ from peerstorage.config import Options
 from peerstorage.provider import blocks_left
 from peerstorage.recovery import UNCOUNTED, Recovered
 from peerstorage.reliability import honest, rank
-from peerstorage.restore import ADVICE, CLOSED, PeerPlan, advice
+from peerstorage.restore import ADVICE, CLOSED, CLOSING, PeerPlan, advice
 from peerstorage.shell.user import User
 from peerstorage.shell.vault import Vault
 from peerstorage.store import SentRecord, StoredMeta
@@ -104,8 +104,14 @@ def restored(
     at_most = {state: sum(row["funding_sats"] for row in rows if row["state"] == state) for state in ADVICE}
     # The channels that an old copy has are in no row, and are for the operator to decide about.
     finished = bool(rows) and result.complete and counts[CLOSED] == len(rows) and not old
+    on_chain = bool(rows) and counts[CLOSING] + counts[CLOSED] == len(rows)
+    todo = [
+        (old, _OLD),
+        (unwitnessed, UNWITNESSED),
+        (on_chain and result.complete and not (finished or old), _ONCE_MORE),
+    ]
     return {
-        "todo": [*([_OLD] if old else []), *([UNWITNESSED] if unwitnessed else [])],
+        "todo": [text for holds, text in todo if holds],
         "channels": rows,
         "counts": counts,
         "at_most_sats": at_most,
@@ -204,6 +210,10 @@ _OLD = (
 UNWITNESSED = (
     "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
     "sure that it is not: two nodes with one key lose funds"
+)
+_ONCE_MORE = (
+    "run peerstorage-restore once more, a hundred blocks after the last close: that ends the recovery, and "
+    "backups are made again. Till then no peer gets one"
 )
 _COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
 

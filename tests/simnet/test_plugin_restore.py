@@ -236,6 +236,22 @@ def test_what_is_closed_is_not_closed_again(tmp_path: Path) -> None:
         assert "connect" not in {method for method, _ in alice.rpc_calls[calls:]}
 
 
+def test_the_run_that_finds_all_swept_ends_the_recovery(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), _ = established(net, "bob")
+        lose(net, alice, bob)
+        assert not restore(alice)["todo"]
+        net.mine()
+        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+        assert "once more" in restore(alice)["todo"][0]
+        net.mine(100)
+        wait_for(lambda: alice.closed)
+        assert mode(alice) == "recovering"
+        answer = restore(alice)
+        assert (answer["finished"], answer["todo"]) == (True, [])
+        wait_for(lambda: mode(alice) == "normal")
+
+
 def test_a_node_that_lost_nothing_is_told_which_node_it_is(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice = net.node("alice", options=SETTLING)
