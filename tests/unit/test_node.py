@@ -57,3 +57,28 @@ def test_whether_the_builtin_is_asked_first_is_in_the_log(
     node = Node("")
     monkeypatch.setattr(node, "call", lambda method, level: {("getlog", "unusual"): answer}[method, level])
     assert node.builtin_is_asked_first() is first
+
+
+@pytest.mark.parametrize(
+    ("blocks", "ibd", "warning", "behind"),
+    [
+        (900, False, "", False),
+        # A block that has just come.
+        (899, False, "", False),
+        (898, False, "", True),
+        (900, True, "", True),
+        (900, False, "warning_bitcoind_sync", True),
+        (900, False, "warning_lightningd_sync", True),
+    ],
+)
+def test_how_far_the_chain_is_known(
+    tmp_path: Path, blocks: int, ibd: bool, warning: str, behind: bool
+) -> None:
+    answers = {
+        "getchaininfo": {"chain": "main", "headercount": 900, "blockcount": blocks, "ibd": ibd},
+        "getinfo": {"blockheight": 7, **({warning: "not yet"} if warning else {})},
+    }
+    server = RpcServer(tmp_path / "rpc", lambda request, _: answers[request["method"]])
+    lag = Node(str(tmp_path / "rpc")).lag()
+    assert lag == (f"its backend has {blocks} blocks of 900, and lightningd itself 7" if behind else "")
+    server.close()
