@@ -213,6 +213,7 @@ class User:
         once: a flood is not worth a write each."""
         repeated = timestamp <= self.crowd.returned.get(peer_id, -1)
         if repeated:
+            self.heard.add(peer_id)
             self.sessions.retrieved(peer_id)
         return repeated
 

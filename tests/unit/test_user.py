@@ -288,6 +288,11 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     newer = encode(4_000_000_000, [samples.entry(1, revocations=9)], samples.summary([]), None, [])
     world.user.retrieved(ALICE, seal(KEY, newer))
     assert world.user.recovering
+    # Who is asked once more has answered, be it with the same.
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    world.user.heard.discard(ALICE)
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert ALICE in world.user.heard
 
 
 def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:
