@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from peerstorage.errors import FormatError
@@ -55,9 +55,18 @@ class Summary:
     digest: bytes
 
     @classmethod
-    def of(cls, channels: Sequence[ChannelBackup], *, complete: bool, since: int) -> Summary:
-        """About all the node's channels."""
-        return cls(len(channels), complete, since, digest(entry.channel_id for entry in channels))
+    def of(
+        cls,
+        channels: Sequence[ChannelBackup],
+        *,
+        complete: bool,
+        since: int,
+        entryless: Collection[bytes] = (),
+    ) -> Summary:
+        """About all the node's channels. `entryless`: ids of those that nobody has an entry of; while there is one
+        no backup is complete, so none closes a channel by its silence."""
+        ids = [*(entry.channel_id for entry in channels), *entryless]
+        return cls(len(ids), complete and not entryless, since, digest(ids))
 
     def to_bytes(self) -> bytes:
         return b"".join(

@@ -21,13 +21,15 @@ from peerstorage.scb import ChannelBackup
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What this node knows. `timestamp`: at least this for the next file; `since`, `acknowledged`: see State."""
+    """What this node knows. `timestamp`: at least this for the next file; `since`, `acknowledged`: see State;
+    `unlisted`: ids of channels that lightningd has but leaves out, so that what is known of them may be old."""
 
     channels: tuple[ChannelBackup, ...]
     timestamp: int
     since: int = 0
     acknowledged: int = 0
     directory: tuple[Contact, ...] = ()
+    unlisted: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,15 @@ def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
         else:
             continue
         entries[entry.channel_id, entry.database_id] = entry
+    # That the file knows more of these proves nothing.
+    unknown -= live.unlisted
+    ahead -= live.unlisted
     timestamp = live.timestamp if old is None else max(live.timestamp, old.timestamp + 1)
     timestamp = min(timestamp, MAX_TIMESTAMP)
     since = timestamp if unknown or ahead else live.since or timestamp
     everything = tuple(entries.values())
-    summary = Summary.of(everything, complete=True, since=since)
+    entryless = live.unlisted - {entry.channel_id for entry in everything}
+    summary = Summary.of(everything, complete=True, since=since, entryless=entryless)
     return Next(Backup(timestamp, everything, summary, live.directory), frozenset(unknown), frozenset(ahead))
 
 

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,16 @@ def opened(key: bytes, name: str, blob: bytes, node_id: str) -> Source:
 
 
 def exported(
-    key: bytes, channels: Sequence[ChannelBackup], chosen: Sequence[str], timestamp: int, since: int
+    key: bytes,
+    channels: Sequence[ChannelBackup],
+    chosen: Sequence[str],
+    timestamp: int,
+    since: int,
+    *,
+    entryless: Collection[bytes] = (),
 ) -> tuple[bytes, dict[str, Any]]:
-    """A sealed backup of the chosen channels, by channel_id in hex (none: all), and what to say of it."""
+    """A sealed backup of the chosen channels, by channel_id in hex (none: all), and what to say of it.
+    `entryless`: see Summary."""
     if not channels:
         raise UsageError(NOTHING_TO_SEND, "this node has no channels, so there is nothing to export")
     wanted = {channel_id.lower() for channel_id in chosen}
@@ -80,11 +87,11 @@ def exported(
         )
     entries = [entry for entry in channels if not wanted or entry.channel_id.hex() in wanted]
     complete = len(entries) == len(channels)
-    summary = Summary.of(channels, complete=complete, since=since or timestamp)
+    summary = Summary.of(channels, complete=complete, since=since or timestamp, entryless=entryless)
     blob = seal(key, encode(timestamp, entries, summary))
     about = {
         "channels": len(entries),
-        "complete": complete,
+        "complete": summary.complete,
         "timestamp": timestamp,
         "time": time_text(timestamp),
         "size_bytes": len(blob),

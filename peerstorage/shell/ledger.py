@@ -7,9 +7,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from peerstorage.backup import fingerprints
+from peerstorage.backup import Summary, fingerprints
 from peerstorage.scb import ChannelBackup
 from peerstorage.shell.once import Once
 from peerstorage.store import RECOVERING, SentRecord, State, Store
@@ -18,30 +18,39 @@ Log = Callable[[str, str], None]
 
 
 class Ledger:
-    """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `partners`: peers with a
-    channel, by node_id in hex. Used on the worker."""
+    """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
+    channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
+    they are in no backup; `partners`: peers with a channel, by node_id in hex. Used on the worker."""
 
-    def __init__(self, store: Store, channels: list[ChannelBackup], log: Log) -> None:
+    def __init__(
+        self, store: Store, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], log: Log
+    ) -> None:
         self.store = store
         self.state = store.state() or State()
         self.records = store.sent_records()
-        self._set(channels)
+        self._set(channels, unlisted)
         self._log = log
         self._said = Once()
 
-    @property
-    def channels(self) -> list[ChannelBackup]:
-        return self._channels
+    def have(self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str]) -> None:
+        """What lightningd says now."""
+        if channels != self.channels or unlisted != self.unlisted:
+            self._set(channels, unlisted)
 
-    @channels.setter
-    def channels(self, channels: list[ChannelBackup]) -> None:
-        if channels != self._channels:
-            self._set(channels)
-
-    def _set(self, channels: list[ChannelBackup]) -> None:
-        self._channels = channels
+    def _set(self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str]) -> None:
+        self.channels, self.unlisted = channels, unlisted
+        there = {entry.channel_id for entry in channels} if unlisted else set()
+        self.entryless = {
+            channel_id: peer_id for channel_id, peer_id in unlisted.items() if channel_id not in there
+        }
         self.marks = fingerprints(channels)
-        self.partners = frozenset(entry.node_id.hex() for entry in channels)
+        self.partners = frozenset(entry.node_id.hex() for entry in channels) | frozenset(unlisted.values())
+
+    def summary(self, *, complete: bool) -> Summary:
+        """For a backup; `complete`: it has all of `channels`."""
+        return Summary.of(
+            self.channels, complete=complete, since=self.state.since, entryless=self.entryless.keys()
+        )
 
     @property
     def recovering(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pyln.client import LightningRpc, RpcError
@@ -45,6 +47,9 @@ class Node:
         self.rpc_path = rpc_path
         self._rpc = LightningRpc(rpc_path)
         self._entries: dict[str, ChannelBackup] = {}
+        # What `channels` found that lightningd leaves out of staticbackup: the peer's node_id in hex by
+        # channel_id.
+        self.unlisted: dict[bytes, str] = {}
 
     def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
@@ -125,14 +130,61 @@ class Node:
         return str(self.call("getinfo")["id"])
 
     def channels(self) -> list[ChannelBackup]:
-        """One entry for each committed channel. lightningd leaves out peers on a unix domain socket."""
+        """One entry for each committed channel: of one that lightningd leaves out (docs/facts.md) the last that is
+        known, for it may be old but it is better than none. Only what is in `unlisted` may have none."""
+        # Asked first: a channel that is opened in between is no channel that was left out.
+        only = {"peers": [{"id": True, "num_channels": True}]}
+        peers = self.call("listpeers", only)["peers"]
         known = self._entries
         # Those that didn't change are the same objects: of thousands only few are read and compared.
-        self._entries = {
+        entries = {
             scb: known.get(scb) or ChannelBackup.from_bytes(bytes.fromhex(scb))
             for scb in self.call("staticbackup")["scb"]
         }
-        return list(self._entries.values())
+        # All of a peer's channels are left out, or none.
+        listed = {entry.node_id.hex() for entry in entries.values()}
+        left_out = {
+            bytes.fromhex(channel["channel_id"]): (peer["id"], channel)
+            for peer in peers
+            if peer["num_channels"] and peer["id"] not in listed
+            for channel in self._channels_with(peer["id"])
+        }
+        for entry in list(known.values()) if left_out else []:
+            if entry.channel_id in left_out:
+                # It may have been spliced since.
+                _, channel = left_out[entry.channel_id]
+                current = replace(
+                    entry,
+                    funding_txid=bytes.fromhex(channel["funding_txid"])[::-1],
+                    funding_vout=channel["funding_outnum"],
+                    funding_sats=int(channel["total_msat"]) // 1000,
+                )
+                entries[current.to_bytes().hex()] = current
+        # Only now: a call that failed has taken nothing away.
+        self._entries = entries
+        self.unlisted = {channel_id: peer_id for channel_id, (peer_id, _) in left_out.items()}
+        return list(entries.values())
+
+    def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
+        """Id and funding output of each committed channel."""
+        fields = ("channel_id", "state", "funding_txid", "funding_outnum", "total_msat")
+        only = {"channels": [dict.fromkeys(fields, True)]}
+        channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
+        return [channel for channel in channels if channel["state"] not in _NO_CHANNEL]
+
+    def learn(self, entries: Iterable[ChannelBackup]) -> bool:
+        """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
+        punished with them than with what is known; whether there were any. `channels` has them from then on."""
+        useful = [entry for entry in entries if self.unlisted.get(entry.channel_id) == entry.node_id.hex()]
+        learned = False
+        for entry in useful:
+            known = {scb: one for scb, one in self._entries.items() if one.channel_id == entry.channel_id}
+            if all(one.revocations < entry.revocations for one in known.values()):
+                for scb in known:
+                    del self._entries[scb]
+                self._entries[entry.to_bytes().hex()] = entry
+                learned = True
+        return learned
 
     def database_ids(self) -> dict[int, bytes]:
         """channel_id by database id."""

@@ -241,12 +241,13 @@ def _sentence(user: User, vault: Vault, held: Mapping[str, int], now: float) -> 
     if user.recovering:
         what = "OLD DATABASE" if state.old else "RECOVERING"
         return f"{what}: nothing is sent to peers. What to do is in todo"
-    channels = len(user.ledger.channels)
+    known = len(user.ledger.channels)
+    channels = known + len(user.ledger.entryless)
     if not channels and vault.file is not None and vault.file.entries:
         return f"NO CHANNELS here, but {len(vault.file.entries)} in the local file. What to do is in todo"
     if not channels:
         return "no channels yet, so nothing to back up"
-    covered = channels - held["channels_without_copy"]
+    covered = known - held["channels_without_copy"]
     if not covered:
         return "NO PEER got a backup of the channels as they are now"
     return (

@@ -204,10 +204,14 @@ def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: 
                 STILL_RECOVERING,
                 "this node is recovering: its channels are not those to keep. See peerstorage-recover",
             )
-        state = app.user.ledger.state
+        app.user.look()
+        ledger = app.user.ledger
+        state = ledger.state
         timestamp = state.next_timestamp(int(time.time()))
-        blob, about = handout.exported(app.key, app.node.channels(), chosen, timestamp, state.since)
-        app.user.ledger.save(replace(state, newest_seen=timestamp))
+        blob, about = handout.exported(
+            app.key, ledger.channels, chosen, timestamp, state.since, entryless=ledger.entryless.keys()
+        )
+        ledger.save(replace(state, newest_seen=timestamp))
         if not file:
             request.set_result(about | handout.as_text(blob))
             return

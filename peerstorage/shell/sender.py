@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from peerstorage import backup as format_
 from peerstorage import capacity
-from peerstorage.backup import Summary
 from peerstorage.config import Options
 from peerstorage.errors import (
     NOT_CONNECTED,
@@ -117,8 +116,9 @@ class Sender:
             return False
         # A backup without channels goes only where it is sure what it replaces, and never from a node without
         # history: it would be the end of looking before leaping.
+        # Nor while there are channels without an entry: a peer may have one.
         return bool(self._ledger.channels) or (
-            self._ledger.state.newest_sent > 0 and peer_id in self.may_replace
+            not self._ledger.entryless and self._ledger.state.newest_sent > 0 and peer_id in self.may_replace
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
@@ -195,8 +195,7 @@ class Sender:
 
     def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        since = self._ledger.state.since
-        summary = Summary.of(self._ledger.channels, complete=not contents.left_out, since=since)
+        summary = self._ledger.summary(complete=not contents.left_out)
         directory = self._placement.directory[: contents.contacts]
         shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
         length = format_.padded_length(shortest, self._options.padding, limit)

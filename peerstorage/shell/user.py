@@ -18,6 +18,7 @@ from peerstorage.backup import Backup
 from peerstorage.config import Options
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, SealError, UsageError
 from peerstorage.guard import Judgement, Verdict, Vigil, judge
+from peerstorage.recovery import open_sources
 from peerstorage.reliability import checked, kept
 from peerstorage.rival import Rival, earliest
 from peerstorage.scb import WireAddress
@@ -51,7 +52,7 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), log)
+        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
         self.sessions = Sessions(options.interval, options.settle)
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
@@ -85,6 +86,14 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
+        # What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
+        # file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
+        # with it, or that was connected before this plugin started. To wait for those would leave new channels in
+        # no backup at all, for as long as they stay connected.
+        if self.ledger.entryless:
+            for peer_id, blob in store.all_retrieved():
+                for source in open_sources(key, [(peer_id, blob)])[0]:
+                    self.learn(source.backup)
 
     @property
     def _refresh_period(self) -> float:
@@ -187,6 +196,7 @@ class User:
             # A newer one went out while this plugin was not in charge: the peer has not failed.
             record = self._disproved(record)
         judgement = self._judge(backup)
+        self.learn(backup)
         unreadable = bool(backup.lost) and not same
         # A stranger's that tells nothing is not worth keeping: strangers come under any number of names.
         tells = self.recovering or unreadable or judgement.verdict is not Verdict.FINE
@@ -250,10 +260,15 @@ class User:
         if judgement.verdict is Verdict.FINE:
             return judgement
         # Before anything is concluded: what the database says this very moment. Closed channels count, and what
-        # recoverchannel made knows no more than the backup that it was made of.
+        # recoverchannel made, or lightningd leaves out, knows no more than the backup that it was taken from.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        return compare(self._node.closed_channel_ids() | recovered)
+        return compare(self._node.closed_channel_ids() | recovered | self.ledger.unlisted.keys())
+
+    def learn(self, backup: Backup) -> None:
+        """A backup of ours may have what is known of channels that lightningd leaves out."""
+        if self._node.learn(backup.entries):
+            self.look()
 
     def _returned_before(self) -> dict[str, int]:
         """The newest that each peer returned; empty while nothing is being recovered."""
@@ -341,7 +356,7 @@ class User:
 
     def _mark_entrance(self) -> None:
         """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
-        self.fresh = not self.ledger.channels and not self.ledger.state.newest_sent
+        self.fresh = not (self.ledger.channels or self.ledger.unlisted or self.ledger.state.newest_sent)
         self.sessions.partners = partners = self.ledger.partners
         self.insiders = frozenset() if self.halted else partners
 
@@ -355,15 +370,17 @@ class User:
             # Peers may have come and gone since.
             self.placement.update()
             return
-        marks = self.ledger.marks
-        self.ledger.channels = self._node.channels()
+        marks, entryless = self.ledger.marks, self.ledger.entryless
+        self.ledger.have(self._node.channels(), self._node.unlisted)
         self._mark_entrance()
         if self._options.use and not self.recovering:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
-            if self.ledger.marks[0] != marks[0] and not outdated:
-                # A channel that has no room anywhere came or went: at least one summary has to count it.
+            counted = (self.ledger.marks[0], self.ledger.entryless) == (marks[0], entryless)
+            if not counted and not outdated:
+                # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
+                # count it.
                 self.sessions.penalty_moved(1)
             elif self.ledger.marks[1] != marks[1]:
                 self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))

@@ -127,6 +127,7 @@ class Vault:
             0 if ledger.state.old else ledger.state.since,
             ledger.state.acknowledged,
             tuple(self._user.placement.directory),
+            frozenset(ledger.unlisted),
         )
         self._marks, self._handed_at = ledger.marks, now
         self._attempts.put(live)
@@ -160,6 +161,7 @@ class Vault:
             ledger = self._user.ledger
             newest = max(ledger.state.newest_seen, outcome.file.timestamp)
             ledger.save(replace(ledger.state, newest_seen=newest))
+            self._user.learn(outcome.file)
         if outcome.next is not None and outcome.next.ahead:
             try:
                 self._ahead(outcome.next.backup)

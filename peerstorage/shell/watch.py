@@ -133,7 +133,7 @@ class Watch:
         replicas = self._options.replicas
         holding = report.holding(self._user, replicas)
         without, few = holding["channels_without_copy"], holding["channels_with_few_copies"]
-        found = []
+        found = self._of_unlisted_channels()
         if without:
             found.append(
                 Condition(
@@ -154,6 +154,21 @@ class Watch:
                     lasting=True,
                 )
             )
+        return found
+
+    def _of_unlisted_channels(self) -> list[Condition]:
+        """They are told by peer, for what helps is to connect to it in another way."""
+        entryless = self._user.ledger.entryless
+        found = []
+        for peer_id in sorted(set(entryless.values())):
+            named = ", ".join(sorted(one.hex() for one in entryless if entryless[one] == peer_id))
+            message = (
+                f"channel(s) {named} are in no new backup: lightningd leaves out the channels of a peer that is "
+                "connected through a unix socket, or by a host name through a proxy. Connect to it by its IP or "
+                f"onion address: lightning-cli disconnect {peer_id} true, then lightning-cli connect "
+                f"{peer_id}@ADDRESS"
+            )
+            found.append(Condition("unlisted", WARNING, message, peer_id, lasting=True))
         return found
 
     def _of_peers(self) -> list[Condition]:

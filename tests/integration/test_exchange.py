@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.integration.helpers import (
     holds_all,
     row,
     secret,
+    start_plugin,
     status,
 )
 
@@ -49,6 +51,41 @@ def test_two_nodes_keep_each_others_backup(node_factory: Any) -> None:
     assert recovered["complete"]
     assert recovered["missing"] == 0
     assert l1.rpc.recoverchannel(recovered["scb"]) == {"stubs": []}
+
+
+def test_channel_of_a_peer_on_a_unix_socket_stays_in_the_backups(node_factory: Any) -> None:
+    """lightningd leaves it out of staticbackup."""
+    # The path of a socket has an end.
+    with tempfile.TemporaryDirectory() as folder:
+        socket = f"{folder}/carol"
+        l1, l2 = node_factory.get_nodes(2, opts=OURS)
+        l3 = node_factory.get_node(
+            options={name: value for name, value in OURS.items() if not name.startswith(("may_", "allow_"))}
+            | {"bind-addr": socket},
+            may_reconnect=True,
+            allow_warning=True,
+        )
+        fund(l1, l2, l3)
+        key = secret(l1)
+        wait_for(lambda: holds_all(l2, l1, key))
+        both = {channel["channel_id"] for channel in l1.rpc.listpeerchannels()["channels"]}
+        disconnect(l1, l3)
+        l1.rpc.connect(l3.info["id"], socket)
+        assert len(l1.rpc.staticbackup()["scb"]) == 1
+        l1.rpc.call("peerstorage-push")
+        newest = status(l1)["backup"]["newest_timestamp"]
+
+        def held(peer: Any) -> set[str]:
+            backup = held_backup(peer, l1, key)
+            assert backup is not None
+            return {one.hex() for one in backup.channel_ids} if backup.timestamp >= newest else set()
+
+        wait_for(lambda: held(l2) == held(l3) == both)
+        # What was known is gone with the plugin: the local file has it.
+        l1.rpc.plugin_stop(PLUGIN)
+        start_plugin(l1, {name: str(value) for name, value in OURS.items() if name.startswith("peerstorage")})
+        wait_for(lambda: status(l1)["backup"]["channels"] == 2)
+        assert not [line for line in status(l1)["todo"] if "in no new backup" in line]
 
 
 def test_payments_reach_the_backup_on_the_timer(node_factory: Any) -> None:

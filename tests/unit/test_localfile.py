@@ -11,7 +11,7 @@ from peerstorage.config import NEW_CHANNELS_ONLY, PERIODIC
 from peerstorage.localfile import Live, Next, compare, follow, is_worth_writing, unaccounted
 from peerstorage.recovery import Source, merge
 from peerstorage.scb import ChannelBackup, WireAddress
-from tests.unit.samples import POINTS, backup, entry, foreign
+from tests.unit.samples import POINTS, backup, entry, foreign, summary
 
 NOW = 1000
 OTHER_PORT = WireAddress(1, bytes([127, 0, 0, 1]), 40404)
@@ -81,6 +81,16 @@ def test_what_nobody_knows_closes_nothing_elsewhere() -> None:
     assert {one.entry.channel_id for one in merge(everything, [], {}).candidates} == ids(1)
     everything = [Source("peer", peers_copy), Source("file", written(odd))]
     assert {one.entry.channel_id for one in merge(everything, [], {}).candidates} == ids(1, 2, 4)
+
+
+def test_channels_that_lightningd_leaves_out_stay_and_prove_nothing() -> None:
+    """It has them, but not in staticbackup: what is known of them elsewhere may be older than the file."""
+    node = Live((entry(1), entry(2, revocations=3)), NOW, since=7, unlisted=ids(2, 3))
+    following = follow(backup(NOW - 1, entry(1), entry(2, revocations=5), entry(3), since=7), node, set())
+    assert (following.unknown, following.ahead) == (frozenset(), frozenset())
+    assert written(following) == backup(NOW, entry(1), entry(2, revocations=5), entry(3), since=7)
+    first = follow(None, node, set())
+    assert written(first).summary == summary([entry(1), entry(2), entry(3)], complete=False, since=7)
 
 
 @pytest.mark.parametrize("acknowledged", [NOW - 1, NOW])

@@ -34,6 +34,7 @@ class Ledger:
 
     def __init__(self, *channels: ChannelBackup) -> None:
         self.state = State()
+        self.unlisted: dict[bytes, str] = {}
         self.have(*channels)
 
     def have(self, *channels: ChannelBackup) -> None:
@@ -57,6 +58,8 @@ class Desk:
         self.told = Alerts(self.alerts.append, lambda _level, _message: None, 0)
         self.user = cast(Any, SimpleNamespace())
         self.user.ledger, self.user.recovering = self.ledger, False
+        self.learned: list[Backup] = []
+        self.user.learn = self.learned.append
         self.user.placement, self.user.look = SimpleNamespace(directory=[]), lambda: None
         self.node = cast(Any, SimpleNamespace(closed_channel_ids=lambda: self.closed))
         self.vault = Vault(

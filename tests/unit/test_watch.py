@@ -28,6 +28,7 @@ class Case:
     ) -> None:
         self.records: dict[str, SentRecord] = {}
         self.holding = dict(WELL)
+        self.entryless: dict[bytes, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
@@ -40,6 +41,7 @@ class Case:
         ledger = SimpleNamespace(
             state=State(),
             channels=[CHANNEL],
+            entryless=self.entryless,
             partners={CHANNEL.node_id.hex()},
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
@@ -86,6 +88,20 @@ def test_missing_copies_are_told_when_it_lasts(
     assert case.told(2000) == []
     case.holding[key] = 0
     assert case.told(2100) == [(kind, "info")]
+
+
+def test_channels_that_lightningd_leaves_out_are_told_by_peer_when_it_lasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case(monkeypatch)
+    case.entryless |= {bytes([number]) * 32: "bob" if number == 3 else "alice" for number in (1, 2, 3)}
+    alice, bob = case.watch.todo()
+    assert f"{'01' * 32}, {'02' * 32} are in no new backup" in alice
+    assert "lightning-cli disconnect bob true" in bob
+    assert case.told(0) == []
+    assert case.told(600) == [("unlisted", "warning")] * 2
+    case.entryless.clear()
+    assert case.told(700) == [("unlisted", "info")] * 2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -55,6 +56,8 @@ class MemoryNode(Node):
         self.deliver = deliver
         self.channels_now: dict[bytes, ChannelBackup] = {}
         self.closed: set[bytes] = set()
+        # Peers by node_id in hex that staticbackup leaves out.
+        self.on_socket: set[str] = set()
         self.datastore = Datastore()
         self.connected: set[str] = set()
         self.logs: dict[str, list[str]] = {}
@@ -88,11 +91,24 @@ class MemoryNode(Node):
         return answer
 
     def _staticbackup(self) -> dict[str, Any]:
-        return {"scb": [entry.to_bytes().hex() for entry in self.channels_now.values()]}
+        listed = (one for one in self.channels_now.values() if one.node_id.hex() not in self.on_socket)
+        return {"scb": [entry.to_bytes().hex() for entry in listed]}
 
-    def _listpeerchannels(self) -> dict[str, Any]:
-        ids = (channel_id.hex() for channel_id in self.channels_now)
-        return {"channels": [{"channel_id": channel_id, "short_channel_id": "103x1x0"} for channel_id in ids]}
+    def _listpeerchannels(self, id: str | None = None) -> dict[str, Any]:
+        channels = [one for one in self.channels_now.values() if id in {None, one.node_id.hex()}]
+        return {
+            "channels": [
+                {
+                    "channel_id": one.channel_id.hex(),
+                    "short_channel_id": "103x1x0",
+                    "state": "CHANNELD_NORMAL",
+                    "funding_txid": one.funding_txid[::-1].hex(),
+                    "funding_outnum": one.funding_vout,
+                    "total_msat": one.funding_sats * 1000,
+                }
+                for one in channels
+            ]
+        }
 
     def _listclosedchannels(self) -> dict[str, Any]:
         return {"closedchannels": [{"channel_id": channel_id.hex()} for channel_id in self.closed]}
@@ -100,8 +116,11 @@ class MemoryNode(Node):
     def _listnodes(self, id: str) -> dict[str, Any]:
         return {"nodes": []}
 
-    def _listpeers(self, id: str, level: str) -> dict[str, Any]:
-        return {"peers": [{"log": [{"log": line} for line in self.logs.get(id, [])]}]}
+    def _listpeers(self, id: str | None = None, level: str | None = None) -> dict[str, Any]:
+        if id is not None:
+            return {"peers": [{"log": [{"log": line} for line in self.logs.get(id, [])]}]}
+        numbers = Counter(entry.node_id.hex() for entry in self.channels_now.values())
+        return {"peers": [{"id": peer_id, "num_channels": number} for peer_id, number in numbers.items()]}
 
     def _sendcustommsg(self, node_id: str, msg: str) -> dict[str, Any]:
         if node_id not in self.connected:
