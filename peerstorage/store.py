@@ -73,8 +73,8 @@ class State:
     `since` is the timestamp of the first backup that this database made.
     `acknowledged`: the operator has dealt with everything up to here.
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
-    the last backup before a start to the first one after it. A backup from within was made by a database that is
-    not this one: this one is a copy from before.
+    the last backup before a start to just before the first one after it. A backup from within was made by a
+    database that is not this one: this one is a copy from before.
     `rival_after`: while recovering, a backup that is newer was made by another node with our key (rival.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
     true one hasn't it.
@@ -94,14 +94,12 @@ class State:
         return min(max(now, self.newest_seen + 1), MAX_TIMESTAMP)
 
     def with_gap(self, after: int, before: int) -> State:
-        """The state after the first backup (`before`) since a start at which `after` was the newest."""
+        """The state at the first backup since a start: `after` was the newest at the start, `before` is when the
+        next one would be. A database that was lost may have got as far in that very second, so ours is later."""
         return replace(self, gaps=" ".join((*self.gaps.split()[1 - _MOST_GAPS :], f"{after}-{before}")))
 
     def is_foreign(self, timestamp: int) -> bool:
-        """Whether a backup of this time can't have been sent by this database.
-
-        The end of a gap counts as within: a database that was lost may have got as far in the same second.
-        """
+        """Whether a backup of this time can't have been sent by this database."""
         gaps = (gap.split("-") for gap in self.gaps.split())
         return timestamp > self.newest_sent or any(int(a) < timestamp <= int(b) for a, b in gaps)
 

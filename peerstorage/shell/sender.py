@@ -186,10 +186,13 @@ class Sender:
         """Newer than all before; it is on disk before it is used."""
         state = self._ledger.state
         timestamp = state.next_timestamp(int(time.time()))
-        state = replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
         if self._newest_at_start:
-            state = state.with_gap(self._newest_at_start, timestamp)
-        self._ledger.save(state)
+            # The gap ends before our own: what we sent must not be foreign when a peer returns it later.
+            state = replace(state.with_gap(self._newest_at_start, timestamp), newest_seen=timestamp)
+            timestamp = state.next_timestamp(timestamp)
+        self._ledger.save(
+            replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
+        )
         self._newest_at_start = 0
         return timestamp
 

@@ -10,7 +10,7 @@ from peerstorage.backup import decode
 from peerstorage.config import Options
 from peerstorage.sealing import unseal
 from peerstorage.shell.user import User
-from peerstorage.store import Store
+from peerstorage.store import NORMAL, RECOVERING, Store
 from peerstorage.wire import Message
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
@@ -27,10 +27,13 @@ class Peers:
         self.got: dict[str, list[bytes]] = {ALICE: [], MALLORY: []}
         self.node = MemoryNode(clock, self._delivered)
         self.node.connected |= {ALICE, MALLORY}
-        options = Options(interval=0, settle=0, padding=padding)
-        self.user = User(self.node, Store(self.node), KEY, options, lambda level, line: None)
+        self.options = Options(interval=0, settle=0, padding=padding)
+        self.start()
+
+    def start(self) -> None:
+        self.user = User(self.node, Store(self.node), KEY, self.options, lambda level, line: None)
         for peer_id in (ALICE, MALLORY):
-            self.user.connected(peer_id, clock.now)
+            self.user.connected(peer_id, self.clock.now)
 
     def _delivered(self, peer_id: str, payload: bytes) -> None:
         message = Message.from_bytes(payload)
@@ -47,6 +50,13 @@ class Peers:
         while self.user.next_event() <= end:
             self.clock.now = max(self.clock.now, self.user.next_event())
             self.user.tick(self.clock.now)
+
+    def have(self, *numbers: int) -> None:
+        """These channels are there, all others were forgotten without a trace."""
+        entries = [samples.entry(number) for number in numbers]
+        self.node.channels_now = {entry.channel_id: entry for entry in entries}
+        self.user.look_soon(self.clock.now)
+        self.quiet()
 
     def channels_at_alice(self) -> int:
         return len(decode(unseal(KEY, self.got[ALICE][-1])).entries)
@@ -89,3 +99,35 @@ def test_no_copy_is_counted_on_who_left_while_the_clock_was_wrong(clock: Clock, 
     peers.quiet()
     peers.user.look()
     assert peers.user.placement.copies()[entry.channel_id] == 1
+
+
+def test_replay_of_our_first_backup_after_a_start_stops_nothing(clock: Clock) -> None:
+    """It names a channel that was never funded, and was forgotten completely."""
+    peers = Peers(clock, "none", 65531)
+    peers.have(1)
+    clock.now += 3600
+    peers.start()
+    before = len(peers.got[MALLORY])
+    peers.have(1, 2)
+    first = peers.got[MALLORY][before]
+    assert len(decode(unseal(KEY, first)).entries) == 2
+    peers.have(1)
+    peers.user.retrieved(MALLORY, first)
+    assert peers.user.ledger.state.mode == NORMAL
+
+
+def test_database_that_was_lost_in_the_second_of_our_first_backup_is_noticed(clock: Clock) -> None:
+    peers = Peers(clock, "none", 65531)
+    peers.have(1)
+    copy = peers.node.database()
+    begun = float(int(clock.now) + 3600)
+    clock.now = begun
+    peers.have(1, 2)
+    lost = peers.got[ALICE][-1]
+    peers.node.load(copy)
+    clock.now = begun
+    peers.start()
+    peers.have(1)
+    assert decode(unseal(KEY, lost)).timestamp == begun + clock.offset <= peers.user.ledger.state.newest_sent
+    peers.user.retrieved(ALICE, lost)
+    assert peers.user.ledger.state.mode == RECOVERING
