@@ -4,7 +4,8 @@ Rules:
 - Fund safety: nothing is sent while recovering, nothing without channels goes to a peer that may hold some,
   and nothing goes to a peer that was not heard first.
 - The record is written before the message goes out: a crash between the two makes the record too new, which
-  is harmless, never too old, which would look like a lost database.
+  is harmless, never too old, which would look like a lost database. Only where lightningd says that the peer is
+  gone the peer's record is as before; the timestamp is used up all the same.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ class Sender:
                 )
                 self._sessions.done(peer_id, None)
                 continue
-            record = capacity.allowed(self._ledger.record(peer_id), int(time.time()))
+            before = self._ledger.record(peer_id)
+            record = capacity.allowed(before, int(time.time()))
             self._ledger.remember(peer_id, record)
             contents = self._placement.contents(peer_id)
             # A peer may say that it keeps nothing at all.
@@ -148,7 +150,8 @@ class Sender:
                 self._hand_over(peer_id, timestamp, *blobs[key])
             except NodeError as error:
                 if error.code == _PEER_IS_GONE:
-                    # It gets a backup when it is back.
+                    # Nothing went out, so it holds what it held. It gets a backup when it is back.
+                    self._ledger.remember(peer_id, before)
                     self._ledger.say(peer_id, "debug", f"no backup for peer {peer_id}: {error}")
                     self._sessions.disconnected(peer_id)
                 else:

@@ -131,3 +131,24 @@ def test_database_that_was_lost_in_the_second_of_our_first_backup_is_noticed(clo
     assert decode(unseal(KEY, lost)).timestamp == begun + clock.offset <= peers.user.ledger.state.newest_sent
     peers.user.retrieved(ALICE, lost)
     assert peers.user.ledger.state.mode == RECOVERING
+
+
+def test_who_left_before_it_was_sent_holds_what_it_held(clock: Clock) -> None:
+    """lightningd refuses, and so it is sure that nothing went out."""
+    peers = Peers(clock, "none", 65531)
+    peers.node.connected.clear()
+    peers.have(1)
+    assert not any(peers.got.values())
+    assert not peers.user.ledger.record(ALICE).counts
+    assert peers.user.placement.copies()[samples.entry(1).channel_id] == 0
+    peers.node.connected.add(ALICE)
+    peers.start()
+    peers.quiet()
+    held = peers.user.ledger.record(ALICE)
+    newest = peers.user.ledger.state.newest_sent
+    assert decode(unseal(KEY, peers.got[ALICE][-1])).timestamp == held.timestamp == newest
+    peers.node.connected.clear()
+    peers.have(1, 2)
+    assert peers.user.ledger.record(ALICE) == held
+    assert Store(peers.node).sent_records()[ALICE] == held
+    assert peers.user.ledger.state.newest_sent > newest, "a timestamp that was on disk is not used again"
