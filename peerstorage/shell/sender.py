@@ -146,6 +146,9 @@ class Sender:
             key = (id(contents.entries), contents.contacts, record.limit)
             if key not in blobs:
                 blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
+            if not self._sessions.is_ready(peer_id):
+                # Its retrieval came while others were served: that is judged first, and this stays due.
+                continue
             try:
                 self._hand_over(peer_id, timestamp, *blobs[key])
             except NodeError as error:
@@ -182,6 +185,7 @@ class Sender:
             self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before
         self._placement.sent(peer_id, contents)
         self._traffic.append((time.monotonic(), len(blob)))
+        self._forget_traffic()
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
@@ -238,6 +242,9 @@ class Sender:
 
     @property
     def bytes_last_hour(self) -> int:
+        self._forget_traffic()
+        return sum(size for _, size in self._traffic)
+
+    def _forget_traffic(self) -> None:
         while self._traffic and self._traffic[0][0] < time.monotonic() - 3600:
             self._traffic.popleft()
-        return sum(size for _, size in self._traffic)

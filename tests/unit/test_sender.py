@@ -152,3 +152,34 @@ def test_who_left_before_it_was_sent_holds_what_it_held(clock: Clock) -> None:
     assert peers.user.ledger.record(ALICE) == held
     assert Store(peers.node).sent_records()[ALICE] == held
     assert peers.user.ledger.state.newest_sent > newest, "a timestamp that was on disk is not used again"
+
+
+def test_what_a_peer_returns_during_a_batch_is_judged_before_it_is_replaced(clock: Clock) -> None:
+    peers = Peers(clock, "none", 65531)
+    deliver = peers.node.deliver
+
+    def deliver_and_hear(peer_id: str, payload: bytes) -> None:
+        deliver(peer_id, payload)
+        peers.user.sessions.unjudged |= {ALICE, MALLORY} - {peer_id}
+
+    peers.node.deliver = deliver_and_hear
+    peers.have(1)
+    (waits,) = (peer_id for peer_id, blobs in peers.got.items() if not blobs)
+    peers.node.deliver = deliver
+    peers.user.sessions.retrieved(waits)
+    peers.quiet()
+    assert len(peers.got[waits]) == 1, "what waits is not lost"
+
+
+def test_only_the_last_hour_of_traffic_is_remembered(clock: Clock) -> None:
+    peers = Peers(clock, "none", 65531)
+    for number in range(300):
+        peers.node.channels_now = {
+            entry.channel_id: entry for entry in [samples.entry(1, revocations=number)]
+        }
+        peers.quiet()
+    sent = sum(map(len, peers.got.values()))
+    assert 0 < len(peers.user.sender._traffic) < sent / 4, "of five hours"
+    assert peers.user.sender.bytes_last_hour > 0
+    clock.now += 3601
+    assert peers.user.sender.bytes_last_hour == 0
