@@ -77,6 +77,9 @@ class User:
         self.crowd = Crowd(self.ledger, self.sessions, self.placement, self.sender.may_replace, key)
         self.heard, self.verdicts = self.crowd.heard, self.crowd.verdicts
         self._mark_entrance()
+        if self.fresh and not self.recovering:
+            # This database may be a copy from before its first channel: what it heard then may have changed since.
+            self.heard.clear()
         holders = {peer_id for peer_id, record in self.ledger.records.items() if record.counts}
         asked = holders & self.ledger.partners or holders
         self._vigil = Vigil(asked, options.replicas, time.monotonic() + _VIGIL_SECONDS)

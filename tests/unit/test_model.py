@@ -349,3 +349,20 @@ class Model(RuleBasedStateMachine):
 
 Model.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestModel = Model.TestCase
+
+
+def test_node_as_it_was_before_its_first_channel_hears_its_peers_anew() -> None:
+    """It had recovered, so it knows its peers: but what they hold now is another backup."""
+    model = Model()
+    alice = HONEST[0]
+    model.is_established(channels=1)
+    model.all_is_lost()
+    model.honest_peers_connect()
+    model.operator_recovers(recreated=False)
+    model.open_channel(peer=0, sats=1)
+    model.peer_connects(alice, late=False)
+    model.time_passes(1)
+    model.old_database_comes_back(which=0)
+    model.peer_connects(alice, late=False)
+    assert model.user.recovering
+    model.teardown()
