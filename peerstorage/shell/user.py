@@ -263,7 +263,8 @@ class User:
         if judgement.verdict is Verdict.FINE:
             return judgement
         # Before anything is concluded: what the database says this very moment. Closed channels count, and what
-        # recoverchannel made, or lightningd leaves out, knows no more than the backup that it was taken from.
+        # recoverchannel made, or lightningd leaves out, knows no more than the backup that it was taken from: so
+        # an old database can't be told by these.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
         return compare(self._node.closed_channel_ids() | recovered | self.ledger.unlisted.keys())
