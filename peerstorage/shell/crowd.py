@@ -37,7 +37,7 @@ class Crowd:
         self._ledger, self._sessions, self._placement = ledger, sessions, placement
         self._may_replace = may_replace
         self._copies = Copies(ledger.store, key, self._forget)
-        self.heard = {peer_id for peer_id, record in ledger.records.items() if record.verified_timestamp}
+        self.heard = set(ledger.returned)
         self.verdicts: Counter[str] = Counter()
         self.returned: dict[str, int] = {}
         self._enough = len(ledger.records) + _STEP
@@ -60,15 +60,13 @@ class Crowd:
     def ask_anew(self) -> None:
         """What was not worth keeping while all was well may be now: who returned it has not been heard."""
         self.returned.clear()
-        self.heard &= {
-            peer_id for peer_id, record in self._ledger.records.items() if record.verified_timestamp
-        }
+        self.heard.intersection_update(self._ledger.returned)
 
     def judged(self, peer_id: str, timestamp: int) -> None:
         """The peer returned a backup of this time; 0: one that can't be read."""
         self.heard.add(peer_id)
         if len(self.heard) > len(self._ledger.records) + _MOST_HEARD:
-            self.heard &= self._ledger.records.keys()
+            self.heard.intersection_update(self._ledger.records)
         self.verdicts[peer_id] += 1
         if peer_id not in self._sessions:
             self.left(peer_id)

@@ -56,6 +56,15 @@ class Ledger:
     def recovering(self) -> bool:
         return self.state.mode == RECOVERING
 
+    @property
+    def returned(self) -> dict[str, int]:
+        """The newest timestamp that each peer returned, of those that did."""
+        return {
+            peer_id: record.verified_timestamp
+            for peer_id, record in self.records.items()
+            if record.verified_timestamp
+        }
+
     def record(self, peer_id: str) -> SentRecord:
         return self.records.get(peer_id, SentRecord())
 

@@ -70,7 +70,7 @@ class User:
             placement=self.placement,
             look=self.look,
         )
-        self.rival = Rival(self._returned_before(), time.monotonic())
+        self.rival = Rival(self.ledger.returned if self.recovering else {}, time.monotonic())
         # For the gate, see Watch.
         self.fresh = False
         self.insiders: frozenset[str] = frozenset()
@@ -94,9 +94,8 @@ class User:
         # with it, or that was connected before this plugin started. To wait for those would leave new channels in
         # no backup at all, for as long as they stay connected.
         if self.ledger.entryless:
-            for peer_id, blob in store.all_retrieved():
-                for source in open_sources(key, [(peer_id, blob)])[0]:
-                    self.learn(source.backup)
+            for source in open_sources(key, store.all_retrieved())[0]:
+                self.learn(source.backup)
 
     @property
     def _refresh_period(self) -> float:
@@ -273,13 +272,6 @@ class User:
         """A backup of ours may have what is known of channels that lightningd leaves out."""
         if self._node.learn(backup.entries):
             self.look()
-
-    def _returned_before(self) -> dict[str, int]:
-        """The newest that each peer returned; empty while nothing is being recovered."""
-        records = self.ledger.records.items() if self.recovering else ()
-        return {
-            peer_id: record.verified_timestamp for peer_id, record in records if record.verified_timestamp
-        }
 
     def file_is_ahead(self, backup: Backup) -> None:
         """The local file has more revocations than the database: as good a proof as a peer's copy. That it names

@@ -197,6 +197,7 @@ def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None
     with patch.object(crowd, "_MOST_HEARD", 10):
         come_with(world, b"garbage")
     assert len(world.user.heard) <= 11
+    assert NAMES[-1] in world.user.heard
 
 
 # Late
