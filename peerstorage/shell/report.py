@@ -81,11 +81,13 @@ def restored(
     unheard: Sequence[str],
     old: bool,
     unwitnessed: bool,
+    unwatched: Sequence[str],
 ) -> dict[str, Any]:
     """The answer of peerstorage-restore: one row a channel, with what to do next.
 
     `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more; `old`:
-    this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive.
+    this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive; `unwatched`:
+    channels that lightningd did not take.
     """
     rows: list[dict[str, Any]] = [
         {
@@ -108,6 +110,7 @@ def restored(
     todo = [
         (old, _OLD),
         (unwitnessed, UNWITNESSED),
+        (bool(unwatched), f"{_UNWATCHED}: {', '.join(unwatched)}"),
         (on_chain and result.complete and not (finished or old), _ONCE_MORE),
     ]
     return {
@@ -210,6 +213,10 @@ _OLD = (
 UNWITNESSED = (
     "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
     "sure that it is not: two nodes with one key lose funds"
+)
+_UNWATCHED = (
+    "lightningd does not watch the close of these channels, because closed ones of this database have their ids: "
+    "recover them with a new database beside the same hsm_secret"
 )
 _ONCE_MORE = (
     "run peerstorage-restore once more, a hundred blocks after the last close: that ends the recovery, and "

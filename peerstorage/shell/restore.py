@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from peerstorage.config import Options
 from peerstorage.errors import NOT_SYNCED, NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
-from peerstorage.recovery import Recovered, merge, open_sources
+from peerstorage.recovery import UNCOUNTED, Recovered, merge, open_sources
 from peerstorage.restore import (
     CLOSED,
     CLOSING,
@@ -86,6 +86,8 @@ class Restore:
         self._tor = self._node.has_tor_proxy()
         self._done = 0
         self._unwitnessed = False
+        # Channels that lightningd did not take, by channel_id.
+        self._unwatched: set[str] = set()
         self._told: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -133,6 +135,8 @@ class Restore:
             )
         if recovered.missing:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
+        if not recovered.counted:
+            self._say(UNCOUNTED)
         channels = sum(len(peer.candidates) for peer in ahead)
         self._say(
             f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
@@ -239,6 +243,7 @@ class Restore:
                 self._stop_without_chain()
                 stubs = self._node.recoverchannel([candidate.scb for candidate in told])
                 self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
+                self._unwatched |= {candidate.entry.channel_id.hex() for candidate in told} - set(stubs)
             if len(told) < len(peer.candidates):
                 self._say_once(peer, self._reach.why_not_reached(peer))
         except PeerstorageError as error:
@@ -304,6 +309,7 @@ class Restore:
             unheard=unheard,
             old=self._user.ledger.state.old,
             unwitnessed=self._unwitnessed,
+            unwatched=sorted(self._unwatched),
         )
 
     def _say(self, message: str) -> None:

@@ -209,6 +209,20 @@ def test_a_peer_that_is_away_is_tried_again(tmp_path: Path) -> None:
         assert set(states(answers[0]).values()) == {"closing seen"}
 
 
+def test_a_channel_that_lightningd_does_not_take_is_named(tmp_path: Path) -> None:
+    """Another one, closed, has its database id; recoverchannel skips it without a word."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), (first, second) = established(net, "bob", "carol")
+        other = alice.channels[first.channel_id].copy()
+        lose(net, alice, bob)
+        other.channel_id, other.state = "ff" * 32, "CLOSED"
+        alice.closed[other.channel_id] = other
+        [todo] = restore(alice)["todo"]
+        assert "new database" in todo
+        assert first.channel_id in todo
+        assert second.channel_id not in todo
+
+
 def test_what_is_closed_is_not_closed_again(tmp_path: Path) -> None:
     """bob's channel is swept, carol is away: only hers is left, and nothing is said of his."""
     with QuickNetwork(tmp_path) as net:
