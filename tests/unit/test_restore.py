@@ -51,9 +51,10 @@ def source(timestamp: int, *contacts: Contact) -> Source:
 
 
 def test_one_plan_for_each_peer_the_most_valuable_first() -> None:
-    channels = [entry(1, peer=0, sats=5), entry(2, peer=1, sats=7), entry(3, peer=0, sats=4)]
+    # By name they would come the other way round.
+    channels = [entry(1, peer=1, sats=5), entry(2, peer=0, sats=7), entry(3, peer=1, sats=4)]
     plans = plan([candidate(channel) for channel in channels], [contact(2, "192.0.2.1:1")], {}, tor=False)
-    assert [peer.peer_id for peer in plans] == [node_id(0), node_id(1), node_id(2)]
+    assert [peer.peer_id for peer in plans] == [node_id(1), node_id(0), node_id(2)]
     assert [peer.sats for peer in plans] == [9, 7, 0]
     assert plans[0].channel_ids == [channels[0].channel_id.hex(), channels[2].channel_id.hex()]
     assert plans[2].candidates == ()

@@ -43,6 +43,7 @@ def test_what_was_made_before_the_loss_is_no_sign_in_any_order() -> None:
     assert not any(rival.returned("aa", timestamp, 0.0, after=after) for timestamp in (100, 4_000, after))
     assert not rival.sign
     assert rival.returned("aa", after + 1, 0.0, after=after)
+    assert "less than 10 minutes before" in rival.sign
 
 
 @pytest.mark.parametrize(
