@@ -20,7 +20,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class _Peer:
     settle_until: float
-    settled: bool = False
+    settled: bool
     dirty: bool = True
     chosen: bool = False
 

@@ -226,6 +226,8 @@ def test_penalty_data_goes_to_so_many_replicas(peers: int, replicas: int) -> Non
     assert len(sessions.due(INTERVAL)) == min(peers, replicas)
     sessions.penalty_moved(replicas)
     assert len(sessions.due(INTERVAL)) == min(peers, replicas), "those that wait already count"
+    sessions.penalty_moved(replicas // 2)
+    assert len(sessions.due(INTERVAL)) == min(peers, replicas), "also where they are more than it takes"
 
 
 @given(st.integers(1, 8), st.integers(1, 4))
