@@ -929,12 +929,14 @@ def test_entries_of_equal_rank_in_any_order() -> None:
 SPLICED = replace(at(A, 6), funding_txid=b"\x99" * 32, funding_sats=9000)
 
 
+@pytest.mark.parametrize("txid", [bytes(32), b"\xff" * 32])
 @pytest.mark.parametrize("newest", [SPLICED, SPLICED.small(), replace(SPLICED, tlvs=at(A, 0).tlvs)])
 @pytest.mark.parametrize("turn", [1, -1])
 def test_an_entry_from_before_a_splice_never_takes_the_place_of_one_from_after_it(
-    newest: ChannelBackup, turn: int
+    newest: ChannelBackup, txid: bytes, turn: int
 ) -> None:
     """The channel_id stays, but the output of then is spent: its peer would not be told, and nothing watched."""
+    newest = replace(newest, funding_txid=txid)
     stale = backup(100, at(A, 5))
     result = merge(sources(stale, backup(200, newest))[::turn], [], {})
     assert [one.entry for one in result.candidates] == [newest]
