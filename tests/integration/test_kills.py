@@ -34,6 +34,7 @@ from tests.integration.helpers import (
     plugin_process,
     secret,
     start_plugin,
+    states,
     status,
 )
 from tests.integration.money import await_money, coins, shares
@@ -56,6 +57,7 @@ _PAYMENTS = 0.93
 _FEWEST, _MOST = 4, 9
 _SATS, _PUSHED = 300_000, 120_000
 _COINS = 120
+_OPEN = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN"}
 # What lightningd finds broken in itself when it was killed a hundred times is its own affair; no line of ours is.
 _NOT_OURS = r"^(?!.*plugin-plugin\.py)"
 # A peer goes on storing when its last channel with us is closed.
@@ -206,9 +208,13 @@ def _one_kill(user: Any, peers: list[Any], chance: random.Random, met: Counter[s
 
 def _lose_and_restore(user: Any, peers: list[Any], witness: Witness) -> None:
     """Everything but hsm_secret is gone, and the peers bring every channel's money back."""
-    # What was closed is forgotten.
+    # What was closed is forgotten. Of the others a kill may have prevented the funding, or the end of the wait for
+    # it (docs/facts.md).
     user.bitcoin.generate_block(101)
-    wait_for(lambda: _states(user) == {"CHANNELD_NORMAL"}, timeout=_FORGETTING_SECONDS)
+    wait_for(
+        lambda: {state for peer in peers for state in states(user, peer)} <= _OPEN,
+        timeout=_FORGETTING_SECONDS,
+    )
     witness.wait_for_all()
     channels = [share for share in shares(user) if _is_unspent(user, *share.funding.split(":"))]
     lose_everything(user)
@@ -221,16 +227,6 @@ def _lose_and_restore(user: Any, peers: list[Any], witness: Witness) -> None:
     answer = user.rpc.call("peerstorage-restore", {"wait": 60})
     assert answer["counts"]["closing seen"] == len(channels)
     await_money(user, coins_before, channels, since)
-
-
-def _states(node: Any) -> set[str]:
-    """Without channels whose funding transaction a kill prevented."""
-    return {
-        channel["state"]
-        for channel in node.rpc.listpeerchannels()["channels"]
-        if channel["state"] != "CHANNELD_AWAITING_LOCKIN"
-        or _is_unspent(node, channel["funding_txid"], channel["funding_outnum"])
-    }
 
 
 def _is_unspent(node: Any, txid: str, output: str | int) -> bool:
