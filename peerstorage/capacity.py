@@ -56,8 +56,9 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
 
 
 def _small(record: SentRecord, capacity: int) -> SentRecord:
-    # Whether it keeps that much it has yet to prove: till then its state is what it last showed.
-    return replace(record, capacity=capacity, proven=0, misses=0, probing=False)
+    # That it returned nothing of larger ones says nothing of what it will do with those of this size.
+    state = "unverified" if record.state == "missing" else record.state
+    return replace(record, capacity=capacity, proven=0, misses=0, probing=False, state=state)
 
 
 def allowed(record: SentRecord, now: int) -> SentRecord:

@@ -144,6 +144,12 @@ class SentRecord:
         return bool(self.timestamp) and self.state not in {"missing", "altered"}
 
     @property
+    def unproven(self) -> bool:
+        """Whether the peer never returned what it got, though it could have: it may keep nothing at all. What it
+        gets is planned for, but is no copy that is counted on."""
+        return self.failures > 0 and self.failures == self.checks
+
+    @property
     def limit(self) -> int:
         """The largest blob that the peer may get."""
         return MAX_BLOB if self.probing else self.capacity

@@ -154,7 +154,7 @@ class Placement:
         counted: Counter[bytes] = Counter()
         for node_id, contents in self.plan.contents.items():
             peer_id = node_id.hex()
-            if peer_id == without:
+            if peer_id == without or self._ledger.record(peer_id).unproven:
                 continue
             if peer_id in self._held:
                 counted.update(self._held[peer_id])

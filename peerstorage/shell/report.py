@@ -191,7 +191,7 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     current = [
         peer_id
         for peer_id, record in user.ledger.records.items()
-        if record.counts and user.placement.is_current(peer_id)
+        if record.counts and not record.unproven and user.placement.is_current(peer_id)
     ]
     everything = len(user.ledger.channels)
     counted = user.placement.copies()

@@ -44,10 +44,11 @@ def test_one_miss_is_chance_two_are_a_small_peer() -> None:
     assert failed(proved(once)).capacity == MAX_BLOB
 
 
-@pytest.mark.parametrize("state", ["missing", "stale", "altered"])
-def test_a_peer_that_is_tried_with_less_has_proved_nothing_yet(state: str) -> None:
-    """It may keep nothing at all: a copy is counted on it when it returned one."""
-    assert failed(failed(replace(FULL, state=state))).state == state
+@pytest.mark.parametrize(
+    ("before", "after"), [("missing", "unverified"), ("stale", "stale"), ("altered", "altered")]
+)
+def test_a_small_peer_gets_a_new_chance(before: str, after: str) -> None:
+    assert failed(failed(replace(FULL, state=before))).state == after
 
 
 def test_a_small_blob_that_is_not_returned_says_nothing_of_size() -> None:

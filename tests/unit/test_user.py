@@ -332,14 +332,21 @@ def test_a_peer_that_keeps_nothing_is_no_copy_however_small_the_blobs_get(world:
     blob = held(world, ALICE)
     world.connect(ALICE)
     world.user.retrieved(ALICE, blob)
+    chances: list[int] = []
     for _ in range(4):
         held(world, MALLORY)
         world.user.look()
         holding = report.holding(world.user, 2)
-        first = world.user.ledger.record(MALLORY).checks == 0
+        record = world.user.ledger.record(MALLORY)
+        first = record.checks == 0
+        if record.state == "unverified":
+            # Planned for it is: its blob has what no other has room for, and the way to the others.
+            assert bytes.fromhex(MALLORY) in world.user.placement.plan.contents
+            chances.append(record.checks)
         assert holding["up_to_date_peers"] == holding["got_all_channels"] == 1 + first
         assert holding["channels_with_few_copies"] == 1 - first
     assert len(world.got[MALLORY][-1]) == 1024
+    assert chances == [0, 2]
     # One that keeps that much proves it at its next connection.
     world.connect(MALLORY)
     world.user.retrieved(MALLORY, world.got[MALLORY][-1])
