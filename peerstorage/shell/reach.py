@@ -88,8 +88,8 @@ class Reach:
         """
         gone = self._spent(peer.candidates)
         now = time.time()
-        visible = [each for each in peer.candidates if each not in gone or surely_funded(each, now)]
-        spent = self._spent(visible)
+        spent = [each for each in gone if surely_funded(each, now)]
+        visible = [each for each in peer.candidates if each not in gone or each in spent]
         told, enough = 0, len(peer.candidates)
         telling = not self._hangs_up(peer)
         # Its own attempts to connect collide with ours: twice as often as it takes.
