@@ -205,10 +205,14 @@ class App:
         suspicious = self.user.halted or (self.options.use and self.user.recovering)
         if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
-            self.user.disconnected(peer_id)
-            self._turned_away(peer_id)
+            self._refused(peer_id)
         else:
             request.set_result(CONTINUE)
+
+    def _refused(self, peer_id: str) -> None:
+        """On the worker, of a peer that it took for connected."""
+        self.user.disconnected(peer_id)
+        self._turned_away(peer_id)
 
     def _turned_away(self, peer_id: str) -> None:
         self._say(
@@ -228,8 +232,7 @@ class App:
         if not self.user.recovering or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
-            self.user.disconnected(peer_id)
-            self._turned_away(peer_id)
+            self._refused(peer_id)
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
@@ -274,8 +277,7 @@ class App:
         """Peers with channels are let in, turned away, or go on waiting."""
         if self.user.halted:
             for peer_id in self.gate.release_waiting(DISCONNECT):
-                self.user.disconnected(peer_id)
-                self._turned_away(peer_id)
+                self._refused(peer_id)
             if not self._refusing:
                 # Nothing more is signed with those that came in before the proof.
                 for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():

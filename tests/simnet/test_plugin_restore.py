@@ -60,6 +60,14 @@ def states(answer: dict[str, Any]) -> dict[str, str]:
     return {row["channel_id"]: row["state"] for row in answer["channels"]}
 
 
+def sweep(net: Network, alice: Node) -> None:
+    """The closes that were sent are confirmed, and then buried."""
+    net.mine()
+    wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+    net.mine(101)
+    wait_for(lambda: set(states(restore(alice)).values()) == {"swept"})
+
+
 def test_one_peer_leads_to_all_the_others(tmp_path: Path) -> None:
     """bob's copy is from before the channel with dave, but its directory names carol, who has no channel."""
     with QuickNetwork(tmp_path) as net:
@@ -307,10 +315,7 @@ def test_on_an_old_database_the_recovery_ends_by_the_operator_s_word_alone(tmp_p
         turned_away(net, alice, bob)
         wait_for(lambda: mode(alice) == "recovering")
         assert states(restore(alice)) == {second.channel_id: "close sent"}
-        net.mine()
-        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
-        net.mine(101)
-        wait_for(lambda: set(states(restore(alice)).values()) == {"swept"})
+        sweep(net, alice)
         answer = restore(alice)
         assert not answer["finished"]
         assert "OLD DATABASE" in answer["todo"][0]
@@ -352,10 +357,7 @@ def test_an_old_copy_of_the_built_in_beside_a_file_as_the_text_says(tmp_path: Pa
         lose(net, alice, bob)
         turned_away(net, alice, carol)
         assert states(restore(alice)) == {first.channel_id: "close sent"}
-        net.mine()
-        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
-        net.mine(101)
-        wait_for(lambda: set(states(restore(alice)).values()) == {"swept"})
+        sweep(net, alice)
         answer = restore(alice)
         assert (answer["missing"], answer["complete"], answer["finished"]) == (0, False, False)
         assert answer["may_hold_more"] == []
