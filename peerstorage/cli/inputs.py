@@ -15,11 +15,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerstorage import keys
 from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, UsageError
-from peerstorage.opening import MAX_SOURCE, short_name
-from peerstorage.sealing import KEY_LENGTH
-from peerstorage.textform import from_text, looks_like_backup
+from peerstorage.formats import keys
+from peerstorage.formats.opening import MAX_SOURCE, short_name
+from peerstorage.formats.sealing import KEY_LENGTH
+from peerstorage.formats.textform import from_text, looks_like_backup
 
 STDIN = "-"
 _MAX_LINE = 4096

@@ -15,13 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peerstorage import __version__, greenlight, restore
-from peerstorage.backup import Backup
+from peerstorage import __version__
 from peerstorage.cli import show
 from peerstorage.cli.inputs import STDIN, Inputs, Secret, label
 from peerstorage.errors import INVALID_PARAMS, PeerstorageError, SealError, SecretError, UsageError
-from peerstorage.opening import open_source
-from peerstorage.recovery import Recovered, Rejected, Source, merge
+from peerstorage.formats import greenlight
+from peerstorage.formats.backup import Backup
+from peerstorage.formats.opening import Rejected, Source, open_source
+from peerstorage.recovery import plan
+from peerstorage.recovery.merge import Recovered, merge
 
 FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -251,7 +253,7 @@ def _restore_plan(given: _Given) -> int:
     if not given.opened:
         return given.worst(FINE)
     result = given.merged
-    everyone = restore.plan(result.candidates, restore.directory(result.sources), {}, tor=True)
+    everyone = plan.plan(result.candidates, plan.directory(result.sources), {}, tor=True)
     plans = show.plan([peer for peer in everyone if peer.candidates])
     if given.arguments.json:
         rejected = show.recovered(result)["rejected"]

@@ -11,11 +11,12 @@ from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from peerstorage.backup import LEGACY, MODERN
-from peerstorage.greenlight import SignerBackup
-from peerstorage.recovery import UNCOUNTED, Candidate, Recovered, Source
-from peerstorage.restore import PeerPlan
-from peerstorage.scb import ChannelBackup
+from peerstorage.formats.backup import LEGACY, MODERN
+from peerstorage.formats.greenlight import SignerBackup
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered
+from peerstorage.recovery.plan import PeerPlan
 
 Object = dict[str, Any]
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from peerstorage.config import Options
+from peerstorage.lightningd.options import Options
 from tests.bench import pairs
 from tests.bench.pairs import Pair
 from tests.bench.relay import Relay

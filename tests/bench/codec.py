@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 
-from peerstorage.backup import FIXED_LENGTH, Summary, decode, digest, encode, padded_length
-from peerstorage.plan import Contents, StoragePeer, plan
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import OVERHEAD, seal, unseal
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.formats.backup import FIXED_LENGTH, Summary, decode, digest, encode, padded_length
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
+from peerstorage.ours.plan import Contents, StoragePeer, plan
 from tests.bench.result import Note, Result, Table, milliseconds
 from tests.simnet import backup_format, keys
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from peerstorage.scb import ChannelBackup
+from peerstorage.formats.scb import ChannelBackup
 from tests.bench import result
 from tests.bench.result import BUILTIN, Chart, Note, Panel, Result, Table
 from tests.demo.nodes import RealNetwork

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
 from tests.bench.result import Note, Result, Spread, Table
 from tests.simnet import Network
 from tests.simnet.load import Load, put_on

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from peerstorage.store import Store, StoredMeta
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.lightningd.store import Store, StoredMeta
 from tests.bench.result import Note, Result, Spread, Table
 from tests.simnet import Network, Node, keys
 from tests.simnet.datastore import Datastore

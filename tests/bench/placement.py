@@ -14,12 +14,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from peerstorage.backup import CONTAINER_HEADER, FIXED_LENGTH, Summary, decode, digest, encode, padded_length
-from peerstorage.plan import Plan, StoragePeer, plan
-from peerstorage.recovery import Source, merge
-from peerstorage.scb import ChannelBackup, Shachain
-from peerstorage.sealing import OVERHEAD, seal, unseal
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.formats.backup import (
+    CONTAINER_HEADER,
+    FIXED_LENGTH,
+    Summary,
+    decode,
+    digest,
+    encode,
+    padded_length,
+)
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup, Shachain
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
+from peerstorage.ours.plan import Plan, StoragePeer, plan
+from peerstorage.recovery.merge import merge
 from tests.bench.codec import make_channels
 from tests.bench.result import BUILTIN, OURS, Chart, Note, Panel, Result, Spread, Table, peak_megabytes
 from tests.simnet import keys

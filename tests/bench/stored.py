@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
-from peerstorage.shell.node import Node
-from peerstorage.store import Store
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.store import Store
 from tests.bench import pairs
 from tests.bench.memory import BLOBS, IDLE_SECONDS, QUICK_BLOBS, fill, megabytes, peer
 from tests.bench.result import BUILTIN, OURS, Chart, Note, Panel, Result, Spread, Table, peak_megabytes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
 from tests.bench.result import Note, Result, Table
 from tests.simnet import Network, Node
 from tests.simnet.channels import Channel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from peerstorage.backup import Backup, decode
-from peerstorage.sealing import unseal
+from peerstorage.formats.backup import Backup, decode
+from peerstorage.formats.sealing import unseal
 from tests.demo.backend import HUB, PEERS, Backend, CommandError, Json
 from tests.demo.screen import Screen, wait_until
 

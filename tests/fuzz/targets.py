@@ -14,14 +14,18 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from peerstorage import capacity, cli, greenlight, keys, store, wire
-from peerstorage.backup import MAGIC, Backup, decode, encode, unpadded
+from peerstorage import cli
+from peerstorage.bolt import peer_storage as wire
 from peerstorage.errors import FormatError, PeerstorageError, SealError
-from peerstorage.opening import open_source
-from peerstorage.recovery import Recovered, Source, merge
-from peerstorage.scb import ChannelBackup, WireAddress
-from peerstorage.sealing import OVERHEAD, seal, unseal
-from peerstorage.textform import from_text
+from peerstorage.formats import greenlight, keys
+from peerstorage.formats.backup import MAGIC, Backup, decode, encode, unpadded
+from peerstorage.formats.opening import Source, open_source
+from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
+from peerstorage.formats.textform import from_text
+from peerstorage.lightningd import store
+from peerstorage.ours import capacity
+from peerstorage.recovery.merge import Recovered, merge
 
 KEY = bytes(range(32))
 _MAX_SEPARATED = 4

@@ -13,9 +13,9 @@ import psutil
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import Backup, decode, encode
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import seal, unseal
+from peerstorage.formats.backup import Backup, decode, encode
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import seal, unseal
 from tests.integration.conftest import PLUGIN, REPOSITORY
 
 # Times are short so that the suite is: no limit between updates, one second to hear a peer.

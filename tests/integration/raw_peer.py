@@ -12,7 +12,7 @@ from typing import Any
 
 from pyln.proto.wire import PrivateKey, connect
 
-from peerstorage.wire import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message
+from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message
 
 # option_data_loss_protect, static_remotekey and payment_secret, which lightningd insists on, and storage.
 _FEATURES = (1 << 43 | 1 << 15 | 1 << 13 | 1 << 9).to_bytes(6, "big")

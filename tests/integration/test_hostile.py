@@ -16,10 +16,10 @@ import psutil
 import pytest
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import MAX_TIMESTAMP, Summary, decode, encode
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import seal, unseal
-from peerstorage.wire import MAX_BLOB, PEER_STORAGE, PEER_STORAGE_RETRIEVAL, encode_tlvs
+from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, PEER_STORAGE_RETRIEVAL, encode_tlvs
+from peerstorage.formats.backup import MAX_TIMESTAMP, Summary, decode, encode
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import seal, unseal
 from tests.integration.helpers import (
     OURS,
     channel_ids,

@@ -17,7 +17,8 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.recovery import merge, open_sources
+from peerstorage.formats.opening import open_sources
+from peerstorage.recovery.merge import merge
 from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     KILLED,

@@ -19,7 +19,7 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from peerstorage.errors import NOT_SYNCED, STILL_ALIVE
-from peerstorage.scb import ChannelBackup, WireAddress
+from peerstorage.formats.scb import ChannelBackup, WireAddress
 from tests.integration.helpers import (
     KILLED,
     LOSING,

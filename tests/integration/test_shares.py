@@ -7,8 +7,8 @@ from typing import Any
 
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import decode
-from peerstorage.sealing import unseal
+from peerstorage.formats.backup import decode
+from peerstorage.formats.sealing import unseal
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     LOSING,

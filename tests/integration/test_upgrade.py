@@ -11,8 +11,8 @@ from typing import Any
 
 from pyln.testing.utils import wait_for
 
-from peerstorage.backup import Backup, decode
-from peerstorage.sealing import unseal
+from peerstorage.formats.backup import Backup, decode
+from peerstorage.formats.sealing import unseal
 from tests.integration.helpers import (
     LOSING,
     OURS,

@@ -40,8 +40,15 @@ def now():
         return real() + offset
 time.time = now
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
-from peerstorage import config
-from peerstorage.shell import alerts, audit, onchange, restore, user, vault, watch, worker
+from peerstorage.lightningd import options as config
+from peerstorage.lightningd import alerts
+from peerstorage.ours import audit
+from peerstorage.file import on_change as onchange
+from peerstorage.recovery import restore
+from peerstorage.ours import user
+from peerstorage.file import local_file as vault
+from peerstorage.plugin import watch
+from peerstorage.lightningd import worker
 config.MIN_SETTLE_SECONDS = 0
 alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1

@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from peerstorage.backup import Backup, Summary, digest
-from peerstorage.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
-from peerstorage.wire import encode_tlvs
+from peerstorage.bolt.peer_storage import encode_tlvs
+from peerstorage.formats.backup import Backup, Summary, digest
+from peerstorage.formats.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 

@@ -7,11 +7,11 @@ from unittest.mock import Mock
 import pytest
 from pyln.client import Plugin
 
-from peerstorage.config import Options
-from peerstorage.session import Sessions
-from peerstorage.shell.app import App
-from peerstorage.shell.gate import CONTINUE, Gate
-from peerstorage.wire import PEER_STORAGE_RETRIEVAL, Message
+from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
+from peerstorage.lightningd.options import Options
+from peerstorage.ours.session import Sessions
+from peerstorage.plugin.app import App
+from peerstorage.recovery.gate import CONTINUE, Gate
 
 
 @pytest.mark.parametrize("use", [True, False])

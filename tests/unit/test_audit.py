@@ -7,9 +7,9 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from peerstorage.config import Options
-from peerstorage.shell.audit import Rounds
-from peerstorage.store import SentRecord
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.audit import Rounds
 
 
 def test_peers_with_a_channel_come_before_strangers() -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import (
+from peerstorage.bolt.peer_storage import MAX_BLOB, decode_tlvs
+from peerstorage.errors import FormatError
+from peerstorage.formats.backup import (
     CONTAINER_HEADER,
     FIXED_LENGTH,
     MAGIC,
@@ -28,10 +30,8 @@ from peerstorage.backup import (
     padded_length,
     unpadded,
 )
-from peerstorage.errors import FormatError
-from peerstorage.scb import MAX_CHANNEL_TYPE, ChannelBackup, WireAddress
-from peerstorage.sealing import OVERHEAD, seal, unseal
-from peerstorage.wire import MAX_BLOB, decode_tlvs
+from peerstorage.formats.scb import MAX_CHANNEL_TYPE, ChannelBackup, WireAddress
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from tests.unit.samples import KEY, POINTS, addresses, entries, entry, named, stream, summary, unpack, vectors
 
 VECTORS = vectors("backup.json")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.capacity import SMALL, allowed, failed, proved, told
-from peerstorage.store import SentRecord
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.capacity import SMALL, allowed, failed, proved, told
 
 WEEK = 7 * 86_400
 LDK = "Received WIRE_WARNING: WARNING: Supports only data up to 1024 bytes in peer storage."

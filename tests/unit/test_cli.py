@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from peerstorage.backup import encode
-from peerstorage.opening import MAX_SOURCE
-from peerstorage.scb import ChannelBackup, Shachain
-from peerstorage.sealing import derive_key, seal
-from peerstorage.textform import from_text
+from peerstorage.formats.backup import encode
+from peerstorage.formats.opening import MAX_SOURCE
+from peerstorage.formats.scb import ChannelBackup, Shachain
+from peerstorage.formats.sealing import derive_key, seal
+from peerstorage.formats.textform import from_text
 from tests.unit.conftest import Run
 from tests.unit.samples import KEY, POINTS, entry, recorded, summary, vectors
 

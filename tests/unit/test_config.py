@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.config import DECLARATIONS, Options
 from peerstorage.errors import OptionError
+from peerstorage.lightningd.options import DECLARATIONS, Options
 
 GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-use", "true", "use", True),

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import decode, encode
-from peerstorage.sealing import unseal
-from peerstorage.shell import copies as copies_
-from peerstorage.shell.copies import Copies
-from peerstorage.store import Store
+from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.sealing import unseal
+from peerstorage.lightningd.store import Store
+from peerstorage.ours import copies as copies_
+from peerstorage.ours.copies import Copies
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
 from tests.unit.world import Clock, MemoryNode

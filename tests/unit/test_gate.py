@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
+from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 
 ENTER, HOLD, WAIT, LEAVE = Decision.ENTER, Decision.HOLD, Decision.WAIT, Decision.LEAVE
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.errors import FormatError
-from peerstorage.greenlight import parse_address, read
-from peerstorage.scb import WireAddress
+from peerstorage.formats.greenlight import parse_address, read
+from peerstorage.formats.scb import WireAddress
 from tests.unit.conftest import Run
 from tests.unit.samples import addresses, named, vectors
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import Backup
-from peerstorage.guard import Judgement, Verdict, Vigil, judge
-from peerstorage.scb import ChannelBackup
-from peerstorage.store import State
+from peerstorage.formats.backup import Backup
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.lightningd.store import State
+from peerstorage.ours.guard import Judgement, Verdict, Vigil, judge
 from tests.unit.samples import entry, foreign
 
 A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from peerstorage.config import Options
-from peerstorage.shell import keeper, spill
-from peerstorage.shell.alerts import Alerts
-from peerstorage.shell.keeper import Keeper
-from peerstorage.store import Store
+from peerstorage.lightningd.alerts import Alerts
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import Store
+from peerstorage.theirs import storing as keeper
+from peerstorage.theirs import unwritten as spill
+from peerstorage.theirs.storing import Keeper
 from tests.unit.world import Clock, MemoryNode
 
 BUSY = Options(provide="all", interval=3600)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage import cli
+from peerstorage.bolt.peer_storage import is_point
 from peerstorage.errors import SecretError
-from peerstorage.keys import (
+from peerstorage.formats.keys import (
     mnemonic_fault,
     needs_passphrase,
     node_id,
@@ -20,7 +21,6 @@ from peerstorage.keys import (
     seed_of_hsm_secret,
     seed_of_mnemonic,
 )
-from peerstorage.wire import is_point
 from tests.unit.samples import named, vectors
 
 VECTORS = vectors("keys.json")

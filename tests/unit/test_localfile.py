@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import MAX_TIMESTAMP, Backup, Contact, decode
-from peerstorage.config import NEW_CHANNELS_ONLY, PERIODIC
-from peerstorage.localfile import Live, Next, compare, follow, is_worth_writing, unaccounted
-from peerstorage.recovery import Source, merge
-from peerstorage.scb import ChannelBackup, WireAddress
+from peerstorage.file.contents import Live, Next, compare, follow, is_worth_writing, unaccounted
+from peerstorage.formats.backup import MAX_TIMESTAMP, Backup, Contact, decode
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.lightningd.options import NEW_CHANNELS_ONLY, PERIODIC
+from peerstorage.recovery.merge import merge
 from tests.unit.samples import POINTS, backup, entry, foreign, summary
 
 NOW = 1000

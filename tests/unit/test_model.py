@@ -13,15 +13,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from peerstorage.backup import Backup, decode
-from peerstorage.config import Options
-from peerstorage.recovery import merge, open_sources
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import unseal
-from peerstorage.shell.gate import CONTINUE, DISCONNECT, Decision, Gate
-from peerstorage.shell.user import User
-from peerstorage.store import Store
-from peerstorage.wire import PEER_STORAGE, Message
+from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
+from peerstorage.formats.backup import Backup, decode
+from peerstorage.formats.opening import open_sources
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import unseal
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import Store
+from peerstorage.ours.user import User
+from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
+from peerstorage.recovery.merge import merge
 from tests.simnet.datastore import Datastore
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstorage.shell.node import Node, NodeError
+from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
 from tests.simnet.rpc_server import RpcConnection, RpcServer
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peerstorage.shell import once
-from peerstorage.shell.once import Once
+from peerstorage.lightningd import once
+from peerstorage.lightningd.once import Once
 
 
 def test_a_key_is_new_once() -> None:

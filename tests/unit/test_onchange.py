@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from peerstorage.shell import onchange
-from peerstorage.shell.newest import Newest
-from peerstorage.shell.onchange import OnChange
+from peerstorage.file import on_change as onchange
+from peerstorage.file.on_change import OnChange
+from peerstorage.lightningd.newest import Newest
 
 FILE = Path("/somewhere/peerstorage.backup; echo no shell")
 

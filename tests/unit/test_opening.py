@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import encode
 from peerstorage.errors import FormatError, SealError
-from peerstorage.opening import open_source
-from peerstorage.sealing import HEADER_LENGTH, OVERHEAD, first_bytes, seal
-from peerstorage.textform import from_text, to_text
+from peerstorage.formats.backup import encode
+from peerstorage.formats.opening import open_source
+from peerstorage.formats.sealing import HEADER_LENGTH, OVERHEAD, first_bytes, seal
+from peerstorage.formats.textform import from_text, to_text
 from tests.unit.samples import KEY, backup, entry, summary
 
 OTHER = bytes(32)

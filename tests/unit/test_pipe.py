@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peerstorage.shell.pipe import Pipe
+from peerstorage.lightningd.pipe import Pipe
 
 HALF = "\ud800"
 

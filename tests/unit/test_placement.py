@@ -6,13 +6,13 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from peerstorage.backup import fingerprints
-from peerstorage.config import Options
-from peerstorage.scb import WireAddress
-from peerstorage.session import Sessions
-from peerstorage.shell.contacts import Contacts
-from peerstorage.shell.placement import Placement
-from peerstorage.store import SentRecord
+from peerstorage.formats.backup import fingerprints
+from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.contacts import Contacts
+from peerstorage.ours.placement import Placement
+from peerstorage.ours.session import Sessions
 from tests.unit.samples import entry
 
 CHANNELS = [entry(number, peer=number % 2) for number in range(300)]

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import FIXED_LENGTH, MAX_ENTRIES, decode, encode, padded_length
-from peerstorage.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import OVERHEAD, seal, unseal
-from peerstorage.wire import MAX_BLOB, encode_tlvs
+from peerstorage.bolt.peer_storage import MAX_BLOB, encode_tlvs
+from peerstorage.formats.backup import FIXED_LENGTH, MAX_ENTRIES, decode, encode, padded_length
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
+from peerstorage.ours.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
 from tests.unit.samples import KEY, POINTS, addresses, entry, summary
 
 SMALLEST = OVERHEAD + FIXED_LENGTH
@@ -399,7 +399,7 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     for one in known[200:]:
         [channel] = [channel for channel in own if channel.node_id == one.node_id]
         assert made.contents[one.node_id].entries == (channel,), "in full, and nobody else's"
-    monkeypatch.setattr("peerstorage.plan._NEAR_PEERS", 200)
+    monkeypatch.setattr("peerstorage.ours.plan._NEAR_PEERS", 200)
     assert everything(plan(listed, known, 1)) == everything(made)
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from peerstorage.provider import KEPT_BLOCKS, Provider, aged, blocks_left
-from peerstorage.store import StoredMeta
-from peerstorage.wire import MAX_BLOB
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.lightningd.store import StoredMeta
+from peerstorage.theirs.provider import KEPT_BLOCKS, Provider, aged, blocks_left
 
 INTERVAL, QUOTA = 60, 2 * MAX_BLOB
 NAMES = ("alice", "bob", "carol")

@@ -6,14 +6,15 @@ import time
 
 import pytest
 
-from peerstorage.backup import Backup
-from peerstorage.recovery import Candidate, Source
-from peerstorage.restore import PeerPlan
-from peerstorage.scb import ChannelBackup
-from peerstorage.shell import reach
-from peerstorage.shell.gate import Gate
-from peerstorage.shell.node import NodeError
-from peerstorage.shell.reach import Departures, Reach
+from peerstorage.formats.backup import Backup
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.lightningd.node import NodeError
+from peerstorage.recovery import reach
+from peerstorage.recovery.gate import Gate
+from peerstorage.recovery.merge import Candidate
+from peerstorage.recovery.plan import PeerPlan
+from peerstorage.recovery.reach import Departures, Reach
 from tests.unit.samples import POINTS, entry
 
 PEER = POINTS[0].hex()

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from peerstorage import recovery
-from peerstorage.backup import Backup, Summary, encode
-from peerstorage.recovery import Recovered, Rejected, Source, merge, open_sources
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import seal
+from peerstorage.formats.backup import Backup, Summary, encode
+from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import seal
+from peerstorage.recovery import merge as recovery
+from peerstorage.recovery.merge import Recovered, merge
 from tests.unit.samples import KEY, backup, entry, foreign, recorded, summary, unpack, vectors
 
 A, B, C, D = (entry(number, sats=number * 1000, revocations=5) for number in (4, 3, 2, 1))

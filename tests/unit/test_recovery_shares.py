@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import Backup, Summary, digest
-from peerstorage.plan import StoragePeer, plan
-from peerstorage.recovery import Recovered, Source, merge
-from peerstorage.scb import ChannelBackup
+from peerstorage.formats.backup import Backup, Summary, digest
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.ours.plan import StoragePeer, plan
+from peerstorage.recovery.merge import Recovered, merge
 from tests.unit.samples import POINTS, backup, entry, foreign
 
 A, B, C, D = (entry(number, sats=number * 1000, revocations=5) for number in (4, 3, 2, 1))

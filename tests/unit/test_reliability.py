@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.reliability import (
+from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.reliability import (
     MOST_STRANGERS,
     STATES,
     checked,
@@ -17,7 +18,6 @@ from peerstorage.reliability import (
     rank,
     unproven,
 )
-from peerstorage.store import SentRecord
 
 NOW = 1_800_000_000
 DAY = 86_400

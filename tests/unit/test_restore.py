@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import Backup, Contact
-from peerstorage.recovery import Candidate, Source
-from peerstorage.restore import (
+from peerstorage.formats.backup import Backup, Contact
+from peerstorage.formats.opening import Source
+from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.recovery.merge import Candidate
+from peerstorage.recovery.plan import (
     ADVICE,
     CLOSED,
     CLOSING,
@@ -21,7 +23,6 @@ from peerstorage.restore import (
     rescan_height,
     surely_funded,
 )
-from peerstorage.scb import ChannelBackup, WireAddress
 from tests.unit.samples import POINTS, addresses, entry
 
 ONION = "a" * 56 + ".onion"

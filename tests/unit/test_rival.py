@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.rival import SLACK, Rival, earliest
+from peerstorage.recovery.rival import SLACK, Rival, earliest
 
 
 def quiet() -> Rival:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import decode, encode
+from peerstorage.bolt.peer_storage import Reader
 from peerstorage.errors import FormatError
-from peerstorage.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
-from peerstorage.wire import Reader
+from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.scb import MAX_DATABASE_ID, MAX_SHACHAIN_INDEX, ChannelBackup, Shachain, WireAddress
 from tests.unit import samples
 from tests.unit.samples import addresses, entry_bytes, named, recorded, revocation_counts, unpack, vectors
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import SealError
-from peerstorage.sealing import HEADER_LENGTH, KEY_LENGTH, OVERHEAD, derive_key, seal, unseal
-from peerstorage.wire import MAX_BLOB
+from peerstorage.formats.sealing import HEADER_LENGTH, KEY_LENGTH, OVERHEAD, derive_key, seal, unseal
 from tests.unit.samples import KEY, named, recorded, unpack, vectors
 
 VECTORS = vectors("sealing.json")

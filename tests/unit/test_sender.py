@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from peerstorage.backup import decode
-from peerstorage.config import Options
-from peerstorage.sealing import unseal
-from peerstorage.shell.user import User
-from peerstorage.store import NORMAL, RECOVERING, Store
-from peerstorage.wire import Message
+from peerstorage.bolt.peer_storage import Message
+from peerstorage.formats.backup import decode
+from peerstorage.formats.sealing import unseal
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
+from peerstorage.ours.user import User
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
 from tests.unit.world import Clock, MemoryNode

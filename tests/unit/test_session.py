@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from peerstorage.session import Sessions
+from peerstorage.ours.session import Sessions
 
 INTERVAL, SETTLE = 60, 5
 NAMES = ("alice", "bob", "carol", "dave")

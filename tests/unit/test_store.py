@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.backup import MAX_TIMESTAMP
+from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import PeerstorageError, StoreError
-from peerstorage.store import (
+from peerstorage.formats.backup import MAX_TIMESTAMP
+from peerstorage.lightningd.store import (
     NORMAL,
     RECOVERING,
     STATE,
@@ -24,7 +25,6 @@ from peerstorage.store import (
     StoredMeta,
     TakeOver,
 )
-from peerstorage.wire import MAX_BLOB
 
 ALICE, BOB = "02" * 33, "03" * 33
 SENT = SentRecord(1_800_000_000, "ab" * 32, 65531, 4, "cd" * 32, 1_800_000_001, "current", 1, 2, 3, True)

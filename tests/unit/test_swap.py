@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from peerstorage.shell import swap
+from peerstorage.file import replace as swap
 
 NAME = "peerstorage.backup"
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink")
@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from peerstorage.shell import swap
+from peerstorage.file import replace as swap
 path, content, archive, number, when = sys.argv[1:]
 left = int(number)
 def deadly(call):
@@ -208,7 +208,7 @@ def test_file_that_may_not_grow(tmp_path: Path) -> None:
     """The kernel's own refusal in the middle of the file, as a full disk's."""
     path = filled(tmp_path, "a" * 5000)
     text = (
-        "import resource, signal, sys; from pathlib import Path; from peerstorage.shell import swap\n"
+        "import resource, signal, sys; from pathlib import Path; from peerstorage.file import replace as swap\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         f"swap.replace(Path({str(path)!r}), b'X' * 10000, 3)"
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import StoreError
-from peerstorage.shell.takeover import Inheritance
-from peerstorage.store import TAKE_OVER, Store, TakeOver
-from peerstorage.wire import MAX_BLOB
+from peerstorage.lightningd.store import TAKE_OVER, Store, TakeOver
+from peerstorage.theirs.builtin import Inheritance
 from tests.unit.test_store import MemoryDatastore
 
 PEERS = ["02" * 33, "03" * 33, "04" * 33]

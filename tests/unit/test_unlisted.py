@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from peerstorage.backup import Backup, decode
-from peerstorage.config import Options
-from peerstorage.guard import Verdict
-from peerstorage.recovery import Recovered, Source, merge
-from peerstorage.sealing import unseal
-from peerstorage.shell.alerts import Alerts
-from peerstorage.shell.node import NodeError
-from peerstorage.shell.user import User
-from peerstorage.shell.watch import Watch
-from peerstorage.store import NORMAL, Store
-from peerstorage.wire import Message
+from peerstorage.bolt.peer_storage import Message
+from peerstorage.formats.backup import Backup, decode
+from peerstorage.formats.opening import Source
+from peerstorage.formats.sealing import unseal
+from peerstorage.lightningd.alerts import Alerts
+from peerstorage.lightningd.node import NodeError
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import NORMAL, Store
+from peerstorage.ours.guard import Verdict
+from peerstorage.ours.user import User
+from peerstorage.plugin.watch import Watch
+from peerstorage.recovery.merge import Recovered, merge
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
 from tests.unit.world import Clock, MemoryNode

@@ -8,15 +8,15 @@ from unittest.mock import patch
 
 import pytest
 
-from peerstorage import reliability
-from peerstorage.backup import decode, encode
-from peerstorage.config import Options
+from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import StoreError
-from peerstorage.sealing import seal, unseal
-from peerstorage.shell import crowd, report
-from peerstorage.shell.user import User
-from peerstorage.store import Store
-from peerstorage.wire import Message
+from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.sealing import seal, unseal
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import Store
+from peerstorage.ours import crowd, reliability
+from peerstorage.ours.user import User
+from peerstorage.plugin import report
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
 from tests.unit.world import Clock, MemoryNode

@@ -13,17 +13,17 @@ from typing import Any, cast
 
 import pytest
 
-from peerstorage.backup import Backup, encode, fingerprints
-from peerstorage.config import Options
 from peerstorage.errors import PeerstorageError
-from peerstorage.opening import open_source
-from peerstorage.scb import ChannelBackup
-from peerstorage.sealing import seal
-from peerstorage.shell import vault
-from peerstorage.shell.alerts import Alerts
-from peerstorage.shell.node import NodeError
-from peerstorage.shell.vault import Vault
-from peerstorage.store import State
+from peerstorage.file import local_file as vault
+from peerstorage.file.local_file import Vault
+from peerstorage.formats.backup import Backup, encode, fingerprints
+from peerstorage.formats.opening import open_source
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import seal
+from peerstorage.lightningd.alerts import Alerts
+from peerstorage.lightningd.node import NodeError
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import State
 from tests.unit.samples import KEY, backup, entry, foreign, summary
 
 OTHER_KEY = bytes(32)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from peerstorage.config import Options
-from peerstorage.shell import report
-from peerstorage.shell.alerts import CRITICAL, FILE_AHEAD, QUOTA_FULL, WARNING, Alerts
-from peerstorage.shell.watch import Watch
-from peerstorage.store import SentRecord, State
+from peerstorage.lightningd.alerts import CRITICAL, FILE_AHEAD, QUOTA_FULL, WARNING, Alerts
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import SentRecord, State
+from peerstorage.plugin import report
+from peerstorage.plugin.watch import Watch
 from tests.unit.samples import entry
 
 CHANNEL = entry(1)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.errors import FormatError, MessageError
-from peerstorage.wire import (
+from peerstorage.bolt.peer_storage import (
     MAX_BLOB,
     PEER_STORAGE,
     PEER_STORAGE_RETRIEVAL,
@@ -21,6 +20,7 @@ from peerstorage.wire import (
     is_point,
     offers_storage,
 )
+from peerstorage.errors import FormatError, MessageError
 from tests.unit.samples import NO_POINT, POINTS, named, unpack, vectors
 
 VECTORS = vectors("wire.json")

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from peerstorage.shell import worker
-from peerstorage.shell.worker import Worker
+from peerstorage.lightningd import worker
+from peerstorage.lightningd.worker import Worker
 
 _SECONDS = 10.0
 

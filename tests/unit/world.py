@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from peerstorage.scb import ChannelBackup
-from peerstorage.shell import contacts, placement, sender, user
-from peerstorage.shell.node import Node, NodeError
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.lightningd.node import Node, NodeError
+from peerstorage.ours import contacts, placement, sender, user
 from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 

@@ -1,0 +1,104 @@
+"""The secret of a node, off line: from hsm_secret or a mnemonic to the node_id and the keys of its backups.
+
+Source of the formats: Core Lightning's common/hsm_secret.h and hsmd/libhsmd.c. A hsm_secret is
+
+    32 bytes                                                     the seed itself
+    32 zeros || mnemonic                                         the seed is the mnemonic's (BIP 39, 64 bytes)
+    SHA-256 of the seed, 32 || mnemonic                          the same, with a passphrase
+    73 bytes                                                     the seed, encrypted with a password (legacy)
+
+Rules:
+- No message holds a piece of a secret: a wrong word is told by its place.
+- lightningd doesn't normalise words and passphrases, so we don't either: their bytes are taken as they came.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from peerstorage.errors import SecretError
+from peerstorage.formats.sealing import derive_key
+
+RAW_LENGTH = 32
+ENCRYPTED_LENGTH = 73
+LONGEST_HSM_SECRET = 1024
+_HASH_LENGTH = 32
+_WORD_COUNTS = (12, 15, 18, 21, 24)
+
+
+def needs_passphrase(hsm_secret: bytes) -> bool:
+    """Whether this is a mnemonic with a passphrase."""
+    mnemonic = len(hsm_secret) > RAW_LENGTH and len(hsm_secret) != ENCRYPTED_LENGTH
+    return mnemonic and any(hsm_secret[:_HASH_LENGTH])
+
+
+def seed_of_hsm_secret(hsm_secret: bytes, passphrase: bytes | None, words: Sequence[str]) -> bytes:
+    """The seed, 32 or 64 bytes; `words`: BIP 39's English list. Raises SecretError."""
+    if len(hsm_secret) == RAW_LENGTH:
+        return hsm_secret
+    if len(hsm_secret) == ENCRYPTED_LENGTH:
+        raise SecretError(
+            f"this hsm_secret is encrypted ({ENCRYPTED_LENGTH} bytes, the legacy format): decrypt a copy of it "
+            "first, with lightning-hsmtool decrypt"
+        )
+    stored, mnemonic = hsm_secret[:_HASH_LENGTH], hsm_secret[_HASH_LENGTH:]
+    fault = mnemonic_fault(mnemonic, words)
+    if fault is not None:
+        raise SecretError(
+            f"no hsm_secret: {len(hsm_secret)} bytes are neither {RAW_LENGTH} raw bytes nor {_HASH_LENGTH} bytes "
+            f"and a mnemonic ({fault})"
+        )
+    if not any(stored):
+        return seed_of_mnemonic(mnemonic)
+    if passphrase is None:
+        raise SecretError("this hsm_secret needs its passphrase")
+    seed = seed_of_mnemonic(mnemonic, passphrase)
+    if not hmac.compare_digest(hashlib.sha256(seed).digest(), stored):
+        raise SecretError("wrong passphrase: this hsm_secret was made with another one")
+    return seed
+
+
+def seed_of_mnemonic(mnemonic: bytes, passphrase: bytes = b"") -> bytes:
+    """BIP 39: the 64-byte seed of any words, right or wrong."""
+    return hashlib.pbkdf2_hmac("sha512", mnemonic, b"mnemonic" + passphrase, 2048)
+
+
+def mnemonic_fault(mnemonic: bytes, words: Sequence[str]) -> str | None:
+    """What is wrong with a mnemonic, by BIP 39's English list; None for nothing."""
+    given = mnemonic.split(b" ")
+    if len(given) not in _WORD_COUNTS:
+        return f"{len(given)} words, where a mnemonic has {', '.join(map(str, _WORD_COUNTS[:-1]))} or 24"
+    places = {word.encode(): place for place, word in enumerate(words)}
+    for number, word in enumerate(given, 1):
+        if word not in places:
+            return f"word {number} is not in BIP 39's English list"
+    bits = "".join(f"{places[word]:011b}" for word in given)
+    checksum = len(bits) // 33
+    entropy = int(bits[:-checksum], 2).to_bytes((len(bits) - checksum) // 8, "big")
+    if f"{hashlib.sha256(entropy).digest()[0]:08b}"[:checksum] != bits[-checksum:]:
+        return "its checksum is wrong: a word is another one, or they are in another order"
+    return None
+
+
+def sealing_keys(seed: bytes) -> tuple[bytes, ...]:
+    """The keys under which a node with this seed seals its backups, the usual one first.
+
+    Before there were mnemonics in hsm_secret, lightning-hsmtool wrote the first half of the mnemonic's seed as
+    a raw hsm_secret. Such a node has the same node_id, but another key.
+    """
+    return tuple(derive_key(part) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
+
+
+def node_id(seed: bytes) -> bytes:
+    """The node_id that lightningd derives from a seed. It takes the first 32 bytes only."""
+    # Where this is no private key, once in 2^127, lightningd goes on with salt 1.
+    secret = HKDF(SHA256(), length=32, salt=bytes(4), info=b"nodeid").derive(seed[:RAW_LENGTH])
+    key = ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256K1())
+    return key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)

@@ -1,0 +1,314 @@
+"""lightningd's RPC as this plugin uses it, typed, with errors that never carry a payload."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from pyln.client import LightningRpc, RpcError
+
+from peerstorage.bolt.peer_storage import Message
+from peerstorage.errors import FormatError, PeerstorageError, StoreError
+from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.lightningd.store import Key
+
+_SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
+_NO_SUCH_KEY = 1200
+# Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
+# that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
+_NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
+BUILTIN = "chanbackup"
+# lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
+# own, and what we still have to say may be older.
+_PARENT = os.getppid()
+_DEFERRED = "Deferring registration of hook peer_connected"
+_UPDATED = "Updating hooks for peer_connected"
+# The short_channel_id of every channel that recoverchannel makes.
+_STUB = "1x1x1"
+
+
+class NodeError(PeerstorageError):
+    """lightningd refused a call, or can't be reached (code 0)."""
+
+    def __init__(self, method: str, code: int, message: str) -> None:
+        super().__init__(f"{method}: {message}")
+        self.code = code
+        self.reason = message
+
+
+class Node:
+    """One connection's worth of calls; used by one thread."""
+
+    def __init__(self, rpc_path: str) -> None:
+        self.rpc_path = rpc_path
+        self._rpc = LightningRpc(rpc_path)
+        self._entries: dict[str, ChannelBackup] = {}
+        # What `channels` found that lightningd leaves out of staticbackup: the peer's node_id in hex by
+        # channel_id.
+        self.unlisted: dict[bytes, str] = {}
+
+    def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
+        """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
+        if os.getppid() != _PARENT:
+            raise NodeError(method, 0, "the lightningd that started this plugin has died")
+        try:
+            answer = self._rpc.call(method, params, filter=only)
+        except RpcError as error:
+            # str(error) holds the whole payload, which may be a backup of 131 kB.
+            details = error.error if isinstance(error.error, dict) else {"message": str(error.error)}
+            message = str(details.get("message", "refused"))
+            raise NodeError(method, int(details.get("code", 0)), message) from None
+        except (OSError, ValueError) as error:
+            raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
+        if not isinstance(answer, dict):
+            raise NodeError(method, 0, "the answer is not an object")
+        return answer
+
+    # The datastore, as the store wants it.
+
+    def get(self, key: Key) -> bytes | None:
+        for entry in self._datastore("listdatastore", list(key))["datastore"]:
+            if entry["key"] == list(key) and "hex" in entry:
+                return bytes.fromhex(entry["hex"])
+        return None
+
+    def put(self, key: Key, value: bytes) -> None:
+        # The answer would repeat the value.
+        self._datastore(
+            "datastore", list(key), {"generation": True}, hex=value.hex(), mode="create-or-replace"
+        )
+
+    def delete(self, key: Key) -> None:
+        """Deletes a key; one that isn't there is as good as deleted."""
+        try:
+            self.call("deldatastore", {"generation": True}, key=list(key))
+        except NodeError as error:
+            if error.code != _NO_SUCH_KEY:
+                raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
+
+    def children(self, key: Key) -> list[tuple[str, bytes]]:
+        depth = len(key)
+        return [
+            (entry["key"][depth], bytes.fromhex(entry["hex"]))
+            for entry in self._datastore("listdatastore", list(key))["datastore"]
+            if len(entry["key"]) == depth + 1 and "hex" in entry
+        ]
+
+    def names(self, key: Key) -> list[str]:
+        """Names of the immediate children, without their data."""
+        depth = len(key)
+        answer = self._datastore("listdatastore", list(key), {"datastore": [{"key": True}]})
+        return [entry["key"][depth] for entry in answer["datastore"] if len(entry["key"]) == depth + 1]
+
+    def generation(self, key: Key) -> int | None:
+        """How often a key was written anew, without its data; None: it has none."""
+        only = {"datastore": [{"key": True, "generation": True}]}
+        for entry in self._datastore("listdatastore", list(key), only)["datastore"]:
+            if entry["key"] == list(key) and "generation" in entry:
+                return int(entry["generation"])
+        return None
+
+    def _datastore(
+        self, method: str, key: list[str], only: dict[str, Any] | None = None, **params: str
+    ) -> dict[str, Any]:
+        try:
+            return self.call(method, only, key=key, **params)
+        except NodeError as error:
+            raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
+
+    # What we ask of the node.
+
+    def secret(self) -> bytes:
+        """The key that seals static channel backups."""
+        return bytes.fromhex(self.call("makesecret", string=_SECRET_NAME)["secret"])
+
+    def node_id(self) -> str:
+        return str(self.call("getinfo")["id"])
+
+    def channels(self) -> list[ChannelBackup]:
+        """One entry for each committed channel: of one that lightningd leaves out (docs/facts.md) the last that is
+        known, for it may be old but it is better than none. Only what is in `unlisted` may have none."""
+        # Asked first: a channel that is opened in between is no channel that was left out.
+        only = {"peers": [{"id": True, "num_channels": True}]}
+        peers = self.call("listpeers", only)["peers"]
+        known = self._entries
+        # Those that didn't change are the same objects: of thousands only few are read and compared.
+        entries = {
+            scb: known.get(scb) or ChannelBackup.from_bytes(bytes.fromhex(scb))
+            for scb in self.call("staticbackup")["scb"]
+        }
+        # All of a peer's channels are left out, or none.
+        listed = {entry.node_id.hex() for entry in entries.values()}
+        left_out = {
+            bytes.fromhex(channel["channel_id"]): (peer["id"], channel)
+            for peer in peers
+            if peer["num_channels"] and peer["id"] not in listed
+            for channel in self._channels_with(peer["id"])
+        }
+        for entry in list(known.values()) if left_out else []:
+            if entry.channel_id in left_out:
+                # It may have been spliced since.
+                _, channel = left_out[entry.channel_id]
+                current = replace(
+                    entry,
+                    funding_txid=bytes.fromhex(channel["funding_txid"])[::-1],
+                    funding_vout=channel["funding_outnum"],
+                    funding_sats=int(channel["total_msat"]) // 1000,
+                )
+                entries[current.to_bytes().hex()] = current
+        # Only now: a call that failed has taken nothing away.
+        self._entries = entries
+        self.unlisted = {channel_id: peer_id for channel_id, (peer_id, _) in left_out.items()}
+        return list(entries.values())
+
+    def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
+        """Id and funding output of each committed channel."""
+        fields = ("channel_id", "state", "funding_txid", "funding_outnum", "total_msat")
+        only = {"channels": [dict.fromkeys(fields, True)]}
+        channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
+        return [channel for channel in channels if channel["state"] not in _NO_CHANNEL]
+
+    def learn(self, entries: Iterable[ChannelBackup]) -> bool:
+        """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
+        punished with them than with what is known; whether there were any. `channels` has them from then on."""
+        useful = [entry for entry in entries if self.unlisted.get(entry.channel_id) == entry.node_id.hex()]
+        learned = False
+        for entry in useful:
+            known = {scb: one for scb, one in self._entries.items() if one.channel_id == entry.channel_id}
+            if all(one.revocations < entry.revocations for one in known.values()):
+                for scb in known:
+                    del self._entries[scb]
+                self._entries[entry.to_bytes().hex()] = entry
+                learned = True
+        return learned
+
+    def database_ids(self) -> dict[int, bytes]:
+        """channel_id by database id."""
+        return {entry.database_id: entry.channel_id for entry in self.channels()}
+
+    def closed_channel_ids(self) -> set[bytes]:
+        only = {"closedchannels": [{"channel_id": True}]}
+        closed = self.call("listclosedchannels", only)["closedchannels"]
+        return {bytes.fromhex(channel["channel_id"]) for channel in closed if "channel_id" in channel}
+
+    def has_channel_with(self, peer_id: str) -> bool:
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return any(channel["state"] not in _NO_CHANNEL for channel in channels)
+
+    def has_funded_channel_with(self, peer_id: str) -> bool:
+        """Whether a channel with a peer is, or was, in a block: only then it has a short_channel_id."""
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return any("short_channel_id" in channel for channel in channels)
+
+    def activity(self, peer_id: str) -> list[tuple[str, int]]:
+        """lightningd's state of each channel with a peer, and the number of payments in flight in it."""
+        channels = self.call("listpeerchannels", id=peer_id)["channels"]
+        return [(channel["state"], len(channel.get("htlcs", []))) for channel in channels]
+
+    def channel_counts(self) -> Counter[str]:
+        """How many channels there are with each peer, by node_id in hex."""
+        only = {"channels": [{"peer_id": True, "state": True}]}
+        channels = self.call("listpeerchannels", only)["channels"]
+        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in _NO_CHANNEL)
+
+    def channel_states(self) -> dict[str, str]:
+        """lightningd's state by channel_id in hex, of channels that have one."""
+        channels = self.call("listpeerchannels")["channels"]
+        return {channel["channel_id"]: channel["state"] for channel in channels if "channel_id" in channel}
+
+    def living_channels(self) -> set[str]:
+        """Channel ids in hex of channels that are lightningd's own, not made by recoverchannel."""
+        return self._channel_ids(recovered=False)
+
+    def recovered_channels(self) -> set[str]:
+        """Channel ids in hex of channels that recoverchannel made."""
+        return self._channel_ids(recovered=True)
+
+    def _channel_ids(self, *, recovered: bool) -> set[str]:
+        channels = self.call("listpeerchannels")["channels"]
+        return {
+            channel["channel_id"]
+            for channel in channels
+            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
+        }
+
+    def announced_addresses(self, peer_id: str) -> list[WireAddress]:
+        """What gossip knows of a peer; websockets, Tor v2 and what can't be read left out."""
+        found = []
+        for known in self.call("listnodes", id=peer_id)["nodes"]:
+            for address in known.get("addresses", []):
+                if address["type"] in {"ipv4", "ipv6", "torv3", "dns"}:
+                    with contextlib.suppress(FormatError):
+                        found.append(WireAddress.parse(f"{address['address']}:{address['port']}"))
+        return found
+
+    def has_tor_proxy(self) -> bool:
+        """Whether lightningd can connect to Tor addresses."""
+        return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
+
+    def connect(self, peer_id: str, address: str) -> None:
+        self.call("connect", id=f"{peer_id}@{address}")
+
+    def disconnect(self, peer_id: str) -> None:
+        self.call("disconnect", id=peer_id, force=True)
+
+    def recoverchannel(self, scb: list[str]) -> list[str]:
+        """Hands entries over; they must have been checked, for lightningd aborts on bad ones."""
+        return [str(stub) for stub in self.call("recoverchannel", scb=scb)["stubs"]]
+
+    def is_spent(self, outpoint: str) -> bool:
+        """Whether an output `txid:vout` is spent, in a block or the mempool, as lightningd's backend says.
+
+        It says the same of one that it has not seen (see `lag`), and when it can't be asked.
+        """
+        txid, vout = outpoint.split(":")
+        return self.call("getutxout", txid=txid, vout=int(vout)).get("amount") is None
+
+    def height(self) -> int:
+        return int(self.call("getinfo")["blockheight"])
+
+    def synced_height(self) -> int | None:
+        """The block height; None while lightningd or its backend still catches up with the chain."""
+        info = self.call("getinfo")
+        behind = {"warning_bitcoind_sync", "warning_lightningd_sync"} & info.keys()
+        return None if behind else int(info["blockheight"])
+
+    def lag(self) -> str:
+        """How far lightningd or its backend is behind the chain; empty where it isn't."""
+        # What lightningd says remains when it was true once, what the backend says is of now.
+        backend = self.call("getchaininfo", last_height=0)
+        headers, blocks = int(backend["headercount"]), int(backend["blockcount"])
+        if self.synced_height() is None or backend["ibd"] or blocks + 1 < headers:
+            return f"its backend has {blocks} blocks of {headers}, and lightningd itself {self.height()}"
+        return ""
+
+    def connected_peers(self) -> dict[str, str]:
+        """Features in hex by node_id, of peers that are connected now."""
+        peers = self.call("listpeers")["peers"]
+        return {peer["id"]: peer.get("features", "") for peer in peers if peer["connected"]}
+
+    def log_of(self, peer_id: str) -> list[str]:
+        """What lightningd logged of a peer at level info and above: the only place where its warnings are."""
+        peers = self.call("listpeers", id=peer_id, level="info")["peers"]
+        return [str(line["log"]) for peer in peers for line in peer.get("log", []) if "log" in line]
+
+    def builtin_is_active(self) -> bool:
+        """Whether the built-in chanbackup plugin runs beside us, or will: while lightningd starts it is listed
+        but not active yet. One that is disabled is not listed."""
+        plugins = self.call("plugin", subcommand="list")["plugins"]
+        return any(plugin["name"].rsplit("/", 1)[-1] == BUILTIN for plugin in plugins)
+
+    def builtin_is_asked_first(self) -> bool:
+        """Whether lightningd, which ran already, could not put our peer_connected hook before the built-in's. Only
+        its log tells (docs/facts.md)."""
+        lines = [str(entry.get("log")) for entry in self.call("getlog", level="unusual")["log"]]
+        told = [line for line in lines if _DEFERRED in line or _UPDATED in line]
+        return bool(told) and _DEFERRED in told[-1]
+
+    def send(self, peer_id: str, message: Message) -> None:
+        """Hands a message to connectd. That is all that can be known: nothing is ever acknowledged."""
+        self.call("sendcustommsg", node_id=peer_id, msg=message.to_bytes().hex())

@@ -1,0 +1,99 @@
+"""What a returned backup proves about our own database. Lost data is told by time, then by content.
+
+Our record holds the newest timestamp that we ever sent, and it ages with the database. So:
+- its revocations are ahead of ours: no backup can be ahead of its own database, so this one is old (LOST).
+- newer than the record, or from a time when this database was not in use, and it names a channel that we
+  neither have nor know as closed: the database is lost or old (LOST). Without a record every retrieval is newer.
+- older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
+  reason to stop, but this peer's copy is not ours to overwrite.
+- anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
+An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt peers
+with channels wait after a start until some have answered (Vigil).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Set
+from dataclasses import dataclass
+from enum import Enum
+
+from peerstorage.formats.backup import Backup
+from peerstorage.lightningd.store import State
+
+
+class Verdict(Enum):
+    """What a retrieval means for us."""
+
+    FINE = "fine"
+    EARLIER = "earlier"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`unknown`: channels that we never heard of; `ahead`: channels with more revocations than ours; `old`: it is
+    an old copy of our database that shows itself, not one that was made anew."""
+
+    verdict: Verdict
+    unknown: frozenset[bytes]
+    ahead: frozenset[bytes]
+    old: bool = False
+
+    def explain(self, peer_id: str, backup: Backup) -> str:
+        """For the operator, what a verdict other than FINE means and what to do."""
+        if self.verdict is Verdict.LOST:
+            return (
+                f"RECOVERING: peer {peer_id} returned a backup that is newer than this database: "
+                f"{len(self.unknown)} of its {len(backup.entries)} channels are unknown here, {len(self.ahead)} "
+                "have gone further. The database was lost or is an old copy. Nothing is sent to peers, and peers "
+                "whose channels are unknown here are turned away so that they close nothing. See lightning-cli "
+                "peerstorage-status and peerstorage-recover."
+            )
+        return (
+            f"peer {peer_id} holds a backup from before this database, with {len(self.unknown)} channels that are "
+            "unknown here. It is kept, see lightning-cli peerstorage-recover, and what this peer holds is not "
+            f"replaced until you say lightning-cli peerstorage-push {peer_id}"
+        )
+
+
+def judge(
+    state: State,
+    backup: Backup,
+    channels: Mapping[bytes, int],
+    closed: Set[bytes],
+    *,
+    revocations: bool = True,
+) -> Judgement:
+    """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: ids of channels that are
+    closed or about to be; `revocations`: whether they are compared."""
+    unknown = frozenset(backup.channel_ids - channels.keys() - closed)
+    ahead = frozenset(
+        entry.channel_id
+        for entry in backup.entries
+        if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
+    )
+    verdict = Verdict.FINE
+    if backup.timestamp > state.acknowledged:
+        if ahead or (unknown and state.is_foreign(backup.timestamp)):
+            verdict = Verdict.LOST
+        elif backup.timestamp < state.since and unknown:
+            verdict = Verdict.EARLIER
+    return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.newest_sent))
+
+
+class Vigil:
+    """The time after a start in which peers with channels wait: until `replicas` of `asked` (or all, if it has
+    less; anybody, if it is empty) returned something that proves nothing against our database, at most until
+    `limit` (monotonic seconds)."""
+
+    def __init__(self, asked: Collection[str], replicas: int, limit: float) -> None:
+        self._asked, self._limit = asked, limit
+        self._enough = min(replicas, max(1, len(asked)))
+        self._answered: set[str] = set()
+
+    def answered(self, peer_id: str) -> None:
+        if not self._asked or peer_id in self._asked:
+            self._answered.add(peer_id)
+
+    def lasts(self, now: float) -> bool:
+        return now < self._limit and len(self._answered) < self._enough

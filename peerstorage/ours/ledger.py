@@ -1,0 +1,88 @@
+"""What this node knows of its channels and their backups, in memory and in the datastore.
+
+Rules:
+- The datastore first: what memory says was written.
+- A record that didn't change is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from peerstorage.formats.backup import Summary, fingerprints
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.lightningd.once import Once
+from peerstorage.lightningd.store import RECOVERING, SentRecord, State, Store
+
+Log = Callable[[str, str], None]
+
+
+class Ledger:
+    """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
+    channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
+    they are in no backup; `partners`: peers with a channel, by node_id in hex. Used on the worker."""
+
+    def __init__(
+        self, store: Store, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], log: Log
+    ) -> None:
+        self.store = store
+        self.state = store.state() or State()
+        self.records = store.sent_records()
+        self._set(channels, unlisted)
+        self._log = log
+        self._said = Once()
+
+    def have(self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str]) -> None:
+        """What lightningd says now."""
+        if channels != self.channels or unlisted != self.unlisted:
+            self._set(channels, unlisted)
+
+    def _set(self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str]) -> None:
+        self.channels, self.unlisted = channels, unlisted
+        there = {entry.channel_id for entry in channels} if unlisted else set()
+        self.entryless = {
+            channel_id: peer_id for channel_id, peer_id in unlisted.items() if channel_id not in there
+        }
+        self.marks = fingerprints(channels)
+        self.partners = frozenset(entry.node_id.hex() for entry in channels) | frozenset(unlisted.values())
+
+    def summary(self, *, complete: bool) -> Summary:
+        """For a backup; `complete`: it has all of `channels`."""
+        return Summary.of(
+            self.channels, complete=complete, since=self.state.since, entryless=self.entryless.keys()
+        )
+
+    @property
+    def recovering(self) -> bool:
+        return self.state.mode == RECOVERING
+
+    @property
+    def returned(self) -> dict[str, int]:
+        """The newest timestamp that each peer returned, of those that did."""
+        return {
+            peer_id: record.verified_timestamp
+            for peer_id, record in self.records.items()
+            if record.verified_timestamp
+        }
+
+    def record(self, peer_id: str) -> SentRecord:
+        return self.records.get(peer_id, SentRecord())
+
+    def save(self, state: State) -> None:
+        if state != self.state:
+            self.store.save_state(state)
+            self.state = state
+
+    def remember(self, peer_id: str, record: SentRecord) -> None:
+        if self.records.get(peer_id) != record:
+            self.store.save_sent(peer_id, record)
+            self.records[peer_id] = record
+
+    def forget(self, peer_id: str) -> None:
+        self.store.forget_peer(peer_id)
+        self.records.pop(peer_id, None)
+
+    def say(self, peer_id: str, level: str, message: str) -> None:
+        """Logs a condition of a peer once, not at each of its reconnections."""
+        if self._said.is_new((peer_id, message)):
+            self._log(level, message)

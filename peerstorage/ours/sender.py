@@ -1,0 +1,250 @@
+"""Our backup goes out to peers.
+
+Rules:
+- Fund safety: nothing is sent while recovering, nothing without channels goes to a peer that may hold some,
+  and nothing goes to a peer that was not heard first.
+- The record is written before the message goes out: a crash between the two makes the record too new, which
+  is harmless, never too old, which would look like a lost database. Only where lightningd says that the peer is
+  gone the peer's record is as before; the timestamp is used up all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
+from peerstorage.errors import (
+    NOT_CONNECTED,
+    NOT_HEARD,
+    NOT_OFFERED,
+    NOTHING_TO_SEND,
+    STILL_RECOVERING,
+    UsageError,
+)
+from peerstorage.formats import backup as format_
+from peerstorage.formats.sealing import seal
+from peerstorage.lightningd.node import Node, NodeError
+from peerstorage.lightningd.options import Options
+from peerstorage.ours import capacity
+from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.placement import Placement
+from peerstorage.ours.plan import Contents
+from peerstorage.ours.session import Sessions
+
+# sendcustommsg's code for "No such peer" and "Peer is not connected".
+_PEER_IS_GONE = -32600
+# After this time a peer's warning about what it got is in lightningd's log.
+_WARNING_SECONDS = 2.0
+
+
+class Sender:
+    """All methods run on the worker. `look(lately)` brings the ledger's channels up to date; `lately`: what was
+    seen a moment ago will do. The plan follows in either case."""
+
+    def __init__(
+        self,
+        node: Node,
+        key: bytes,
+        options: Options,
+        *,
+        ledger: Ledger,
+        sessions: Sessions,
+        placement: Placement,
+        look: Callable[[bool], None],
+    ) -> None:
+        self._node, self._key, self._options = node, key, options
+        self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
+        self._newest_at_start = ledger.state.newest_sent
+        # By node_id: when to look for a complaint, and what was logged of the peer before.
+        self._asking: dict[str, tuple[float, list[str]]] = {}
+        # Monotonic seconds and bytes of what was sent in the last hour.
+        self._traffic: deque[tuple[float, int]] = deque()
+        # Peers of which it is sure what a backup without channels would replace.
+        self.may_replace: set[str] = set()
+
+    def push(self, peer_id: str | None, now: float) -> list[str]:
+        """Sends at once, to one peer or all; returns who got it. Raises UsageError."""
+        if self._ledger.recovering:
+            raise UsageError(
+                STILL_RECOVERING,
+                "this node is recovering: nothing is sent, because it could replace a better backup. "
+                "See peerstorage-status",
+            )
+        self._look(False)
+        if not self._ledger.channels:
+            raise UsageError(NOTHING_TO_SEND, "this node has no channels, so there is nothing to back up")
+        if peer_id is not None and peer_id not in self._sessions:
+            if peer_id in self._node.connected_peers():
+                raise UsageError(NOT_OFFERED, f"peer {peer_id} does not offer storage (feature bit 42/43)")
+            raise UsageError(
+                NOT_CONNECTED, f"peer {peer_id} is not connected: lightning-cli connect it first"
+            )
+        if peer_id is not None and not self._sessions.is_ready(peer_id):
+            raise UsageError(
+                NOT_HEARD,
+                f"peer {peer_id} may still return a better backup: try again in {self._options.settle} seconds",
+            )
+        peers = [peer for peer in self._sessions if self._sessions.is_ready(peer)]
+        if peer_id is not None:
+            peers = [peer_id]
+        for peer in peers:
+            record = self._ledger.record(peer)
+            if peer_id is not None and record.withheld:
+                self._ledger.remember(peer, replace(record, withheld=False))
+            self._sessions.push(peer, now)
+        return self.send(peers, now)
+
+    def send(self, due: list[str], now: float) -> list[str]:
+        if self._ledger.recovering:
+            for peer_id in due:
+                self._sessions.done(peer_id, None)
+            return []
+        self._look(True)
+        getting = []
+        for peer_id in due:
+            if self._may_get(peer_id):
+                getting.append(peer_id)
+            else:
+                self._sessions.done(peer_id, None)
+        return self._send_now(getting, now) if getting else []
+
+    def _may_get(self, peer_id: str) -> bool:
+        if self._ledger.record(peer_id).withheld:
+            return False
+        # A backup without channels goes only where it is sure what it replaces, and never from a node without
+        # history: it would be the end of looking before leaping.
+        # Nor while there are channels without an entry: a peer may have one.
+        return bool(self._ledger.channels) or (
+            not self._ledger.entryless and self._ledger.state.newest_sent > 0 and peer_id in self.may_replace
+        )
+
+    def _send_now(self, peers: list[str], now: float) -> list[str]:
+        timestamp = self._next_timestamp()
+        blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
+        sent = []
+        failure: NodeError | None = None
+        for peer_id in peers:
+            if self._placement.would_orphan(peer_id):
+                self._ledger.say(
+                    peer_id, "info", f"peer {peer_id} has the last copy of a channel: it keeps what it has"
+                )
+                self._sessions.done(peer_id, None)
+                continue
+            before = self._ledger.record(peer_id)
+            record = capacity.allowed(before, int(time.time()))
+            self._ledger.remember(peer_id, record)
+            contents = self._placement.contents(peer_id)
+            # A peer may say that it keeps nothing at all.
+            too_small = record.limit < format_.SHORTEST_BLOB
+            if too_small or (self._ledger.channels and not contents.entries):
+                self._sessions.done(peer_id, None)
+                continue
+            key = (id(contents.entries), contents.contacts, record.limit)
+            if key not in blobs:
+                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
+            if not self._sessions.is_ready(peer_id):
+                # Its retrieval came while others were served: that is judged first, and this stays due.
+                continue
+            try:
+                self._hand_over(peer_id, timestamp, *blobs[key])
+            except NodeError as error:
+                if error.code == _PEER_IS_GONE:
+                    # Nothing went out, so it holds what it held. It gets a backup when it is back.
+                    self._ledger.remember(peer_id, before)
+                    self._ledger.say(peer_id, "debug", f"no backup for peer {peer_id}: {error}")
+                    self._sessions.disconnected(peer_id)
+                else:
+                    failure = error
+                continue
+            self._sessions.done(peer_id, now)
+            sent.append(peer_id)
+        if failure is not None:
+            # What could not be handed over stays due; the worker rests before it tries again.
+            raise failure
+        return sent
+
+    def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes) -> None:
+        record = replace(
+            self._ledger.record(peer_id),
+            timestamp=timestamp,
+            sha256=hashlib.sha256(blob).hexdigest(),
+            size=len(blob),
+            channels=len(contents.entries),
+            content=self._placement.content(peer_id),
+            sent_at=int(time.time()),
+        )
+        self._ledger.remember(peer_id, record)
+        unproven = len(blob) > max(record.proven, capacity.SMALL)
+        log_before = self._node.log_of(peer_id) if unproven else None
+        self._node.send(peer_id, Message(PEER_STORAGE, blob))
+        if log_before is not None:
+            self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before
+        self._placement.sent(peer_id, contents)
+        self._traffic.append((time.monotonic(), len(blob)))
+        self._forget_traffic()
+        if self._ledger.channels:
+            self.may_replace.add(peer_id)
+
+    def _next_timestamp(self) -> int:
+        """Newer than all before; it is on disk before it is used."""
+        state = self._ledger.state
+        timestamp = state.next_timestamp(int(time.time()))
+        if self._newest_at_start:
+            # The gap ends before our own: what we sent must not be foreign when a peer returns it later.
+            state = replace(state.with_gap(self._newest_at_start, timestamp), newest_seen=timestamp)
+            timestamp = state.next_timestamp(timestamp)
+        self._ledger.save(
+            replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
+        )
+        self._newest_at_start = 0
+        return timestamp
+
+    def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
+        """A sealed backup of at most `limit` bytes."""
+        summary = self._ledger.summary(complete=not contents.left_out)
+        directory = self._placement.directory[: contents.contacts]
+        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
+        length = format_.padded_length(shortest, self._options.padding, limit)
+        return seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
+
+    # What peers say of it
+
+    def next_event(self) -> float:
+        return min((at for at, _ in self._asking.values()), default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        """Looks whether a peer complained of the size of what it got."""
+        for peer_id in [peer_id for peer_id, (at, _) in self._asking.items() if at <= now]:
+            _, before = self._asking.pop(peer_id)
+            log = self._node.log_of(peer_id)
+            news = log[len(before) :] if log[: len(before)] == before else log
+            record = self._ledger.record(peer_id)
+            learned = capacity.told(record, news)
+            if learned != record:
+                self._ledger.remember(peer_id, learned)
+                self._placement.holds(peer_id, frozenset())
+                self.say_small(peer_id)
+                self._placement.update()
+                self._sessions.structure_changed([peer_id])
+
+    def say_small(self, peer_id: str) -> None:
+        size = self._ledger.record(peer_id).capacity
+        self._ledger.say(
+            peer_id,
+            "info",
+            f"peer {peer_id} keeps at most {size} bytes: it gets the most valuable channels and the addresses of "
+            "other peers",
+        )
+
+    @property
+    def bytes_last_hour(self) -> int:
+        self._forget_traffic()
+        return sum(size for _, size in self._traffic)
+
+    def _forget_traffic(self) -> None:
+        while self._traffic and self._traffic[0][0] < time.monotonic() - 3600:
+            self._traffic.popleft()

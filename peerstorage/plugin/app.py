@@ -1,0 +1,385 @@
+"""The plugin as lightningd sees it: options, hooks, notifications, RPC methods.
+
+Rules:
+- A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected
+  always, whatever fails.
+- Two instances of one message of one peer never wait at once: the newest replaces the older.
+- No featurebits (lightningd sets bit 43 itself, a second time is fatal) and none of the built-in's RPC names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pyln.client import Plugin
+
+from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
+from peerstorage.errors import FormatError, MessageError, PeerstorageError
+from peerstorage.file.local_file import Vault
+from peerstorage.formats.backup import Backup
+from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.alerts import TOPIC, Alerts
+from peerstorage.lightningd.node import BUILTIN, Node, NodeError
+from peerstorage.lightningd.once import Once
+from peerstorage.lightningd.options import DECLARATIONS, Options
+from peerstorage.lightningd.pipe import Pipe
+from peerstorage.lightningd.store import Store
+from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
+from peerstorage.ours.audit import Audit, Rounds
+from peerstorage.ours.user import User
+from peerstorage.plugin import rpc
+from peerstorage.plugin.watch import Watch
+from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
+from peerstorage.recovery.reach import Departures
+from peerstorage.theirs.retention import Upkeep
+from peerstorage.theirs.storing import Keeper
+
+_RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
+_SHUTDOWN_SECONDS = 20.0
+# Of these, for the local file and the operator's program.
+_FILE_SECONDS = 15.0
+
+
+class App:
+    """Everything between pyln and the roles."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self.worker = Worker(self._failed)
+        self._inbox: dict[tuple[str, int], bytes] = {}
+        self._inbox_lock = threading.Lock()
+        self._said = Once()
+        self.departures = Departures()
+        self.restoring, self.auditing = threading.Lock(), threading.Lock()
+        self._refusing = False
+        self._declare()
+
+    def run(self) -> None:
+        """Serves lightningd until it goes away."""
+        self._plugin.run()
+        # lightningd closed the pipe without a word: it died.
+        if hasattr(self, "vault"):
+            self.worker.stop("end", self._flush, _SHUTDOWN_SECONDS)
+
+    def _declare(self) -> None:
+        plugin = self._plugin
+        for option in DECLARATIONS:
+            plugin.add_option(option.name, option.default, option.description, opt_type="string")
+        plugin.init()(self._init)
+        # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
+        plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
+        plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        plugin.add_subscription("disconnect", self._on_disconnect)
+        plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
+        plugin.add_subscription("block_added", self._on_block_added)
+        plugin.add_subscription("shutdown", self._on_shutdown)
+        plugin.add_notification_topic(TOPIC)
+        rpc.register(plugin, self)
+
+    # Start and stop
+
+    def _init(
+        self, options: dict[str, Any], configuration: dict[str, Any], **_: Any
+    ) -> dict[str, str] | None:
+        try:
+            self.options = Options.parse(options)
+            folder = Path(configuration["lightning-dir"])
+            self.node = Node(str(folder / configuration["rpc-file"]))
+            self.store = Store(self.node)
+            self.key = self.node.secret()
+            self.user = User(self.node, self.store, self.key, self.options, self._log)
+            self.gate = Gate(self.options.settle)
+            self.alerts = Alerts(self._emit, self._log, time.monotonic())
+            self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
+            builtin = self.node.builtin_is_active()
+            self.upkeep = Upkeep(
+                self.node,
+                self.store,
+                self.keeper,
+                self._log,
+                everyone=self.options.provide == "all",
+                builtin=builtin,
+            )
+            self.vault = Vault(
+                folder,
+                self.options,
+                self.key,
+                node=Node(self.node.rpc_path),
+                user=self.user,
+                alerts=self.alerts,
+                submit=self.worker.submit,
+                ahead=self._file_is_ahead,
+            )
+            behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin, behind_builtin=behind)
+            self._join_connected_peers()
+        except PeerstorageError as error:
+            self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
+            return {"disable": str(error)}
+        rounds = Rounds(self.user, self.options, self.auditing, self.audit)
+        self.worker.submit("guard", self._heed_guard)
+        roles: list[Role] = [self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
+        self.worker.start([_Doorman(self), *roles])
+        return None
+
+    def _is_behind_builtin(self) -> bool:
+        with contextlib.suppress(NodeError):
+            return self.node.builtin_is_asked_first()
+        return False
+
+    def audit(self) -> Audit:
+        """For a thread of its own."""
+        return Audit(self.node.rpc_path, self.user, self.options)
+
+    def _join_connected_peers(self) -> None:
+        """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
+        for peer_id, features in self.node.connected_peers().items():
+            if self.options.use and offers_storage(features):
+                self.user.connected(peer_id, time.monotonic(), joined_late=True)
+
+    def _on_shutdown(self, **_: Any) -> None:
+        self._stop()
+        os._exit(0)
+
+    def _stop(self) -> None:
+        """Writes what waits. Held hooks are answered `disconnect`: nobody is let in unseen."""
+
+        def finish() -> None:
+            self.gate.release_all(DISCONNECT)
+            self._flush()
+
+        self.worker.stop("shutdown", finish, _SHUTDOWN_SECONDS)
+
+    def _flush(self) -> None:
+        try:
+            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
+            with self._inbox_lock:
+                inbox = list(self._inbox.items())
+            for (peer_id, kind), blob in inbox:
+                if kind == PEER_STORAGE:
+                    self.keeper.received(peer_id, blob)
+            self.keeper.flush()
+        finally:
+            self.vault.flush(_FILE_SECONDS)
+
+    # Hooks and notifications
+
+    def _on_peer_connected(self, peer: dict[str, Any], request: Any, **_: Any) -> None:
+        peer_id, offers = str(peer["id"]), offers_storage(str(peer["features"]))
+        if peer.get("direction") == "out":
+            with contextlib.suppress(FormatError):
+                self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
+        decision = Decision.ENTER
+        if self.options.use:
+            decision = self.gate.decide(self.user, peer_id, offers=offers)
+        if decision is Decision.LEAVE:
+            request.set_result(DISCONNECT)
+            self._turned_away(peer_id)
+            return
+        if decision in {Decision.HOLD, Decision.WAIT}:
+            self.gate.hold(peer_id, request, time.monotonic(), for_verdict=decision is Decision.WAIT)
+        self.worker.submit("peer_connected", lambda: self._greet(peer_id, offers, decision, request), URGENT)
+
+    def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
+        try:
+            if offers and self.options.use:
+                self.user.connected(peer_id, time.monotonic())
+            # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
+            self.keeper.serve(peer_id)
+            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
+                # The database knows the peer by now, or is no longer empty.
+                self.gate.release(peer_id, CONTINUE)
+        finally:
+            if decision is Decision.ENTER:
+                self._enter(peer_id, offers, request)
+
+    def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
+        # The database may have been found old or lost since.
+        suspicious = self.user.halted or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
+            request.set_result(DISCONNECT)
+            self._refused(peer_id)
+        else:
+            request.set_result(CONTINUE)
+
+    def _refused(self, peer_id: str) -> None:
+        """On the worker, of a peer that it took for connected."""
+        self.user.disconnected(peer_id)
+        self._turned_away(peer_id)
+
+    def _turned_away(self, peer_id: str) -> None:
+        self._say(
+            (peer_id, "turned away"),
+            f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
+        )
+
+        def later() -> None:
+            self.user.turned_away(peer_id)
+            # The database may know its channel by now: recoverchannel is not announced by anything.
+            self.user.look_soon(time.monotonic())
+
+        self.worker.submit("turned away", later)
+
+    def admit(self, peer_id: str) -> None:
+        """The settle time of a held peer is over, without a retrieval."""
+        if not self.user.recovering or self.user.may_enter(peer_id):
+            self.gate.release(peer_id, CONTINUE)
+        elif self.gate.release(peer_id, DISCONNECT):
+            self._refused(peer_id)
+
+    def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
+        # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
+        if payload.startswith(_RETRIEVAL_HEX) and self.gate.ends_by_retrieval(peer_id):
+            self._turned_away(peer_id)
+        try:
+            message = Message.from_bytes(bytes.fromhex(payload))
+        except (MessageError, ValueError) as error:
+            self.gate.judged(peer_id)
+            self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
+            return CONTINUE
+        if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
+            return CONTINUE
+        key = (peer_id, message.type)
+        if message.type == PEER_STORAGE_RETRIEVAL:
+            # From now on nothing is sent to this peer until its retrieval is judged.
+            self.user.sessions.unjudged.add(peer_id)
+        with self._inbox_lock:
+            waiting = key in self._inbox
+            self._inbox[key] = message.blob
+        if not waiting:
+            self.worker.submit("custommsg", lambda: self._receive(key))
+        return CONTINUE
+
+    def _receive(self, key: tuple[str, int]) -> None:
+        with self._inbox_lock:
+            blob = self._inbox.pop(key)
+        peer_id, kind = key
+        if kind == PEER_STORAGE:
+            self.keeper.received(peer_id, blob)
+        else:
+            try:
+                self.user.retrieved(peer_id, blob)
+            except PeerstorageError:
+                self._receive_again(key, blob)
+                raise
+            self.gate.judged(peer_id)
+            self._heed_guard()
+            self.watch.soon()
+
+    def _heed_guard(self) -> None:
+        """Peers with channels are let in, turned away, or go on waiting."""
+        if self.user.halted:
+            for peer_id in self.gate.release_waiting(DISCONNECT):
+                self._refused(peer_id)
+            if not self._refusing:
+                # Nothing more is signed with those that came in before the proof.
+                for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
+                    with contextlib.suppress(NodeError):
+                        self.node.disconnect(peer_id)
+        elif not self.user.guarding:
+            self.gate.release_waiting(CONTINUE)
+        self._refusing = self.user.halted
+
+    def _file_is_ahead(self, backup: Backup) -> None:
+        self.user.file_is_ahead(backup)
+        self._heed_guard()
+        self.watch.soon()
+
+    def resume(self) -> None:
+        """The operator, or a restore, ends recovering. Raises UsageError."""
+        self.user.resume()
+        self._heed_guard()
+        self.watch.soon()
+
+    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+        """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
+        nor let in before."""
+
+        def again() -> None:
+            with self._inbox_lock:
+                if key in self._inbox:
+                    return
+                self._inbox[key] = blob
+            self.worker.submit("custommsg", lambda: self._receive(key))
+
+        timer = threading.Timer(REST_AFTER_FAILURE, again)
+        timer.daemon = True
+        timer.start()
+
+    def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
+        peer_id = str(disconnect["id"])
+
+        def leave() -> None:
+            self.user.disconnected(peer_id)
+            self.keeper.disconnected(peer_id)
+
+        self.departures.left(peer_id)
+        # In order with peer_connected, else a reconnection could be taken for gone.
+        self.worker.submit("disconnect", leave, URGENT)
+
+    def _on_channel_state_changed(self, channel_state_changed: dict[str, Any], **_: Any) -> None:
+        peer_id, new_state = str(channel_state_changed["peer_id"]), str(channel_state_changed["new_state"])
+
+        def changed() -> None:
+            self.user.channel_changed(peer_id, new_state, time.monotonic())
+
+        self.worker.submit("channel_state_changed", changed, ORDINARY)
+
+    def _on_block_added(self, **_: Any) -> None:
+        self.worker.submit("block_added", self.upkeep.block_added)
+
+    # Log and alerts
+
+    def _emit(self, alert: dict[str, str]) -> None:
+        with contextlib.suppress(OSError):
+            self._plugin.notify(TOPIC, {TOPIC: alert})
+
+    def _log(self, level: str, message: str) -> None:
+        # When lightningd died nobody reads any more, and what is being done then still has to end well.
+        with contextlib.suppress(OSError):
+            self._plugin.log(message, level)
+
+    def _say(self, key: tuple[str, str], message: str) -> None:
+        """Logs once what a peer does again and again."""
+        if self._said.is_new(key):
+            self._log("info", message)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        if isinstance(error, NodeError | PeerstorageError):
+            self._log("warn", f"{name}: {error}")
+            return
+        for line in traceback.format_exception(error):
+            self._log("error", f"{name}: {line.rstrip()}")
+
+
+class _Doorman:
+    """Lets held peers go when their time is over."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def next_event(self) -> float:
+        return self._app.gate.next_event()
+
+    def tick(self, now: float) -> None:
+        for peer_id in self._app.gate.late(now):
+            try:
+                self._app.admit(peer_id)
+            except PeerstorageError:
+                # Whatever failed: a peer that can't be judged is not let in unseen.
+                self._app.gate.release(peer_id, DISCONNECT)
+                raise
+
+
+def main() -> None:
+    """Entry point of plugin.py."""
+    # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
+    sys.setswitchinterval(0.0005)
+    App(Pipe()).run()

@@ -1,0 +1,357 @@
+"""The RPC methods. lightningd shows the parameters and docstrings in `lightning-cli help`.
+
+Rules: the worker answers; every error has a code and says what to do; recover, status, verify and list change
+nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyln.client import Plugin, RpcException
+
+from peerstorage.errors import (
+    INVALID_PARAMS,
+    NODE_REFUSED,
+    NOT_STORED,
+    NOTHING_TO_SEND,
+    STILL_NEEDED,
+    STILL_RECOVERING,
+    SWITCHED_OFF,
+    PeerstorageError,
+    UsageError,
+)
+from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.plugin import export as handout
+from peerstorage.plugin import report
+from peerstorage.recovery import merge as recovery
+from peerstorage.recovery.restore import Restore, Wishes
+
+if TYPE_CHECKING:
+    from peerstorage.plugin.app import App
+
+RESUME_WORD = "discard"
+
+
+def register(plugin: Plugin, app: App) -> None:
+    """Declares the methods; a parameter that a method doesn't know is refused by name."""
+
+    def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
+        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
+        input.
+
+        Changes nothing."""
+        if source is None:
+            _answer_later(app, request, unknown, lambda: _recover(app))
+        else:
+            _answer_after_reading(app, request, unknown, str(source), _recover_from)
+
+    def status(request: Any, **unknown: Any) -> None:
+        """Who holds our backup, what each peer proved, and what we store for others. Changes nothing."""
+        _answer_later(app, request, unknown, lambda: _status(app))
+
+    def push(request: Any, peer_id: str | None = None, **unknown: Any) -> None:
+        """Sends our backup now, to one peer or to all that are connected and offer storage."""
+        _answer_later(app, request, unknown, lambda: _push(app, peer_id))
+
+    def audit(request: Any, peer_id: str | None = None, **unknown: Any) -> None:
+        """Connects idle peers anew, one or all, so that they prove what they hold of our backup."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        else:
+            _audit(app, request, peer_id)
+
+    def stored(request: Any, **unknown: Any) -> None:
+        """Backups that we store for other nodes. Changes nothing."""
+        _answer_later(app, request, unknown, lambda: _list(app))
+
+    def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
+        """Deletes what we store for a peer; force: even while a channel with it is open."""
+        _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
+
+    def export(
+        request: Any, file: str | None = None, channel_id: Any = None, *more: Any, **unknown: Any
+    ) -> None:
+        """Writes a backup of all channels, or of those named, to a new file; without file: as hex and text.
+
+        channel_id may be several, as an array or one after the other."""
+        first = channel_id if isinstance(channel_id, list) else [channel_id]
+        chosen = [str(one) for one in (*first, *more) if one is not None]
+        _export(app, request, unknown, str(file or ""), chosen)
+
+    def verify(request: Any, source: str | None = None, **unknown: Any) -> None:
+        """Opens a backup (the local file, or source as in peerstorage-recover) and compares it with this node.
+
+        Changes nothing."""
+        _answer_after_reading(app, request, unknown, str(source or app.vault.path or ""), _verify)
+
+    def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
+        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
+        _answer_later(app, request, unknown, lambda: _resume(app, word))
+
+    def restore(
+        request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
+    ) -> None:
+        """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
+
+        dry_run only collects the backups and shows the plan; wait: seconds to watch the closes and to try peers
+        that are not reached. Run it again at any time."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        elif not str(wait).isdecimal():
+            _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
+        else:
+            _restore(app, request, Wishes(_true(dry_run), int(wait), _true(force)))
+
+    for name, function in (
+        ("peerstorage-recover", recover),
+        ("peerstorage-status", status),
+        ("peerstorage-push", push),
+        ("peerstorage-audit", audit),
+        ("peerstorage-list", stored),
+        ("peerstorage-forget", forget),
+        ("peerstorage-export", export),
+        ("peerstorage-verify", verify),
+        ("peerstorage-resume", resume),
+        ("peerstorage-restore", restore),
+    ):
+        plugin.add_method(name, function, background=True, description="Peer storage")
+
+
+def _answer_later(
+    app: App, request: Any, unknown: dict[str, Any], make: Callable[[], dict[str, Any]]
+) -> None:
+    if unknown:
+        _refuse_unknown(request, unknown)
+        return
+    app.worker.submit(request.method, _guarded(request, lambda: request.set_result(make())))
+
+
+def _guarded(request: Any, task: Callable[[], None]) -> Callable[[], None]:
+    """`task`, whose failures become the answer of the request."""
+
+    def run() -> None:
+        try:
+            task()
+        except PeerstorageError as error:
+            _refuse(request, error)
+        except Exception as error:
+            request.set_exception(RpcException(f"{type(error).__name__}: {error}", NODE_REFUSED))
+            raise
+
+    return run
+
+
+def _refuse(request: Any, error: PeerstorageError) -> None:
+    """Answers with an error. pyln's own way would show the operator a Python traceback with every refusal."""
+    details = {"code": getattr(error, "code", 0) or NODE_REFUSED, "message": str(error)}
+    request._write_result({"jsonrpc": "2.0", "id": request.id, "error": details})
+
+
+def _refuse_unknown(request: Any, unknown: dict[str, Any]) -> None:
+    names = ", ".join(map(repr, unknown))
+    _refuse(request, UsageError(INVALID_PARAMS, f"{request.method} has no parameter {names}"))
+
+
+def _answer_after_reading(
+    app: App,
+    request: Any,
+    unknown: dict[str, Any],
+    source: str,
+    make: Callable[[App, str, bytes], dict[str, Any]],
+) -> None:
+    """`make` gets the source's name and sealed blob. A file may lie on a disk that hangs: a thread of its own
+    reads it, and then the worker answers."""
+
+    def read() -> None:
+        name, blob = handout.read_source(source)
+        _answer_later(app, request, {}, lambda: make(app, name, blob))
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        threading.Thread(target=_guarded(request, read), name="source", daemon=True).start()
+
+
+def _recover(app: App) -> dict[str, Any]:
+    return _recovered(app, *open_sources(app.key, app.store.all_retrieved()))
+
+
+def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
+    source = handout.opened(app.key, name, blob, app.node.node_id())
+    return _recovered(app, [source], source.rejected)
+
+
+def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
+    return report.recovered(recovery.merge(sources, rejected, app.node.database_ids()))
+
+
+def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
+    source = handout.opened(app.key, name, blob, app.node.node_id())
+    return handout.verified(source, app.node.channels(), app.node.closed_channel_ids())
+
+
+def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
+    """The worker makes the backup, a thread of its own writes it."""
+
+    def make() -> None:
+        if app.user.recovering:
+            raise UsageError(
+                STILL_RECOVERING,
+                "this node is recovering: its channels are not those to keep. See peerstorage-recover",
+            )
+        app.user.look()
+        ledger = app.user.ledger
+        state = ledger.state
+        timestamp = state.next_timestamp(int(time.time()))
+        blob, about = handout.exported(
+            app.key, ledger.channels, chosen, timestamp, state.since, entryless=ledger.entryless.keys()
+        )
+        ledger.save(replace(state, newest_seen=timestamp))
+        if not file:
+            request.set_result(about | handout.as_text(blob))
+            return
+
+        def write() -> None:
+            path = Path(file).absolute()
+            handout.write(path, blob)
+            request.set_result({"file": str(path)} | about)
+
+        threading.Thread(target=_guarded(request, write), name="export", daemon=True).start()
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        app.worker.submit(request.method, _guarded(request, make))
+
+
+def _true(value: object) -> bool:
+    """lightning-cli passes true and false as they are, other callers may pass text."""
+    return value is True or str(value).lower() == "true"
+
+
+def _restore(app: App, request: Any, wishes: Wishes) -> None:
+    """The worker says whether it can begin, a thread of its own carries it out."""
+
+    def begin() -> None:
+        if not app.user.recovering:
+            raise UsageError(
+                NOTHING_TO_SEND,
+                f"this node ({app.node.node_id()}) is not recovering: connect to a peer that stores its backup "
+                "first, it is noticed then. If it is another node than the one that you lost, the hsm_secret is "
+                "another one",
+            )
+        _apart(request, app.restoring, "a restore is running already", work)
+
+    def end() -> None:
+        # Whether the channels that an old copy of the database has are given up is for the operator to say.
+        if not app.user.ledger.state.old:
+            app.resume()
+
+    def work() -> dict[str, Any]:
+        run = Restore(
+            app.node,
+            app.key,
+            app.options,
+            user=app.user,
+            gate=app.gate,
+            departures=app.departures,
+        )
+        answer = run.work(request, wishes)
+        if answer["finished"] and not wishes.dry_run:
+            app.worker.submit("restored", end)
+        return answer
+
+    app.worker.submit(request.method, _guarded(request, begin))
+
+
+def _apart(request: Any, lock: threading.Lock, busy: str, work: Callable[[], dict[str, Any]]) -> None:
+    """`work` answers on a thread of its own, one at a time. Raises UsageError while another one runs."""
+    if not lock.acquire(blocking=False):
+        raise UsageError(STILL_RECOVERING, busy)
+
+    def run() -> None:
+        try:
+            answer = work()
+        finally:
+            lock.release()
+        request.set_result(answer)
+
+    threading.Thread(target=_guarded(request, run), name=request.method, daemon=True).start()
+
+
+def _audit(app: App, request: Any, peer_id: str | None) -> None:
+    def begin() -> None:
+        _refuse_without_use(app)
+        records = app.user.ledger.records
+        if app.user.recovering:
+            raise UsageError(STILL_RECOVERING, "this node is recovering: see peerstorage-status")
+        if peer_id is not None and not (peer_id in records and records[peer_id].timestamp):
+            raise UsageError(NOTHING_TO_SEND, f"peer {peer_id} never got a backup: see peerstorage-status")
+        here = [peer for peer in app.user.sessions if peer in records and records[peer].timestamp]
+        peers = [peer_id] if peer_id is not None else here
+        _apart(request, app.auditing, "an audit is running already", lambda: app.audit().work(peers, request))
+
+    app.worker.submit(request.method, _guarded(request, begin))
+
+
+def _refuse_without_use(app: App) -> None:
+    if not app.options.use:
+        raise UsageError(SWITCHED_OFF, "peerstorage-use=false: this node stores no backup with peers")
+
+
+def _status(app: App) -> dict[str, Any]:
+    app.user.look()
+    return report.status(
+        app.user,
+        app.node.connected_peers(),
+        app.keeper.metas.values(),
+        app.vault,
+        app.options,
+        todo=app.watch.todo(),
+        now=time.time(),
+    )
+
+
+def _push(app: App, peer_id: str | None) -> dict[str, Any]:
+    _refuse_without_use(app)
+    sent = app.user.sender.push(peer_id, time.monotonic())
+    return {"sent": sent, "timestamp": app.user.ledger.state.newest_sent}
+
+
+def _list(app: App) -> dict[str, Any]:
+    node = app.node
+    answer = report.stored_list(app.keeper.metas, node.channel_counts(), node.height(), time.time())
+    return answer | {"left_at_builtin": sorted(app.keeper.inheritance)}
+
+
+def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
+    meta = app.keeper.metas.get(peer_id)
+    # What there was no room for is given back from where the built-in put it.
+    size = meta.size if meta else len(app.keeper.inheritance.blob(peer_id) or b"")
+    if not size:
+        raise UsageError(NOT_STORED, f"nothing is stored for peer {peer_id}: see peerstorage-list")
+    if not force and app.node.has_channel_with(peer_id):
+        raise UsageError(
+            STILL_NEEDED,
+            f"peer {peer_id} has a channel with this node, and BOLT 1 asks to keep its backup for as long: it may "
+            f"need it. If you are sure: lightning-cli peerstorage-forget {peer_id} true",
+        )
+    app.keeper.delete(peer_id)
+    return {"peer_id": peer_id, "deleted_bytes": size}
+
+
+def _resume(app: App, word: str | None) -> dict[str, Any]:
+    if word != RESUME_WORD:
+        raise UsageError(
+            INVALID_PARAMS,
+            "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
+            f"lightning-cli peerstorage-resume {RESUME_WORD}",
+        )
+    app.resume()
+    return {"mode": app.user.ledger.state.mode}

@@ -1,1 +1,0 @@
-"""The shell: the only part that knows pyln, the clock, threads and the network."""

@@ -1,0 +1,179 @@
+"""What we store for others: when a peer's blob is written, whether there is room for it, how long it is kept.
+
+No clock here: `now` is monotonic seconds, `height` the number of the newest block.
+
+Rules:
+- The first blob of a peer is written at once; after that at most one write per interval and peer. BOLT 1 lets
+  the receiver delay storing; the latest waits in memory and is never dropped for an older one.
+- A peer that disconnects gets one write more per interval, see `leaves`.
+- A pending time is never put off by a newer blob, else a chatty peer would never be stored.
+- Each peer that we store for has room for the largest blob, so its updates always fit; when there is no such room
+  left, newcomers are refused. Nothing stored is dropped for them.
+- A name costs nothing, nor does a channel that is never funded, and BOLT 1 asks to store for whoever has an open
+  one. So a newcomer with a channel that is in a block has room until the quota is used twice over.
+- Nothing is remembered for longer than an interval of peers for whom nothing is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.lightningd.store import StoredMeta
+
+# BOLT 1: after the last channel with the peer closed, "SHOULD wait at least 2016 blocks" before deleting.
+KEPT_BLOCKS = 2016
+_AFTER_REFUSAL_SECONDS = 5.0
+_DOUBT_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Rest:
+    """A peer's time until its next blob is looked at; `early`: a disconnection may still end it."""
+
+    until: float
+    early: bool
+
+
+class Provider:
+    """Peers by node_id in hex. `sizes`: what lies in the datastore already, in bytes."""
+
+    def __init__(self, interval: float, quota: int, sizes: dict[str, int]) -> None:
+        self._interval = interval
+        self._quota = quota
+        self._sizes = sizes
+        self._pending: dict[str, bytes] = {}
+        # Those of them that were looked at without result.
+        self._doubted: set[str] = set()
+        self._rests: dict[str, _Rest] = {}
+        # When the first of them is due; None: to be found out. With a thousand peers it is asked for all the time.
+        self._next: float | None = None
+
+    @property
+    def peers(self) -> int:
+        return len(self._sizes)
+
+    def received(self, peer_id: str, blob: bytes) -> None:
+        """The peer sent a blob; it replaces what was waiting."""
+        self._pending[peer_id] = blob
+        if self._next is not None:
+            self._next = min(self._next, self._due_at(peer_id))
+
+    def pending(self, peer_id: str) -> bytes | None:
+        """The newest blob of a peer while it waits to be written: what a retrieval must hold."""
+        return self._pending.get(peer_id)
+
+    def all_pending(self) -> dict[str, bytes]:
+        return dict(self._pending)
+
+    def due(self, now: float, *, flush: bool = False) -> list[str]:
+        """Peers whose blob is to be written now; `flush`: all that wait, but for those in doubt."""
+        return [
+            peer_id
+            for peer_id in self._pending
+            if self._due_at(peer_id) <= now or (flush and peer_id not in self._doubted)
+        ]
+
+    def next_event(self) -> float:
+        """When `due` next has something to say; infinity: not before a blob comes."""
+        if self._next is None:
+            self._next = min(map(self._due_at, self._pending), default=float("inf"))
+        return self._next
+
+    def _due_at(self, peer_id: str) -> float:
+        rest = self._rests.get(peer_id)
+        return rest.until if rest else float("-inf")
+
+    def leaves(self, peer_id: str, now: float) -> bool:
+        """Whether the blob of a peer that disconnects is written before its time.
+
+        A peer may be gone because its disk is: its newest backup should be safe even if this process is killed
+        in the next moment. But one that connects, sends and disconnects again and again must not cost a write
+        each time. So the first disconnection in an interval writes; after that the newest waits in memory, from
+        where the peer gets it at its next connection, and a stop of the plugin or of the node writes it.
+        """
+        if peer_id not in self._pending:
+            return False
+        rest = self._rests.get(peer_id)
+        return rest is None or rest.early or rest.until <= now
+
+    def has_room(self, peer_id: str, size: int, *, funded: bool = False) -> bool:
+        """Whether `size` bytes of this peer may be stored; `funded`: a channel with it is in a block. An update of
+        what we store always may."""
+        if size > MAX_BLOB:
+            return False
+        return peer_id in self._sizes or self.has_room_for_newcomers(funded=funded)
+
+    def has_room_for_newcomers(self, *, funded: bool = False) -> bool:
+        return (self.peers + 1) * MAX_BLOB <= self._quota * (2 if funded else 1)
+
+    def written(self, peer_id: str, blob: bytes, now: float) -> None:
+        """`blob` is in the datastore now, or deleted there if it is empty; a newer one goes on waiting."""
+        rest = self._rests.get(peer_id)
+        before_its_time = rest is not None and rest.until > now
+        self._rest(peer_id, _Rest(now + self._interval, early=not before_its_time), now)
+        if blob:
+            self.stored(peer_id, len(blob))
+        else:
+            self._sizes.pop(peer_id, None)
+        self._drop(peer_id, blob)
+
+    def doubts(self, peer_id: str, now: float) -> bool:
+        """Whether what waits, and can't be stored as things are, is looked at once more: in a moment, or if the
+        peer goes."""
+        if peer_id in self._doubted:
+            return False
+        self._doubted.add(peer_id)
+        self._rest(peer_id, _Rest(now + _DOUBT_SECONDS, early=True), now)
+        self._next = None
+        return True
+
+    def refused(self, peer_id: str, blob: bytes, now: float) -> None:
+        """`blob` is not stored. The next one is looked at soon, but a flood of them costs nothing; when the
+        peer disconnects it is looked at again, so that nothing of a refused peer stays in memory."""
+        self._rest(peer_id, _Rest(now + min(self._interval, _AFTER_REFUSAL_SECONDS), early=True), now)
+        self._drop(peer_id, blob)
+
+    def stored(self, peer_id: str, size: int) -> None:
+        """So many bytes of this peer are in the datastore."""
+        self._sizes[peer_id] = size
+
+    def deleted(self, peer_id: str) -> None:
+        """Nothing of this peer is stored any more, and nothing waits."""
+        self._sizes.pop(peer_id, None)
+        self._pending.pop(peer_id, None)
+        self._doubted.discard(peer_id)
+        self._next = None
+
+    def _drop(self, peer_id: str, blob: bytes) -> None:
+        if self._pending.get(peer_id) == blob:
+            del self._pending[peer_id]
+        self._doubted.discard(peer_id)
+        self._next = None
+
+    def _rest(self, peer_id: str, rest: _Rest, now: float) -> None:
+        """Notes a peer's rest, and forgets the oldest ones that are over."""
+        self._rests.pop(peer_id, None)
+        self._rests[peer_id] = rest
+        while self._rests:
+            oldest = next(iter(self._rests))
+            if self._rests[oldest].until > now:
+                break
+            del self._rests[oldest]
+
+
+def aged(meta: StoredMeta, height: int, *, has_channel: bool, visited: bool) -> StoredMeta | None:
+    """A peer's record at this height; None when its time is over and the blob is to be deleted.
+
+    `visited`: it was here since the last look, which counts where we store for peers without a channel.
+    """
+    if has_channel:
+        return replace(meta, free_since=0)
+    if visited or not meta.free_since:
+        return replace(meta, free_since=height)
+    return meta if blocks_left(meta, height) else None
+
+
+def blocks_left(meta: StoredMeta, height: int) -> int:
+    """How long the blob of a peer without a channel is still kept."""
+    return max(0, (meta.free_since or height) + KEPT_BLOCKS - height)
