@@ -56,11 +56,11 @@ fuzz: $(VENV)/fuzz
 		$(BIN)/python -m tests.fuzz $$target -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
 
-# `make mutation MODULE=wire`: changes the module in place, one mutant after another, and puts it back;
+# `make mutation MODULE=formats/scb`: changes the module in place, one mutant after another, and puts it back;
 # where it was interrupted, `git checkout` does.
 mutation: $(VENV)/tests
 	$(BIN)/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
-	sed 's/MODULE/$(MODULE)/' tests/mutation.toml > .mutation.toml
+	sed 's|MODULE|$(MODULE)|; s|TESTS|$(dir $(MODULE))test_$(notdir $(MODULE))|' tests/mutation.toml > .mutation.toml
 	$(BIN)/cosmic-ray baseline .mutation.toml && $(BIN)/cosmic-ray init --force .mutation.toml .mutation.sqlite
 	$(BIN)/cosmic-ray exec .mutation.toml .mutation.sqlite && $(BIN)/cr-report --show-diff --surviving-only .mutation.sqlite
 

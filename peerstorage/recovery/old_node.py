@@ -26,7 +26,7 @@ def earliest(now: int, newest: int) -> int:
     return max(now - SLACK, newest)
 
 
-class Rival:
+class OldNode:
     """What peers returned since this node began to recover. `sign` is empty while all is quiet."""
 
     def __init__(self, known: Mapping[str, int], now: float) -> None:
