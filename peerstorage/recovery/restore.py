@@ -108,7 +108,7 @@ class Restore:
     def work(self, screen: Screen, wishes: Wishes) -> dict[str, Any]:
         """All of it; the answer of the method. Raises UsageError when it is not safe."""
         self._screen, self._wishes = screen, wishes
-        self._stop_beside_rival()
+        self._stop_beside_old_node()
         if not wishes.dry_run:
             self._stop_without_chain()
         recovered = self._gather()
@@ -207,7 +207,7 @@ class Restore:
         while witnesses and answered < _WITNESSES:
             answered += self._hear_again(witnesses[:_AT_ONCE])
             del witnesses[:_AT_ONCE]
-            self._stop_beside_rival()
+            self._stop_beside_old_node()
         self._unwitnessed = not answered
         if self._unwitnessed:
             self._say(answers.UNWITNESSED)
@@ -222,7 +222,7 @@ class Restore:
         self._user.heard |= asked
         return answered
 
-    def _stop_beside_rival(self) -> None:
+    def _stop_beside_old_node(self) -> None:
         sign = self._user.old_node.sign
         if sign and not (self._wishes.force or self._wishes.dry_run):
             raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
@@ -246,11 +246,11 @@ class Restore:
         self._done = 0
         self._show_progress(0, steps)
         _all_at_once(lambda peer: self._close_with(peer, steps), open_plans)
-        self._stop_beside_rival()
+        self._stop_beside_old_node()
 
     def _close_with(self, peer: PeerPlan, steps: int) -> None:
         try:
-            self._stop_beside_rival()
+            self._stop_beside_old_node()
             told = self._reach.bring_to_close(peer)
             if told:
                 # Once more, after the outputs were looked at: this can't be taken back.
