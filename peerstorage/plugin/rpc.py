@@ -36,69 +36,80 @@ from peerstorage.recovery.restore import Restore, Wishes
 RESUME_WORD = "discard"
 
 
-class Methods:
-    """One function for each method: lightningd shows its parameters and its docstring. A parameter that a method
-    doesn't know is refused by name."""
+Methods = dict[str, Callable[..., None]]
 
-    def __init__(self, app: App) -> None:
-        self._app = app
 
-    def recover(self, request: Any, source: str | None = None, **unknown: Any) -> None:
-        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
-        input.
+def register(plugin: Plugin, app: App) -> None:
+    """Declares the methods. They are functions: of a bound method pyln would show `self` as a parameter."""
+    for methods in (_of_the_copies(app), _of_files(app), _of_others(app), _of_recovery(app)):
+        for name, function in methods.items():
+            plugin.add_method(name, function, background=True, description="Peer storage")
 
-        Changes nothing."""
-        if source is None:
-            _answer_later(self._app, request, unknown, lambda: _recover(self._app))
-        else:
-            _answer_after_reading(self._app, request, unknown, str(source), _recover_from)
 
-    def status(self, request: Any, **unknown: Any) -> None:
+def _of_the_copies(app: App) -> Methods:
+    def status(request: Any, **unknown: Any) -> None:
         """Who holds our backup, what each peer proved, and what we store for others. Changes nothing."""
-        _answer_later(self._app, request, unknown, lambda: _status(self._app))
+        _answer_later(app, request, unknown, lambda: _status(app))
 
-    def push(self, request: Any, peer_id: str | None = None, **unknown: Any) -> None:
+    def push(request: Any, peer_id: str | None = None, **unknown: Any) -> None:
         """Sends our backup now, to one peer or to all that are connected and offer storage."""
-        _answer_later(self._app, request, unknown, lambda: _push(self._app, peer_id))
+        _answer_later(app, request, unknown, lambda: _push(app, peer_id))
 
-    def audit(self, request: Any, peer_id: str | None = None, **unknown: Any) -> None:
+    def audit(request: Any, peer_id: str | None = None, **unknown: Any) -> None:
         """Connects idle peers anew, one or all, so that they prove what they hold of our backup."""
         if unknown:
             _refuse_unknown(request, unknown)
         else:
-            _audit(self._app, request, peer_id)
+            _audit(app, request, peer_id)
 
-    def stored(self, request: Any, **unknown: Any) -> None:
-        """Backups that we store for other nodes. Changes nothing."""
-        _answer_later(self._app, request, unknown, lambda: _list(self._app))
+    return {"peerstorage-status": status, "peerstorage-push": push, "peerstorage-audit": audit}
 
-    def forget(self, request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
-        """Deletes what we store for a peer; force: even while a channel with it is open."""
-        _answer_later(self._app, request, unknown, lambda: _forget(self._app, str(peer_id), _true(force)))
 
+def _of_files(app: App) -> Methods:
     def export(
-        self, request: Any, file: str | None = None, channel_id: Any = None, *more: Any, **unknown: Any
+        request: Any, file: str | None = None, channel_id: Any = None, *more: Any, **unknown: Any
     ) -> None:
         """Writes a backup of all channels, or of those named, to a new file; without file: as hex and text.
 
         channel_id may be several, as an array or one after the other."""
         first = channel_id if isinstance(channel_id, list) else [channel_id]
         chosen = [str(one) for one in (*first, *more) if one is not None]
-        _export(self._app, request, unknown, str(file or ""), chosen)
+        _export(app, request, unknown, str(file or ""), chosen)
 
-    def verify(self, request: Any, source: str | None = None, **unknown: Any) -> None:
+    def verify(request: Any, source: str | None = None, **unknown: Any) -> None:
         """Opens a backup (the local file, or source as in peerstorage-recover) and compares it with this node.
 
         Changes nothing."""
-        path = str(source or self._app.local_file.path or "")
-        _answer_after_reading(self._app, request, unknown, path, _verify)
+        _answer_after_reading(app, request, unknown, str(source or app.local_file.path or ""), _verify)
 
-    def resume(self, request: Any, word: str | None = None, **unknown: Any) -> None:
-        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
-        _answer_later(self._app, request, unknown, lambda: _resume(self._app, word))
+    return {"peerstorage-export": export, "peerstorage-verify": verify}
+
+
+def _of_others(app: App) -> Methods:
+    def stored(request: Any, **unknown: Any) -> None:
+        """Backups that we store for other nodes. Changes nothing."""
+        _answer_later(app, request, unknown, lambda: _list(app))
+
+    def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
+        """Deletes what we store for a peer; force: even while a channel with it is open."""
+        _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
+
+    return {"peerstorage-list": stored, "peerstorage-forget": forget}
+
+
+def _of_recovery(app: App) -> Methods:
+    def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
+        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
+        input.
+
+        Changes nothing."""
+        if source is None:
+            _answer_later(app, request, unknown, lambda: _recover(app))
+        else:
+            _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
     def restore(
-        self, request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
+        request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
     ) -> None:
         """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
 
@@ -109,25 +120,17 @@ class Methods:
         elif not str(wait).isdecimal():
             _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
         else:
-            _restore(self._app, request, Wishes(_true(dry_run), int(wait), _true(force)))
+            _restore(app, request, Wishes(_true(dry_run), int(wait), _true(force)))
 
+    def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
+        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
+        _answer_later(app, request, unknown, lambda: _resume(app, word))
 
-def register(plugin: Plugin, app: App) -> None:
-    """Declares the methods."""
-    methods = Methods(app)
-    for name, function in (
-        ("peerstorage-recover", methods.recover),
-        ("peerstorage-status", methods.status),
-        ("peerstorage-push", methods.push),
-        ("peerstorage-audit", methods.audit),
-        ("peerstorage-list", methods.stored),
-        ("peerstorage-forget", methods.forget),
-        ("peerstorage-export", methods.export),
-        ("peerstorage-verify", methods.verify),
-        ("peerstorage-resume", methods.resume),
-        ("peerstorage-restore", methods.restore),
-    ):
-        plugin.add_method(name, function, background=True, description="Peer storage")
+    return {
+        "peerstorage-recover": recover,
+        "peerstorage-restore": restore,
+        "peerstorage-resume": resume,
+    }
 
 
 def _answer_later(
