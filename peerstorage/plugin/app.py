@@ -53,7 +53,8 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        self._inbox: dict[tuple[str, int], bytes] = {}
+        # Peers' own blobs that wait for the worker, by node_id.
+        self._inbox: dict[str, bytes] = {}
         self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
@@ -95,7 +96,7 @@ class App:
             self.store = Store(self.node)
             self.key = self.node.secret()
             self.user = User(self.node, self.store, self.key, self.options, self._log)
-            self.gate = Gate(self.options.settle)
+            self.gate = Gate(self.options.settle, self.user.hearing)
             self.alerts = Alerts(self._emit, self._log, time.monotonic())
             self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
             builtin = self.node.builtin_is_active()
@@ -162,9 +163,8 @@ class App:
             # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
             with self._inbox_lock:
                 inbox = list(self._inbox.items())
-            for (peer_id, kind), blob in inbox:
-                if kind == PEER_STORAGE:
-                    self.keeper.received(peer_id, blob)
+            for peer_id, blob in inbox:
+                self.keeper.received(peer_id, blob)
             self.keeper.flush()
         finally:
             self.vault.flush(_FILE_SECONDS)
@@ -236,42 +236,41 @@ class App:
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
-        if payload.startswith(_RETRIEVAL_HEX) and self.gate.ends_by_retrieval(peer_id):
+        at_gate = payload.startswith(_RETRIEVAL_HEX) and self.gate.holds(peer_id)
+        if at_gate and self.gate.ends_by_retrieval(peer_id):
             self._turned_away(peer_id)
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
-            self.gate.judged(peer_id)
             self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
-        if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
+        if message is None:
             return CONTINUE
-        key = (peer_id, message.type)
-        if message.type == PEER_STORAGE_RETRIEVAL:
-            # From now on nothing is sent to this peer until its retrieval is judged.
-            self.user.sessions.unjudged.add(peer_id)
-        with self._inbox_lock:
-            waiting = key in self._inbox
-            self._inbox[key] = message.blob
-        if not waiting:
-            self.worker.submit("custommsg", lambda: self._receive(key))
+        if message.type == PEER_STORAGE:
+            with self._inbox_lock:
+                is_first = peer_id not in self._inbox
+                self._inbox[peer_id] = message.blob
+            if is_first:
+                self.worker.submit("custommsg", lambda: self._store(peer_id))
+        # From now on nothing is sent to this peer until its retrieval is judged.
+        elif self.options.use and self.user.hearing.arrived(peer_id, message.blob, at_gate=at_gate):
+            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
         return CONTINUE
 
-    def _receive(self, key: tuple[str, int]) -> None:
+    def _store(self, peer_id: str) -> None:
         with self._inbox_lock:
-            blob = self._inbox.pop(key)
-        peer_id, kind = key
-        if kind == PEER_STORAGE:
-            self.keeper.received(peer_id, blob)
-        else:
-            try:
-                self.user.retrieved(peer_id, blob)
-            except PeerstorageError:
-                self._receive_again(key, blob)
-                raise
-            self.gate.judged(peer_id)
-            self._heed_guard()
-            self.watch.soon()
+            blob = self._inbox.pop(peer_id)
+        self.keeper.received(peer_id, blob)
+
+    def _retrieve(self, peer_id: str) -> None:
+        blob = self.user.hearing.take(peer_id)
+        try:
+            self.user.retrieved(peer_id, blob)
+        except PeerstorageError:
+            self._retrieve_again(peer_id, blob)
+            raise
+        self._heed_guard()
+        self.watch.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
@@ -298,16 +297,13 @@ class App:
         self._heed_guard()
         self.watch.soon()
 
-    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+    def _retrieve_again(self, peer_id: str, blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
         nor let in before."""
 
         def again() -> None:
-            with self._inbox_lock:
-                if key in self._inbox:
-                    return
-                self._inbox[key] = blob
-            self.worker.submit("custommsg", lambda: self._receive(key))
+            if self.user.hearing.put_back(peer_id, blob):
+                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True

@@ -81,7 +81,7 @@ class Restore:
         self._user = user
         # A connection of its own.
         self._node = Node(node.rpc_path)
-        self._reach = Reach(self._node, gate, departures, user.heard)
+        self._reach = Reach(self._node, gate, departures, user.hearing)
         self._store = Store(self._node)
         self._contacts = Contacts(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
@@ -154,7 +154,7 @@ class Restore:
         tried: set[str] = set()
         while True:
             recovered = self._merge()
-            known = self._user.heard | tried
+            known = self._user.hearing.known | tried
             unheard = [peer for peer in self._open(self._plan(recovered)) if peer.peer_id not in known]
             if not unheard:
                 return recovered
@@ -203,10 +203,10 @@ class Restore:
         """How many returned a copy."""
         asked = {peer.peer_id for peer in peers}
         # Else the gate turns them away before they return anything.
-        self._user.heard -= asked
+        self._user.hearing.forget(asked)
         _all_at_once(self._hear, peers)
-        answered = len(self._user.heard & asked)
-        self._user.heard |= asked
+        answered = len(self._user.hearing.known & asked)
+        self._user.hearing.know(asked)
         return answered
 
     def _stop_beside_rival(self) -> None:
@@ -299,7 +299,7 @@ class Restore:
                     states[channel_id] = SPENT
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)
-        unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
+        unheard = [peer.peer_id for peer in plans if not self._user.hearing.knows(peer.peer_id)]
         why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
         return report.restored(
             plans,

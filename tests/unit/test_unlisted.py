@@ -222,7 +222,7 @@ def test_the_only_channel_without_an_entry_is_not_replaced_by_nothing(world: Wor
     world.passes(200)
     assert len(world.got[ALICE]) == sent
     assert not world.user.fresh
-    assert world.user.insiders == {ALICE}
+    assert world.user.admitted == {ALICE}
 
 
 @pytest.mark.parametrize("revocations", [None, 0, 4, 6, 99])
