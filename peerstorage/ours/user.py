@@ -20,9 +20,9 @@ from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
 from peerstorage.ours import guard, retrieval
 from peerstorage.ours.contacts import Contacts
-from peerstorage.ours.guard import Judgement, StartGrace, Verdict, judge
+from peerstorage.ours.entrance import Entrance
+from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
-from peerstorage.ours.peers import is_holder
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -40,8 +40,6 @@ _SHORTEST_REFRESH_SECONDS = 10.0
 _IDLE_SHARE, _BUSY_SHARE = 0.01, 0.03
 # So many peers get a backup before the worker looks at what else there is to do.
 _AT_ONCE = 16
-# So long after a start partners may have to wait for what other peers return.
-_GRACE_SECONDS = 60.0
 # lightningd's states of a channel that has just been made.
 _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
@@ -52,8 +50,10 @@ class User:
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        self.entrance = Entrance(self.ledger, options)
         self.hearing = Hearing(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.hearing)
+        self.sessions.partners = self.ledger.partners
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
         for peer_id, address in store.reached().items():
@@ -71,9 +71,6 @@ class User:
             look=self.look,
         )
         self.rival = Rival(self.ledger.returned if self.recovering else {}, time.monotonic())
-        # For the gate, see Watch.
-        self.fresh = False
-        self.admitted: frozenset[str] = frozenset()
         self.strangers = Strangers(
             self.ledger,
             self.sessions,
@@ -82,13 +79,9 @@ class User:
             may_replace=self.sender.may_replace,
             key=key,
         )
-        self._mark_entrance()
-        if self.fresh and not self.recovering:
+        if self.entrance.fresh and not self.recovering:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
             self.hearing.ask_anew(())
-        holders = {peer_id for peer_id, record in self.ledger.records.items() if is_holder(record)}
-        asked = holders & self.ledger.partners or holders
-        self._grace = StartGrace(asked, options.replicas, time.monotonic() + _GRACE_SECONDS)
         self._joined_late: set[str] = set()
         # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
         self._missed: dict[str, SentRecord] = {}
@@ -112,20 +105,10 @@ class User:
     def recovering(self) -> bool:
         return self.ledger.recovering
 
-    @property
-    def guarding(self) -> bool:
-        """Whether peers with channels have to wait for what other peers return."""
-        return self._options.guard == "halt" and self._grace.lasts(time.monotonic())
-
-    @property
-    def halted(self) -> bool:
-        """Whether an old database was proved, and no peer with a channel is to be let in."""
-        return self._options.guard == "halt" and self.ledger.state.old
-
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()
-        return not self.recovering or peer_id in self.admitted
+        return not self.recovering or peer_id in self.entrance.admitted
 
     # Events
 
@@ -153,7 +136,7 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.fresh = False
+        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -264,7 +247,7 @@ class User:
         self.ledger.save(state)
         if turned:
             self.hearing.ask_anew(self.ledger.returned)
-            self._mark_entrance()
+            self.entrance.update()
         return turned
 
     def _heed(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
@@ -275,7 +258,7 @@ class User:
         elif judgement.verdict is Verdict.EARLIER:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
         if judgement.verdict is not Verdict.LOST:
-            self._grace.answered(peer_id)
+            self.entrance.answered(peer_id)
         if judgement.verdict is Verdict.FINE:
             self.sender.may_replace.add(peer_id)
         after = self.ledger.state.rival_after
@@ -308,7 +291,7 @@ class User:
             self.sender.send(due[:_AT_ONCE], now)
 
     def _shrink(self) -> None:
-        self.strangers.shrink(self.admitted | set(self.sessions), int(time.time()))
+        self.strangers.shrink(self.entrance.admitted | set(self.sessions), int(time.time()))
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -324,12 +307,6 @@ class User:
         self._remember(peer_id, retrieval.disproved(record, self._options.interval))
         self.strangers.verdicts[peer_id] += 1
 
-    def _mark_entrance(self) -> None:
-        """`fresh`: no channels and no history: a new node or one that lost everything. Only peers can tell."""
-        self.fresh = not (self.ledger.channels or self.ledger.unlisted or self.ledger.state.has_sent)
-        self.sessions.partners = partners = self.ledger.partners
-        self.admitted = frozenset() if self.halted else partners
-
     def look(self, lately: bool = False) -> None:
         """Asks lightningd for the channels, and tells the sessions whose blobs change.
 
@@ -342,7 +319,8 @@ class User:
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
         self.ledger.have(self._node.channels(), self._node.unlisted)
-        self._mark_entrance()
+        self.sessions.partners = self.ledger.partners
+        self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]

@@ -178,7 +178,7 @@ class App:
                 self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
         if self.options.use:
-            decision = self.gate.decide(self.user, peer_id, offers=offers)
+            decision = self.gate.decide(self.user.entrance, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
@@ -193,7 +193,7 @@ class App:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
             self.keeper.serve(peer_id)
-            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
+            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.entrance.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)
         finally:
@@ -202,8 +202,8 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.halted or (self.options.use and self.user.recovering)
-        if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
+        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -274,7 +274,7 @@ class App:
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
-        if self.user.halted:
+        if self.user.entrance.halted:
             for peer_id in self.gate.release_waiting(DISCONNECT):
                 self._refused(peer_id)
             if not self._refusing:
@@ -282,9 +282,9 @@ class App:
                 for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
                     with contextlib.suppress(NodeError):
                         self.node.disconnect(peer_id)
-        elif not self.user.guarding:
+        elif not self.user.entrance.guarding:
             self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.halted
+        self._refusing = self.user.entrance.halted
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)

@@ -180,7 +180,7 @@ def _holders_first(user: User) -> list[str]:
     """Peers that have, had or should have a backup of ours, the most useful first."""
     records = user.ledger.records
     known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
-    known |= user.admitted & set(user.sessions)
+    known |= user.entrance.admitted & set(user.sessions)
     return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
 
 

@@ -176,7 +176,7 @@ class Model(RuleBasedStateMachine):
         """It returns `blob`, at once or just in time."""
         self.disconnect(peer_id)
         self.returned.discard(peer_id)
-        decision = self.gate.decide(self.user, peer_id, offers=True)
+        decision = self.gate.decide(self.user.entrance, peer_id, offers=True)
         stranger = all(entry.node_id.hex() != peer_id for entry in self.node.channels_now.values())
         if decision is Decision.LEAVE:
             return

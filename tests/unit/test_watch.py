@@ -46,7 +46,8 @@ class Case:
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         rival = SimpleNamespace(sign="")
-        return SimpleNamespace(recovering=False, fresh=False, halted=False, rival=rival, ledger=ledger)
+        entrance = SimpleNamespace(fresh=False, halted=False)
+        return SimpleNamespace(recovering=False, entrance=entrance, rival=rival, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
@@ -138,7 +139,7 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
         ("recovering", "info"),
     ]
     assert "are let in" in case.watch.todo()[0]
-    case.user.halted = True
+    case.user.entrance.halted = True
     assert "are refused" in case.watch.todo()[0]
     case.user.recovering = False
     case.user.rival.sign = ""

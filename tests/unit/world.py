@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.node import Node, NodeError
-from peerstorage.ours import contacts, placement, sender, user
+from peerstorage.ours import contacts, entrance, placement, sender, user
 from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 
@@ -37,7 +37,7 @@ class Clock:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in (contacts, placement, sender, user):
+            for module in (contacts, entrance, placement, sender, user):
                 stack.enter_context(patch.object(module, "time", self))
             yield
 
