@@ -53,7 +53,8 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        self._inbox: dict[tuple[str, int], bytes] = {}
+        # Retrievals that wait to be judged, by node_id.
+        self._inbox: dict[str, bytes] = {}
         self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
@@ -159,12 +160,6 @@ class App:
 
     def _flush(self) -> None:
         try:
-            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
-            with self._inbox_lock:
-                inbox = list(self._inbox.items())
-            for (peer_id, kind), blob in inbox:
-                if kind == PEER_STORAGE:
-                    self.keeper.received(peer_id, blob)
             self.keeper.flush()
         finally:
             self.vault.flush(_FILE_SECONDS)
@@ -246,32 +241,30 @@ class App:
             return CONTINUE
         if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
             return CONTINUE
-        key = (peer_id, message.type)
-        if message.type == PEER_STORAGE_RETRIEVAL:
-            # From now on nothing is sent to this peer until its retrieval is judged.
-            self.user.sessions.unjudged.add(peer_id)
+        if message.type == PEER_STORAGE:
+            if self.keeper.arrived(peer_id, message.blob):
+                self.worker.submit("custommsg", self.keeper.take_in)
+            return CONTINUE
+        # From now on nothing is sent to this peer until its retrieval is judged.
+        self.user.sessions.unjudged.add(peer_id)
         with self._inbox_lock:
-            waiting = key in self._inbox
-            self._inbox[key] = message.blob
+            waiting = peer_id in self._inbox
+            self._inbox[peer_id] = message.blob
         if not waiting:
-            self.worker.submit("custommsg", lambda: self._receive(key))
+            self.worker.submit("custommsg", lambda: self._receive(peer_id))
         return CONTINUE
 
-    def _receive(self, key: tuple[str, int]) -> None:
+    def _receive(self, peer_id: str) -> None:
         with self._inbox_lock:
-            blob = self._inbox.pop(key)
-        peer_id, kind = key
-        if kind == PEER_STORAGE:
-            self.keeper.received(peer_id, blob)
-        else:
-            try:
-                self.user.retrieved(peer_id, blob)
-            except PeerstorageError:
-                self._receive_again(key, blob)
-                raise
-            self.gate.judged(peer_id)
-            self._heed_guard()
-            self.watch.soon()
+            blob = self._inbox.pop(peer_id)
+        try:
+            self.user.retrieved(peer_id, blob)
+        except PeerstorageError:
+            self._receive_again(peer_id, blob)
+            raise
+        self.gate.judged(peer_id)
+        self._heed_guard()
+        self.watch.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
@@ -298,16 +291,16 @@ class App:
         self._heed_guard()
         self.watch.soon()
 
-    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+    def _receive_again(self, peer_id: str, blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
         nor let in before."""
 
         def again() -> None:
             with self._inbox_lock:
-                if key in self._inbox:
+                if peer_id in self._inbox:
                     return
-                self._inbox[key] = blob
-            self.worker.submit("custommsg", lambda: self._receive(key))
+                self._inbox[peer_id] = blob
+            self.worker.submit("custommsg", lambda: self._receive(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True

@@ -1,7 +1,8 @@
 """The provider's side: peers' blobs come in, lie in the datastore, and go back to them.
 
 Rules:
-- What is stored is given back at every connection, whatever the policy says by now.
+- What is stored is given back at every connection, whatever the policy says by now. What a peer sent just before
+  is newer, so it is taken in first: the hook leaves it here, not with a task of the worker, which may be late.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
 - Of a peer without a channel a backup is looked at twice: to whom we open one stores with us a moment before our
   lightningd has the channel, and if it runs the built-in, not again before it reconnects.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +36,28 @@ _FLUSH_SECONDS = 4.0
 _NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
 
 
+class Arrivals:
+    """What peers sent a moment ago, of each the newest. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, peer_id: str, blob: bytes) -> bool:
+        """Whether nothing was here before: somebody should come for it."""
+        with self._lock:
+            first = not self._blobs
+            self._blobs[peer_id] = blob
+        return first
+
+    def take(self) -> dict[str, bytes]:
+        with self._lock:
+            taken, self._blobs = self._blobs, {}
+        return taken
+
+
 class Keeper:
-    """All methods run on the worker."""
+    """All methods but `arrived` run on the worker."""
 
     def __init__(self, node: Node, store: Store, options: Options, folder: Path, alerts: Alerts) -> None:
         self._node, self._store, self._options, self._folder = node, store, options, folder
@@ -45,7 +67,8 @@ class Keeper:
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
-        self.provider = Provider(options.interval, options.quota, sizes)
+        self.provider = Provider(options.write_delay, options.quota, sizes)
+        self._arrivals = Arrivals()
         self._said = Once()
         try:
             left_over = spill.take(folder)
@@ -60,6 +83,8 @@ class Keeper:
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
+        self.take_in()
+        self.provider.connected(peer_id)
         self._heeded(peer_id)
         if peer_id in self.metas:
             self.visitors.add(peer_id)
@@ -74,14 +99,17 @@ class Keeper:
         except StoreError as error:
             self._log("warn", f"peer {peer_id} does not get its backup at this connection: {error}")
 
-    def received(self, peer_id: str, blob: bytes) -> None:
-        if self._options.provide != "none":
+    def arrived(self, peer_id: str, blob: bytes) -> bool:
+        """A peer sent a blob; whether the worker is to be told to `take_in`."""
+        return self._options.provide != "none" and self._arrivals.put(peer_id, blob)
+
+    def take_in(self) -> None:
+        for peer_id, blob in self._arrivals.take().items():
             self.provider.received(peer_id, blob)
 
     def disconnected(self, peer_id: str) -> None:
-        now = time.monotonic()
-        if self.provider.leaves(peer_id, now):
-            self._write(peer_id, now, leaving=True)
+        self.take_in()
+        self._write(peer_id, time.monotonic(), leaving=True)
 
     def next_event(self) -> float:
         return self.provider.next_event()
@@ -95,6 +123,7 @@ class Keeper:
         """Writes what waits, for the plugin is about to stop: to the datastore, and what can't be, or not in time,
         or may have a channel in a moment, to a file."""
         begun = time.monotonic()
+        self.take_in()
         with contextlib.suppress(PeerstorageError):
             for peer_id in self.provider.due(begun, flush=True):
                 if time.monotonic() < begun + _FLUSH_SECONDS:
