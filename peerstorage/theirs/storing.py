@@ -70,16 +70,46 @@ class Keeper:
         self.provider = Provider(options.write_delay, options.quota, sizes)
         self._arrivals = Arrivals()
         self._said = Once()
+        # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
+        self._left_over = self._take_left_over()
+
+    def _take_left_over(self) -> dict[str, bytes] | None:
         try:
-            left_over = spill.take(folder)
+            left_over = spill.read(self._folder)
+            # One that doesn't say what it replaces could replace something newer at the next start.
+            if any(waiting.replaces is None for waiting in left_over.values()):
+                left_over = {
+                    peer_id: waiting._replace(replaces=self._digest(peer_id))
+                    for peer_id, waiting in left_over.items()
+                    if waiting.replaces in {None, self._digest(peer_id)}
+                }
+                spill.save(self._folder, left_over)
         except OSError as error:
             self._log("warn", f"what peers sent before the last stop can't be read: {error}")
-            left_over = {}
+            return None
         for peer_id, (blob, replaces) in left_over.items():
-            stored = store.blob(peer_id)
-            is_next = replaces in {None, hashlib.sha256(stored).hexdigest() if stored else ""}
-            if not self._heeded(peer_id) and is_next:
+            if not self._heeded(peer_id) and replaces == self._digest(peer_id):
                 self.provider.received(peer_id, blob)
+        return {peer_id: waiting.blob for peer_id, waiting in left_over.items()}
+
+    def _digest(self, peer_id: str) -> str:
+        """SHA-256 in hex of what is stored for a peer; empty: nothing is."""
+        stored = self._store.blob(peer_id)
+        return hashlib.sha256(stored).hexdigest() if stored else ""
+
+    def _is_done_with_left_over(self) -> bool:
+        """Whether its file is of no more use. Asked by the worker, so the start went well."""
+        return self._left_over is not None and not any(
+            self.provider.pending(peer_id) == blob for peer_id, blob in self._left_over.items()
+        )
+
+    def _drop_left_over(self) -> None:
+        if self._is_done_with_left_over():
+            self._left_over = None
+            try:
+                spill.remove(self._folder)
+            except OSError as error:
+                self._log("warn", f"{spill.NAME} can't be removed: {error.strerror}; what is in it is stored")
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
@@ -112,12 +142,13 @@ class Keeper:
         self._write(peer_id, time.monotonic(), leaving=True)
 
     def next_event(self) -> float:
-        return self.provider.next_event()
+        return float("-inf") if self._is_done_with_left_over() else self.provider.next_event()
 
     def tick(self, now: float) -> None:
         # One at a time: a peer that connects must not wait for a thousand writes.
         for peer_id in self.provider.due(now)[:1]:
             self._write(peer_id, now)
+        self._drop_left_over()
 
     def flush(self) -> None:
         """Writes what waits, for the plugin is about to stop: to the datastore, and what can't be, or not in time,
@@ -133,6 +164,7 @@ class Keeper:
             for peer_id, blob in self.provider.all_pending().items()
         }
         if not waiting:
+            self._drop_left_over()
             return
         try:
             spill.save(self._folder, waiting)

@@ -78,6 +78,58 @@ def test_of_a_flood_the_newest_of_each_peer_waits_and_the_worker_is_told_once(
     assert not started(disk, tmp_path, Options(provide="none")).arrived(PEERS[0], b"nobody comes for it")
 
 
+@pytest.fixture
+def left_over(disk: Disk, tmp_path: Path) -> Path:
+    """b"old" of each peer is stored, b"new" waits in the file."""
+    subject = started(disk, tmp_path, BUSY)
+    for blob in (b"old", b"new"):
+        for peer_id in PEERS:
+            subject.arrived(peer_id, blob)
+        subject.take_in()
+        work(subject, disk.clock.now)
+    disk.seconds = 3.0
+    subject.flush()
+    disk.seconds = 0.0
+    return tmp_path / spill.NAME
+
+
+def test_a_start_that_fails_or_is_killed_takes_nothing_from_a_peer(disk: Disk, left_over: Path) -> None:
+    waiting = left_over.read_text()
+    for ticks in (0, 0, 1, 3):
+        subject = started(disk, left_over.parent, BUSY)
+        for _ in range(ticks):
+            subject.tick(disk.clock.now)
+        assert left_over.read_text() == waiting, "it is there until all of it is stored"
+    subject = started(disk, left_over.parent, BUSY)
+    work(subject, disk.clock.now)
+    assert {Store(disk).blob(peer_id) for peer_id in PEERS} == {b"new"}
+    assert not left_over.exists()
+    assert subject.next_event() == float("inf")
+
+
+@pytest.mark.parametrize("fields", [3, 2])
+def test_the_file_that_stays_replaces_nothing_newer(disk: Disk, left_over: Path, fields: int) -> None:
+    """Earlier versions wrote two fields, so there it is noted first what they would replace."""
+    lines = [line.split()[:fields] for line in left_over.read_text().splitlines()]
+    left_over.write_text("".join(f"{' '.join(line)}\n" for line in lines))
+    here = [line[0] for line in lines]
+    subject = started(disk, left_over.parent, BUSY)
+    subject.tick(disk.clock.now)
+    subject.arrived(here[-1], b"newest")
+    subject.disconnected(here[-1])
+    assert left_over.exists()
+    work(started(disk, left_over.parent, BUSY), disk.clock.now)
+    assert Store(disk).blob(here[-1]) == b"newest"
+    assert not left_over.exists()
+
+
+def test_a_file_that_cannot_be_read_stays(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / spill.NAME).mkdir()
+    subject = started(disk, tmp_path, BUSY)
+    work(subject, disk.clock.now)
+    assert (tmp_path / spill.NAME).is_dir()
+
+
 def work(subject: Keeper, now: float) -> None:
     """What is due is done."""
     while subject.next_event() <= now:
