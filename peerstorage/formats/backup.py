@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, is_point
 from peerstorage.errors import FormatError
-from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.formats.scb import NOWHERE, ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD
 
 LEGACY, MODERN = 6135, 6137
@@ -136,13 +136,17 @@ def digest(channel_ids: Iterable[bytes]) -> bytes:
 
 
 def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
-    """Fingerprints of the channels: their structure (a new host of the peer counts, not its port, which is new
-    at every inbound connection), and everything."""
+    """Fingerprints of the channels: their structure, and everything, penalty data and addresses too.
+
+    An address is no structure, for lightningd gives the one of the last connection, in or out. One from which the
+    peer connected counts nowhere: nobody can call it there, and a phone has another one all the time.
+    """
     structure, everything = hashlib.sha256(), hashlib.sha256()
     for entry in sorted(channels, key=lambda entry: entry.channel_id):
-        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type, entry.address.host)
+        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type)
         structure.update(b"".join(len(part).to_bytes(2, "big") + part for part in parts))
-        everything.update(entry.to_bytes())
+        known = entry if entry.address.may_listen else replace(entry, address=NOWHERE)
+        everything.update(known.to_bytes())
     return structure.digest(), everything.digest()
 
 

@@ -346,7 +346,8 @@ def test_digest_is_over_the_ids_in_rising_order() -> None:
         ({"funding_vout": 1}, True),
         ({"channel_type": b""}, True),
         ({"channel_type": bytes(MAX_CHANNEL_TYPE)}, True),
-        ({"address": WireAddress(1, bytes([127, 0, 0, 2]), 9735)}, True),
+        ({"address": WireAddress(1, bytes([127, 0, 0, 2]), 9735)}, False),
+        ({"address": WireAddress(5, b"a.example", 40404)}, False),
         ({"address": WireAddress(1, bytes([127, 0, 0, 1]), 40404)}, False),
         ({"tlvs": entry(1, revocations=11).tlvs}, False),
     ],
@@ -358,6 +359,17 @@ def test_fingerprints_tell_a_change_of_structure_from_others(
     assert fingerprints(CHANNELS[::-1]) == before
     assert (before[0] != after[0]) is is_structural
     assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("port", [0, 1, 1024, 9734, 32768, 40404, 65535])
+def test_where_a_peer_connected_from_changes_no_fingerprint(kind: int, port: int) -> None:
+    """A phone that connects from another network each time is no reason to send anything to anybody."""
+    phones = [
+        fingerprints([replace(CHANNELS[0], address=WireAddress(kind, bytes([number] * (4, 16)[kind - 1]), port))])
+        for number in range(3)
+    ]
+    assert len(set(phones)) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300])
