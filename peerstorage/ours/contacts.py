@@ -4,6 +4,7 @@ Rules:
 - An address at which we reached a peer comes before what gossip says, and that before what a backup says.
 - For the directory lightningd is asked about a peer at most once an hour, and about a few at a time: addresses
   change rarely, backups often, and the worker has hooks to answer.
+- A peer has a few places in the directory, whatever it announces: the others need theirs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from peerstorage.ours.reliability import rank
 
 _FRESH_SECONDS = 3600.0
 _MOST_QUESTIONS = 20
+_MOST_ADDRESSES = 3
 
 
 class Contacts:
@@ -58,10 +60,10 @@ class Contacts:
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
             for peer_id in holders
-            for address in self._remembered(peer_id)
+            for address in self._remembered(peer_id)[:_MOST_ADDRESSES]
         ]
         for entry in channels:
             known = self._remembered(entry.node_id.hex())
             if entry.address not in known:
-                contacts += [Contact(entry.node_id, address) for address in known]
+                contacts += [Contact(entry.node_id, address) for address in known[:_MOST_ADDRESSES]]
         return list(dict.fromkeys(contacts))

@@ -55,3 +55,18 @@ def test_the_directory_names_peers_with_a_channel_before_strangers() -> None:
     node: Any = SimpleNamespace(announced_addresses=lambda peer_id: [])
     named = [contact.node_id.hex() for contact in Contacts(node, reached).directory(records(), CHANNELS)]
     assert named == [*PARTNERS, *PROVEN]
+
+
+def test_a_peer_has_a_few_places_in_the_directory_whatever_it_announces() -> None:
+    def announced(peer_id: str) -> list[WireAddress]:
+        many = 600 if peer_id == PARTNERS[0] else 1
+        return [WireAddress.parse(f"10.1.{number >> 8}.{number & 255}:9735") for number in range(many)]
+
+    reached = {PARTNERS[0]: WireAddress.parse("10.0.0.1:9735")}
+    node: Any = SimpleNamespace(announced_addresses=announced)
+    contacts = Contacts(node, reached)
+    listed = contacts.directory(records(), CHANNELS)
+    places = [str(contact.address) for contact in listed if contact.node_id.hex() == PARTNERS[0]]
+    assert places == ["10.0.0.1:9735", "10.1.0.0:9735", "10.1.0.1:9735"]
+    assert PARTNERS[1] in {contact.node_id.hex() for contact in listed}
+    assert len(contacts.addresses(PARTNERS[0])) == 601, "a restore tries them all"
