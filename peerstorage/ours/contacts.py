@@ -3,7 +3,8 @@
 Rules:
 - An address at which we reached a peer comes before what gossip says, and that before what a backup says.
 - For the directory lightningd is asked about a peer at most once an hour, and about a few at a time: addresses
-  change rarely, backups often, and the worker has hooks to answer.
+  change rarely, backups often. It asks its gossip plugin, which may hang, so a thread of its own waits for that,
+  never the worker, which has hooks to answer. What it finds is in the next directory.
 - A peer has a few places in the directory, whatever it announces: the others need theirs.
 """
 
@@ -15,7 +16,8 @@ from itertools import islice
 
 from peerstorage.formats.backup import Contact
 from peerstorage.formats.scb import ChannelBackup, WireAddress
-from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.newest import Newest
+from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.reliability import rank
 
@@ -30,6 +32,7 @@ class Contacts:
     def __init__(self, node: Node, reached: Mapping[str, WireAddress]) -> None:
         self._node, self._reached = node, reached
         self._announced: dict[str, tuple[float, list[WireAddress]]] = {}
+        self._gossip: Newest[list[str]] = Newest("gossip", self._ask)
 
     def addresses(self, peer_id: str) -> list[WireAddress]:
         """Where a peer can be reached, best first, as lightningd says now."""
@@ -45,8 +48,17 @@ class Contacts:
     def _refresh(self, peer_ids: Iterable[str]) -> None:
         oldest = time.monotonic() - _FRESH_SECONDS
         stale = (peer_id for peer_id in peer_ids if self._announced.get(peer_id, (oldest,))[0] <= oldest)
-        for peer_id in list(islice(stale, _MOST_QUESTIONS)):
-            self.addresses(peer_id)
+        if questions := list(islice(stale, _MOST_QUESTIONS)):
+            self._gossip.put(questions)
+
+    def _ask(self, peer_ids: list[str]) -> None:
+        node = self._node.another()
+        for peer_id in peer_ids:
+            try:
+                announced = node.announced_addresses(peer_id)
+            except NodeError:
+                return  # asked again with the next directory
+            self._announced[peer_id] = time.monotonic(), announced
 
     def directory(
         self, records: Mapping[str, SentRecord], channels: Sequence[ChannelBackup]

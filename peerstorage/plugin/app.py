@@ -112,14 +112,21 @@ class App:
                 folder,
                 self.options,
                 self.key,
-                node=Node(self.node.rpc_path),
+                node=self.node.another(),
                 user=self.user,
                 alerts=self.alerts,
                 submit=self.worker.submit,
                 ahead=self._file_is_ahead,
             )
             behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin, behind_builtin=behind)
+            self.watch = Watch(
+                self.user,
+                self.alerts,
+                self.options,
+                builtin=builtin,
+                behind_builtin=behind,
+                hanging=self.node.hanging,
+            )
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
@@ -137,7 +144,7 @@ class App:
 
     def audit(self) -> Audit:
         """For a thread of its own."""
-        return Audit(self.node.rpc_path, self.user, self.options)
+        return Audit(self.node.another(), self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""

@@ -366,7 +366,9 @@ def test_fingerprints_tell_a_change_of_structure_from_others(
 def test_where_a_peer_connected_from_changes_no_fingerprint(kind: int, port: int) -> None:
     """A phone that connects from another network each time is no reason to send anything to anybody."""
     phones = [
-        fingerprints([replace(CHANNELS[0], address=WireAddress(kind, bytes([number] * (4, 16)[kind - 1]), port))])
+        fingerprints(
+            [replace(CHANNELS[0], address=WireAddress(kind, bytes([number] * (4, 16)[kind - 1]), port))]
+        )
         for number in range(3)
     ]
     assert len(set(phones)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from peerstorage.formats.backup import fingerprints
 from peerstorage.formats.scb import WireAddress
@@ -52,7 +53,8 @@ def test_the_directory_names_peers_with_a_channel_before_strangers() -> None:
         peer_id: WireAddress.parse(f"10.0.{number >> 8}.{number & 255}:9735")
         for number, peer_id in enumerate((*PROVEN, *PARTNERS))
     }
-    node: Any = SimpleNamespace(announced_addresses=lambda peer_id: [])
+    node: Any = Mock()
+    node.another().announced_addresses = lambda peer_id: []
     named = [contact.node_id.hex() for contact in Contacts(node, reached).directory(records(), CHANNELS)]
     assert named == [*PARTNERS, *PROVEN]
 
@@ -63,8 +65,12 @@ def test_a_peer_has_a_few_places_in_the_directory_whatever_it_announces() -> Non
         return [WireAddress.parse(f"10.1.{number >> 8}.{number & 255}:9735") for number in range(many)]
 
     reached = {PARTNERS[0]: WireAddress.parse("10.0.0.1:9735")}
-    node: Any = SimpleNamespace(announced_addresses=announced)
+    node: Any = Mock(announced_addresses=announced)
+    node.another.return_value = node
     contacts = Contacts(node, reached)
+    for _ in range(60):  # a few peers at a time are asked about
+        contacts.directory(records(), CHANNELS)
+        assert contacts._gossip.wait(10)
     listed = contacts.directory(records(), CHANNELS)
     places = [str(contact.address) for contact in listed if contact.node_id.hex() == PARTNERS[0]]
     assert places == ["10.0.0.1:9735", "10.1.0.0:9735", "10.1.0.1:9735"]

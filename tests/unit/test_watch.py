@@ -33,8 +33,14 @@ class Case:
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
         monkeypatch.setattr(report, "holding", lambda user, replicas: self.holding)
+        self.hanging: set[str] = set()
         self.watch = Watch(
-            self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind
+            self.user,
+            self.emitter,
+            Options(**options),
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.hanging,
         )
 
     def a_user(self) -> Any:
@@ -59,6 +65,16 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.watch.todo()) == ([], [], [])
+
+
+def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.hanging.add("listnodes")
+    assert case.told(0) == [("rpc-hangs", "warning")]
+    assert "DOES NOT ANSWER listnodes" in case.watch.todo()[0]
+    assert case.told(30) == []
+    case.hanging.clear()
+    assert case.told(60) == [("rpc-hangs", "info")]
 
 
 @pytest.mark.parametrize(
