@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, is_point
 from peerstorage.errors import FormatError
+from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.facts import read as read_facts
 from peerstorage.formats.scb import NOWHERE, ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD
 
@@ -114,7 +116,7 @@ class Contact:
 @dataclass(frozen=True, slots=True)
 class Backup:
     """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
-    `summary` is None and `directory` empty for the built-in's."""
+    `summary` is None, `directory` and `facts` are empty for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
@@ -124,6 +126,7 @@ class Backup:
     faults: tuple[str, ...] = ()
     lost: int = 0
     version: int = VERSION
+    facts: NodeFacts = NOTHING
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -156,6 +159,8 @@ def encode(
     summary: Summary,
     length: int | None = None,
     directory: Sequence[Contact] = (),
+    *,
+    facts: NodeFacts = NOTHING,
 ) -> bytes:
     """The plaintext of a backup, padded to `length` bytes; None: not padded."""
     if len(entries) > MAX_ENTRIES:
@@ -173,9 +178,9 @@ def encode(
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
-    if length is None:
-        return content
-    return content + _padding(length - len(content))
+    rest = encode_tlvs(facts.records())
+    padding = b"" if length is None else _padding(length - len(content) - len(rest))
+    return content + padding + rest
 
 
 def _padding(length: int) -> bytes:
@@ -244,16 +249,18 @@ def decode(plaintext: bytes) -> Backup:
     lost = count - len(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
+    facts = NOTHING
     try:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
+        facts = read_facts(records, faults)
         summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version)
+    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, facts)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:
