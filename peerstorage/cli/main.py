@@ -163,12 +163,15 @@ def _parser() -> argparse.ArgumentParser:
 def _add_key_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=True)
     group.add_argument(
-        "--hsm-secret", metavar="FILE", help="the node's hsm_secret; a passphrase is asked for"
+        "--hsm-secret",
+        metavar="FILE",
+        help="the node's hsm_secret, or a file with cl1… or 64 hex digits; a passphrase is asked for",
     )
     group.add_argument(
         "--mnemonic",
         action="store_true",
-        help="the node's words: asked for without echo, or the next line of standard input; never an argument",
+        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
+        "of standard input; never an argument",
     )
     group.add_argument(
         "--secret-hex",

@@ -51,8 +51,8 @@ class Screen(Protocol):
 class Audit:
     """One run over some peers, used by one thread."""
 
-    def __init__(self, rpc_path: str, user: User, options: Options) -> None:
-        self._node = Node(rpc_path)
+    def __init__(self, node: Node, user: User, options: Options) -> None:
+        self._node = node
         self._user, self._options = user, options
         self._addresses = Addresses(self._node, user.reached)
 

@@ -1,4 +1,8 @@
-"""The directory in our backups: who else holds one, and where."""
+"""The directory in our backups: who else holds one, and where.
+
+Rules:
+- A peer has a few places in it, whatever it announces: the others need theirs.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.peers import is_holder, partners
 from peerstorage.ours.reliability import rank
+
+_MOST_ADDRESSES = 3
 
 
 class Contacts:
@@ -31,10 +37,10 @@ class Contacts:
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
             for peer_id in holders
-            for address in self._addresses.remembered(peer_id)
+            for address in self._addresses.remembered(peer_id)[:_MOST_ADDRESSES]
         ]
         for entry in channels:
             known = self._addresses.remembered(entry.node_id.hex())
             if entry.address not in known:
-                contacts += [Contact(entry.node_id, address) for address in known]
+                contacts += [Contact(entry.node_id, address) for address in known[:_MOST_ADDRESSES]]
         return list(dict.fromkeys(contacts))

@@ -50,9 +50,6 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        # Peers' own blobs that wait for the worker, by node_id.
-        self._inbox: dict[str, bytes] = {}
-        self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
         self.restoring, self.auditing = threading.Lock(), threading.Lock()
@@ -120,14 +117,21 @@ class App:
             folder,
             options,
             self.key,
-            node=Node(self.node.rpc_path),
+            node=self.node.another(),
             user=self.user,
             alerts=self.alerts,
             submit=self.worker.submit,
             ahead=self._file_is_ahead,
         )
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(self.user, self.alerts, options, builtin=builtin, behind_builtin=behind)
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -136,7 +140,7 @@ class App:
 
     def audit(self) -> Audit:
         """For a thread of its own."""
-        return Audit(self.node.rpc_path, self.user, self.options)
+        return Audit(self.node.another(), self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
@@ -159,11 +163,6 @@ class App:
 
     def _flush(self) -> None:
         try:
-            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
-            with self._inbox_lock:
-                inbox = list(self._inbox.items())
-            for peer_id, blob in inbox:
-                self.storage.received(peer_id, blob)
             self.storage.flush()
         finally:
             self.local_file.flush(_FILE_SECONDS)
@@ -246,20 +245,12 @@ class App:
         if message is None:
             return CONTINUE
         if message.type == PEER_STORAGE:
-            with self._inbox_lock:
-                is_first = peer_id not in self._inbox
-                self._inbox[peer_id] = message.blob
-            if is_first:
-                self.worker.submit("custommsg", lambda: self._store(peer_id))
+            if self.storage.arrived(peer_id, message.blob):
+                self.worker.submit("custommsg", self.storage.take_in)
         # From now on nothing is sent to this peer until its retrieval is judged.
         elif self.options.use and self.user.hearing.arrived(peer_id, message.blob, at_gate=at_gate):
             self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
         return CONTINUE
-
-    def _store(self, peer_id: str) -> None:
-        with self._inbox_lock:
-            blob = self._inbox.pop(peer_id)
-        self.storage.received(peer_id, blob)
 
     def _retrieve(self, peer_id: str) -> None:
         blob = self.user.hearing.take(peer_id)

@@ -94,7 +94,7 @@ class Restore:
         self._key, self._options = key, options
         self._user = user
         # A connection of its own.
-        self._node = Node(node.rpc_path)
+        self._node = node.another()
         self._reach = Reach(self._node, gate, departures, user.hearing)
         self._store = Store(self._node)
         self._addresses = Addresses(self._node, user.reached)

@@ -28,7 +28,7 @@ ROOMS = (
 PURE = {
     "errors": {"errors"},
     "bolt": {"peer_storage"},
-    "formats": {"backup", "greenlight", "keys", "opening", "scb", "sealing", "textform"},
+    "formats": {"backup", "codex32", "facts", "greenlight", "keys", "opening", "scb", "sealing", "textform"},
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {"answers", "merge", "old_node", "plan"},

@@ -22,6 +22,13 @@ from tests.simnet.datastore import Datastore
 _GONE = -32600
 
 
+class AtOnce:
+    """In place of Newest: one thread is enough for a test."""
+
+    def __init__(self, name: str, work: Callable[[Any], None]) -> None:
+        self.put = work
+
+
 class Clock:
     """What the plugin takes for the time module; `offset`: wall clock less monotonic seconds."""
 
@@ -40,6 +47,7 @@ class Clock:
         with ExitStack() as stack:
             for module in (addresses, entrance, placement, sender, user):
                 stack.enter_context(patch.object(module, "time", self))
+            stack.enter_context(patch.object(addresses, "Newest", AtOnce))
             yield
 
 
@@ -53,6 +61,7 @@ class MemoryNode(Node):
 
     def __init__(self, clock: Clock, deliver: Callable[[str, bytes], None]) -> None:
         super().__init__("")
+        self.another = lambda: self  # type: ignore[method-assign]
         self.clock = clock
         self.deliver = deliver
         self.channels_now: dict[bytes, ChannelBackup] = {}

@@ -25,4 +25,3 @@ def test_a_retrieval_waits_for_the_worker_where_we_store_with_peers(use: bool) -
     for name in ("alice", "bob"):
         assert app._on_custommsg(name, payload) == CONTINUE
     assert set(hearing._waiting) == set(hearing._states) == ({"alice", "bob"} if use else set())
-    assert not app._inbox

@@ -33,7 +33,15 @@ class Case:
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
         monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
-        self.todo = Todo(self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind)
+        self.hanging: set[str] = set()
+        self.todo = Todo(
+            self.user,
+            self.emitter,
+            Options(**options),
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.hanging,
+        )
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
@@ -58,6 +66,16 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
+
+
+def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.hanging.add("listnodes")
+    assert case.told(0) == [("rpc-hangs", "warning")]
+    assert "DOES NOT ANSWER listnodes" in case.todo.texts()[0]
+    assert case.told(30) == []
+    case.hanging.clear()
+    assert case.told(60) == [("rpc-hangs", "info")]
 
 
 @pytest.mark.parametrize(
