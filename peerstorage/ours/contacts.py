@@ -9,6 +9,7 @@ from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.peers import is_holder, partners
 from peerstorage.ours.reliability import rank
 
 
@@ -23,10 +24,10 @@ class Contacts:
     ) -> list[Contact]:
         """Peers that hold our backup, those with a channel first, then the most reliable; then peers of channels
         whose entry has another address than where they are."""
-        partners = dict.fromkeys(entry.node_id.hex() for entry in channels)
-        holders = [peer_id for peer_id, record in records.items() if record.counts]
-        holders.sort(key=lambda peer_id: (peer_id not in partners, rank(records[peer_id]), peer_id))
-        self._addresses.refresh(dict.fromkeys((*holders, *partners)))
+        ours = partners(channels)
+        holders = [peer_id for peer_id, record in records.items() if is_holder(record)]
+        holders.sort(key=lambda peer_id: (peer_id not in ours, rank(records[peer_id]), peer_id))
+        self._addresses.refresh(dict.fromkeys((*holders, *sorted(ours))))
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
             for peer_id in holders

@@ -82,7 +82,7 @@ class Todo:
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies()
             found += self._of_peers()
-        if self._behind_builtin and (self._user.recovering or self._user.fresh):
+        if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
             found.append(
                 Condition(
                     "builtin-first",
@@ -106,7 +106,7 @@ class Todo:
     def _of_the_database(self) -> list[Condition]:
         found = []
         if self._user.ledger.state.old:
-            peers = "are refused" if self._user.halted else "are let in (peerstorage-guard=warn)"
+            peers = "are refused" if self._user.entrance.halted else "are let in (peerstorage-guard=warn)"
             found.append(
                 Condition(
                     "old-database",

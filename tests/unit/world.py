@@ -15,7 +15,7 @@ from unittest.mock import patch
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd import addresses
 from peerstorage.lightningd.node import Node, NodeError
-from peerstorage.ours import placement, sender, user
+from peerstorage.ours import entrance, placement, sender, user
 from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 
@@ -38,7 +38,7 @@ class Clock:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in (addresses, placement, sender, user):
+            for module in (addresses, entrance, placement, sender, user):
                 stack.enter_context(patch.object(module, "time", self))
             yield
 

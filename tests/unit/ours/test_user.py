@@ -14,7 +14,7 @@ from peerstorage.formats.backup import decode, encode
 from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
-from peerstorage.ours import crowd, reliability
+from peerstorage.ours import reliability, strangers
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding
 from tests.unit import samples
@@ -93,7 +93,12 @@ def memory_of(user: User) -> int:
     """How many names the process remembers."""
     return max(
         len(known)
-        for known in (user.placement._held, user.sender.may_replace, user.verdicts, user.ledger.records)
+        for known in (
+            user.placement._held,
+            user.sender.may_replace,
+            user.strangers.verdicts,
+            user.ledger.records,
+        )
     )
 
 
@@ -132,10 +137,10 @@ def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with
     held(world, ALICE)
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == set()
-    assert MALLORY in world.user.heard
+    assert MALLORY in world.user.hearing.known
     world.user.retrieved(ALICE, seal(KEY, newer))
     assert world.user.recovering
-    assert world.user.heard == {ALICE}
+    assert world.user.hearing.known == {ALICE}
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == {ALICE, MALLORY}
 
@@ -159,8 +164,8 @@ def test_a_copy_of_an_earlier_life_is_withheld_under_every_name_and_kept_under_o
 
 def test_of_names_that_got_a_backup_only_so_many_are_remembered(world: World) -> None:
     held(world, ALICE)
-    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(crowd, "_STEP", 10):
-        world.user.crowd._enough = 10
+    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(strangers, "_STEP", 10):
+        world.user.strangers._enough = 10
         for name in NAMES:
             world.connect(name)
             world.user.retrieved(name, b"")
@@ -194,10 +199,10 @@ def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
 
 
 def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
-    with patch.object(crowd, "_MOST_HEARD", 10):
+    with patch.object(strangers, "_MOST_KNOWN", 10):
         come_with(world, b"garbage")
-    assert len(world.user.heard) <= 11
-    assert NAMES[-1] in world.user.heard
+    assert len(world.user.hearing.known) <= 11
+    assert NAMES[-1] in world.user.hearing.known
 
 
 # Late
@@ -280,9 +285,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     writes = sent_writes(world)
     for _ in range(10):
         for blob in (b"bad", good, old):
-            world.user.sessions.unjudged.add(ALICE)
+            world.user.hearing.arrived(ALICE, blob)
             world.clock.now += 1
-            world.user.retrieved(ALICE, blob)
+            world.user.retrieved(ALICE, world.user.hearing.take(ALICE))
             assert world.user.sessions.is_ready(ALICE)
     assert sent_writes(world) == writes
     # One that is newer proves that the database is old; what proved nothing before is kept then.
@@ -291,9 +296,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     assert world.user.recovering
     # Who is asked once more has answered, be it with the same.
     world.user.retrieved(ALICE, seal(KEY, newer))
-    world.user.heard.discard(ALICE)
+    world.user.hearing.forget([ALICE])
     world.user.retrieved(ALICE, seal(KEY, newer))
-    assert ALICE in world.user.heard
+    assert world.user.hearing.knows(ALICE)
 
 
 def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:

@@ -9,19 +9,20 @@ from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.lightningd.options import Options
-from peerstorage.ours.session import Sessions
 from peerstorage.plugin.app import App
 from peerstorage.recovery.gate import CONTINUE, Gate
+from peerstorage.recovery.heard import Hearing
 
 
 @pytest.mark.parametrize("use", [True, False])
 def test_a_retrieval_waits_for_the_worker_where_we_store_with_peers(use: bool) -> None:
     """Where we don't, nobody takes it from there: each name would stay for ever."""
     app = App(Plugin(autopatch=False))
-    app.options, app.gate = Options(use=use), Gate(5)
-    app.user = Mock(sessions=Sessions(60, 5))
+    hearing = Hearing()
+    app.options, app.gate = Options(use=use), Gate(5, hearing)
+    app.user = Mock(hearing=hearing)
     payload = Message(PEER_STORAGE_RETRIEVAL, b"x").to_bytes().hex()
     for name in ("alice", "bob"):
         assert app._on_custommsg(name, payload) == CONTINUE
-    assert app.user.sessions.unjudged == ({"alice", "bob"} if use else set())
-    assert len(app._inbox) == (2 if use else 0)
+    assert set(hearing._waiting) == set(hearing._states) == ({"alice", "bob"} if use else set())
+    assert not app._inbox
