@@ -40,7 +40,8 @@ test: $(VENV)/tests
 	$(PYTEST) $(TOGETHER) tests/unit
 	$(PYTEST) $(TOGETHER) tests/simnet tests/integration
 
-# The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks.
+# The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks,
+# ten thousand channels that come and go.
 soak: $(VENV)/tests
 	SOAK=1 $(PYTEST) -m soak tests/simnet tests/integration
 
