@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Hearing(Protocol):
-    """Whether connected peers were heard (recovery/heard.py)."""
+class Connections(Protocol):
+    """Whether connected peers were heard (recovery/connections.py)."""
 
     def connected(self, peer_id: str) -> None: ...
 
@@ -42,12 +42,12 @@ class _Peer:
 
 
 class Sessions:
-    """The connected peers that offer storage, by node_id in hex. `hearing` knows which of them are settled."""
+    """The connected peers that offer storage, by node_id in hex. `connections` knows which of them are settled."""
 
-    def __init__(self, interval: float, settle: float, hearing: Hearing) -> None:
+    def __init__(self, interval: float, settle: float, connections: Connections) -> None:
         self._interval = interval
         self._settle = settle
-        self._hearing = hearing
+        self._connections = connections
         self._peers: dict[str, _Peer] = {}
         # The shell says who.
         self.partners: Collection[str] = ()
@@ -66,7 +66,7 @@ class Sessions:
     def connected(self, peer_id: str, now: float, last_sent_ago: float | None = None) -> None:
         """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
         self._soonest = None
-        self._hearing.connected(peer_id)
+        self._connections.connected(peer_id)
         self._peers[peer_id] = _Peer(now + self._settle)
         self._last_sent = {
             known: at
@@ -80,22 +80,22 @@ class Sessions:
     def disconnected(self, peer_id: str) -> None:
         """The peer is gone; if it was to get penalty data that moved, another one gets it instead."""
         self._soonest = None
-        self._hearing.disconnected(peer_id)
+        self._connections.disconnected(peer_id)
         peer = self._peers.pop(peer_id, None)
         if peer is not None and peer.chosen:
             self._choose(1)
 
     def retrieved(self, peer_id: str, timestamp: int = 0) -> None:
         """The peer's retrieval came and was judged: no more reason to wait, now or when it is `connected`.
-        `timestamp`: see Hearing."""
+        `timestamp`: see Connections."""
         self._soonest = None
-        self._hearing.judged(peer_id, timestamp)
+        self._connections.judged(peer_id, timestamp)
 
     def unanswered(self, now: float) -> list[str]:
         """Peers whose settle time ended without a retrieval, each named once."""
         self._soonest = None
         late = [peer_id for peer_id in self._peers if self._settles_at(peer_id) <= now]
-        return [peer_id for peer_id in late if self._hearing.settled(peer_id)]
+        return [peer_id for peer_id in late if self._connections.settled(peer_id)]
 
     def structure_changed(self, peer_ids: Iterable[str] | None = None) -> None:
         """The blobs of these peers changed; None: of all."""
@@ -115,7 +115,7 @@ class Sessions:
         able = [
             peer_id
             for peer_id, peer in self._peers.items()
-            if not self._hearing.is_settling(peer_id)
+            if not self._connections.is_settling(peer_id)
             and not peer.chosen
             and (peer.dirty or self._moved is None or peer_id in self._moved)
         ]
@@ -130,7 +130,7 @@ class Sessions:
 
     def is_ready(self, peer_id: str) -> bool:
         """Whether a peer was heard, or had its time: only then may anything be sent."""
-        return peer_id in self._peers and self._hearing.is_ready(peer_id)
+        return peer_id in self._peers and self._connections.is_ready(peer_id)
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: the interval doesn't count."""
@@ -153,7 +153,7 @@ class Sessions:
         return self._soonest
 
     def _settles_at(self, peer_id: str) -> float:
-        return self._peers[peer_id].settle_until if self._hearing.is_settling(peer_id) else float("inf")
+        return self._peers[peer_id].settle_until if self._connections.is_settling(peer_id) else float("inf")
 
     def _due_at(self, peer_id: str) -> float:
         peer = self._peers[peer_id]

@@ -18,7 +18,7 @@ from peerstorage.ours.ledger import Ledger
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.reliability import forgettable
 from peerstorage.ours.session import Sessions
-from peerstorage.recovery.heard import Hearing
+from peerstorage.recovery.connections import Connections
 
 _AT_ONCE = 16
 # With so many records more it is looked at once more whom to forget.
@@ -35,13 +35,18 @@ class Strangers:
         self,
         ledger: Ledger,
         sessions: Sessions,
-        hearing: Hearing,
+        connections: Connections,
         *,
         placement: Placement,
         may_replace: set[str],
         key: bytes,
     ) -> None:
-        self._ledger, self._sessions, self._hearing, self._placement = ledger, sessions, hearing, placement
+        self._ledger, self._sessions, self._connections, self._placement = (
+            ledger,
+            sessions,
+            connections,
+            placement,
+        )
         self._may_replace = may_replace
         self._copies = Copies(ledger.store, key, self._forget)
         self.verdicts: Counter[str] = Counter()
@@ -64,7 +69,7 @@ class Strangers:
 
     def judged(self, peer_id: str) -> None:
         """What the peer returned was judged."""
-        self._hearing.bound_known(self._ledger.records, _MOST_KNOWN)
+        self._connections.bound_known(self._ledger.records, _MOST_KNOWN)
         self.verdicts[peer_id] += 1
         if peer_id not in self._sessions:
             self.left(peer_id)
@@ -88,7 +93,7 @@ class Strangers:
             ]
         for peer_id in gone[:_AT_ONCE]:
             self._forget(peer_id)
-        self._hearing.forget(gone[:_AT_ONCE])
+        self._connections.forget(gone[:_AT_ONCE])
         self._enough = 0 if len(gone) > _AT_ONCE else len(records) + _STEP
 
     def _forget(self, peer_id: str) -> None:

@@ -28,7 +28,7 @@ from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Rememb
 from peerstorage.ours.sender import Sender
 from peerstorage.ours.session import Sessions
 from peerstorage.ours.strangers import Strangers
-from peerstorage.recovery.heard import Hearing
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.old_node import OldNode
 
 # A state change comes in bursts, and beside the built-in our backup has to be the last: this much later.
@@ -51,8 +51,8 @@ class User:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(store, node.channels(), node.unlisted, log)
         self.entrance = Entrance(self.ledger, options)
-        self.hearing = Hearing(self.ledger.returned)
-        self.sessions = Sessions(options.interval, options.settle, self.hearing)
+        self.connections = Connections(self.ledger.returned)
+        self.sessions = Sessions(options.interval, options.settle, self.connections)
         self.sessions.partners = self.ledger.partners
         # Where we connected to peers ourselves, by node_id.
         self.reached: dict[str, WireAddress] = {}
@@ -74,14 +74,14 @@ class User:
         self.strangers = Strangers(
             self.ledger,
             self.sessions,
-            self.hearing,
+            self.connections,
             placement=self.placement,
             may_replace=self.sender.may_replace,
             key=key,
         )
         if self.entrance.fresh and not self.recovering:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
-            self.hearing.ask_anew(())
+            self.connections.ask_anew(())
         self._joined_late: set[str] = set()
         # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
         self._missed: dict[str, SentRecord] = {}
@@ -181,7 +181,7 @@ class User:
         return Known(
             self.ledger.record(peer_id),
             self._missed.get(peer_id),
-            self.hearing.newest(peer_id),
+            self.connections.newest(peer_id),
             peer_id in self.ledger.partners,
             self.recovering,
         )
@@ -251,7 +251,7 @@ class User:
         turned = (state.mode, state.old) != (before.mode, before.old)
         self.ledger.save(state)
         if turned:
-            self.hearing.ask_anew(self.ledger.returned)
+            self.connections.ask_anew(self.ledger.returned)
             self.entrance.update()
         return turned
 

@@ -101,7 +101,7 @@ class App:
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
-        self.gate = Gate(options.settle, self.user.hearing)
+        self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
@@ -248,12 +248,12 @@ class App:
             if self.storage.arrived(peer_id, message.blob):
                 self.worker.submit("custommsg", self.storage.take_in)
         # From now on nothing is sent to this peer until its retrieval is judged.
-        elif self.options.use and self.user.hearing.arrived(peer_id, message.blob, at_gate=at_gate):
+        elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
             self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
         return CONTINUE
 
     def _retrieve(self, peer_id: str) -> None:
-        blob = self.user.hearing.take(peer_id)
+        blob = self.user.connections.take(peer_id)
         try:
             self.user.retrieved(peer_id, blob)
         except PeerstorageError:
@@ -292,7 +292,7 @@ class App:
         nor let in before."""
 
         def again() -> None:
-            if self.user.hearing.put_back(peer_id, blob):
+            if self.user.connections.put_back(peer_id, blob):
                 self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from peerstorage.recovery.heard import Hearing
+from peerstorage.recovery.connections import Connections
 
 CONTINUE = {"result": "continue"}
 # lightningd v26.06.6 aborts on a `disconnect` without error_message. The peer gets the text as a warning, so it
@@ -76,8 +76,8 @@ class _Held:
 class Gate:
     """The hooks that wait, by node_id."""
 
-    def __init__(self, settle: float, hearing: Hearing) -> None:
-        self._settle, self._hearing = settle, hearing
+    def __init__(self, settle: float, connections: Connections) -> None:
+        self._settle, self._connections = settle, connections
         self._held: dict[str, _Held] = {}
         self._invited: set[str] = set()
         self._lock = threading.Lock()
@@ -94,9 +94,9 @@ class Gate:
         """What happens to a peer that connects; `offers`: it offers storage."""
         if peer_id in self._invited:
             return Decision.ENTER
-        if self._hearing.waits_at_gate(peer_id):
+        if self._connections.waits_at_gate(peer_id):
             return Decision.LEAVE
-        may_tell = offers and not self._hearing.knows(peer_id)
+        may_tell = offers and not self._connections.knows(peer_id)
         if watch.recovering:
             if peer_id in watch.admitted:
                 return Decision.ENTER
@@ -153,5 +153,5 @@ class Gate:
         return (
             (peer_id, held.until)
             for peer_id, held in self._held.items()
-            if not self._hearing.waits_at_gate(peer_id)
+            if not self._connections.waits_at_gate(peer_id)
         )

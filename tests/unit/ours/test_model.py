@@ -87,7 +87,7 @@ class Model(RuleBasedStateMachine):
         self.node._entries.clear()
         options = Options(interval=INTERVAL, settle=SETTLE, padding="none")
         self.user = User(self.node, Store(self.node), KEY, options, lambda level, line: None)
-        self.gate = Gate(SETTLE, self.user.hearing)
+        self.gate = Gate(SETTLE, self.user.connections)
         for peer_id in self.node.connected:
             self.user.connected(peer_id, self.clock.now, joined_late=True)
 
@@ -218,8 +218,8 @@ class Model(RuleBasedStateMachine):
         self.returned.add(peer_id)
         at_gate = self.gate.holds(peer_id)
         self.gate.ends_by_retrieval(peer_id)
-        self.user.hearing.arrived(peer_id, blob, at_gate=at_gate)
-        self.user.retrieved(peer_id, self.user.hearing.take(peer_id))
+        self.user.connections.arrived(peer_id, blob, at_gate=at_gate)
+        self.user.retrieved(peer_id, self.user.connections.take(peer_id))
         if peer_id in HONEST and self._proves_a_loss(blob):
             assert self.user.recovering or self.user.ledger.record(peer_id).withheld, "a loss goes unnoticed"
 

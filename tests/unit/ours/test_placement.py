@@ -14,7 +14,7 @@ from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.session import Sessions
-from peerstorage.recovery.heard import Hearing
+from peerstorage.recovery.connections import Connections
 from tests.unit.samples import entry
 
 CHANNELS = [entry(number, peer=number % 2) for number in range(300)]
@@ -38,7 +38,7 @@ def a_placement(known: dict[str, SentRecord], contacts: Any) -> Placement:
         records=known,
         record=lambda peer_id: known.get(peer_id, SentRecord()),
     )
-    return Placement(ledger, Sessions(60, 5, Hearing()), contacts, Options())
+    return Placement(ledger, Sessions(60, 5, Connections()), contacts, Options())
 
 
 def test_a_thousand_names_count_as_a_few_and_those_that_proved_it_first() -> None:

@@ -162,13 +162,13 @@ def test_what_a_peer_returns_during_a_batch_is_judged_before_it_is_replaced(cloc
     def deliver_and_hear(peer_id: str, payload: bytes) -> None:
         deliver(peer_id, payload)
         for other in {ALICE, MALLORY} - {peer_id}:
-            peers.user.hearing.arrived(other, b"")
+            peers.user.connections.arrived(other, b"")
 
     peers.node.deliver = deliver_and_hear
     peers.have(1)
     (waits,) = (peer_id for peer_id, blobs in peers.got.items() if not blobs)
     peers.node.deliver = deliver
-    peers.user.hearing.take(waits)
+    peers.user.connections.take(waits)
     peers.user.sessions.retrieved(waits)
     peers.quiet()
     assert len(peers.got[waits]) == 1, "what waits is not lost"

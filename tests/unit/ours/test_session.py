@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from peerstorage.ours.session import Sessions
-from peerstorage.recovery.heard import Hearing
+from peerstorage.recovery.connections import Connections
 
 INTERVAL, SETTLE = 60, 5
 NAMES = ("alice", "bob", "carol", "dave")
@@ -18,7 +18,7 @@ NAMES = ("alice", "bob", "carol", "dave")
 
 def settled(*names: str, interval: float = INTERVAL) -> Sessions:
     """Sessions in which all have got the newest backup at time 0."""
-    sessions = Sessions(interval, SETTLE, Hearing())
+    sessions = Sessions(interval, SETTLE, Connections())
     for name in names:
         sessions.connected(name, 0)
         sessions.retrieved(name)
@@ -28,14 +28,14 @@ def settled(*names: str, interval: float = INTERVAL) -> Sessions:
 
 def returns(sessions: Sessions, name: str) -> None:
     """A peer's copy is here, and the worker is about to judge it."""
-    hearing = sessions._hearing
-    assert isinstance(hearing, Hearing)
-    hearing.arrived(name, b"")
-    hearing.take(name)
+    connections = sessions._connections
+    assert isinstance(connections, Connections)
+    connections.arrived(name, b"")
+    connections.take(name)
 
 
 def test_nobody_connected() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     assert (sessions.due(1e9), sessions.unanswered(1e9), list(sessions)) == ([], [], [])
     assert math.isinf(sessions.next_event())
     sessions.structure_changed()
@@ -47,7 +47,7 @@ def test_nobody_connected() -> None:
 
 
 def test_a_peer_that_connects_gets_a_backup_when_its_retrieval_came() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100)
     assert sessions.due(100) == []
     assert sessions.next_event() == 105
@@ -61,7 +61,7 @@ def test_a_peer_that_connects_gets_a_backup_when_its_retrieval_came() -> None:
 
 def test_a_peer_that_was_heard_before_it_is_connected_here_is_settled() -> None:
     """Another plugin held its peer_connected hook before ours."""
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     returns(sessions, "alice")
     sessions.retrieved("alice")
     sessions.connected("alice", 100)
@@ -76,7 +76,7 @@ def test_a_peer_that_was_heard_before_it_is_connected_here_is_settled() -> None:
 
 @pytest.mark.parametrize("judged", ["before it left", "after it left"])
 def test_a_peer_that_was_heard_and_left_is_heard_anew(judged: str) -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     returns(sessions, "alice")
     if judged == "before it left":
         sessions.retrieved("alice")
@@ -90,7 +90,7 @@ def test_a_peer_that_was_heard_and_left_is_heard_anew(judged: str) -> None:
 
 
 def test_a_peer_that_returns_nothing_is_named_once_and_gets_a_backup() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100)
     assert sessions.unanswered(104.99) == []
     assert sessions.due(104.99) == []
@@ -100,7 +100,7 @@ def test_a_peer_that_returns_nothing_is_named_once_and_gets_a_backup() -> None:
 
 
 def test_settle_time_0() -> None:
-    sessions = Sessions(INTERVAL, 0, Hearing())
+    sessions = Sessions(INTERVAL, 0, Connections())
     sessions.connected("alice", 100)
     assert sessions.due(100) == []
     assert sessions.unanswered(100) == ["alice"]
@@ -169,7 +169,7 @@ def test_settling_begins_anew_with_each_connection() -> None:
 def test_what_was_sent_before_a_restart_counts_for_one_interval_at_most(
     ago: float | None, due_at: float
 ) -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100, ago)
     sessions.retrieved("alice")
     assert sessions.due(due_at) == ["alice"]
@@ -185,7 +185,7 @@ def test_what_is_known_from_this_run_is_better_than_the_record() -> None:
 
 
 def test_nothing_to_send_leaves_the_interval_alone() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
     sessions.retrieved("alice")
     sessions.done("alice", None)
@@ -195,7 +195,7 @@ def test_nothing_to_send_leaves_the_interval_alone() -> None:
 
 
 def test_nothing_goes_to_a_peer_whose_retrieval_is_not_judged() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
     returns(sessions, "alice")
     assert sessions.unanswered(SETTLE + 1) == []
@@ -274,7 +274,7 @@ def test_penalty_data_goes_to_strangers_only_where_partners_are_too_few() -> Non
 
 
 def test_penalty_data_reaches_those_that_settle_later_with_their_first_backup() -> None:
-    sessions = Sessions(INTERVAL, SETTLE, Hearing())
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
     sessions.penalty_moved(1)
     assert sessions.due(0) == []
@@ -395,7 +395,7 @@ class SessionModel(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000
         self.version = 1
-        self.sessions = Sessions(INTERVAL, SETTLE, Hearing())
+        self.sessions = Sessions(INTERVAL, SETTLE, Connections())
         self.settle_at: dict[str, float] = {}
         self.early: set[str] = set()
         self.has: dict[str, int] = {}
@@ -508,7 +508,7 @@ TestSessionModel = SessionModel.TestCase
 
 def test_next_event_is_never_older_than_what_happened() -> None:
     """It is remembered between changes: each method that changes something makes it think anew."""
-    sessions = Sessions(60, 5, Hearing())
+    sessions = Sessions(60, 5, Connections())
     assert sessions.next_event() == math.inf
     sessions.connected("alice", 0)
     assert sessions.next_event() == 5

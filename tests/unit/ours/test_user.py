@@ -137,10 +137,10 @@ def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with
     held(world, ALICE)
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == set()
-    assert MALLORY in world.user.hearing.known
+    assert MALLORY in world.user.connections.known
     world.user.retrieved(ALICE, seal(KEY, newer))
     assert world.user.recovering
-    assert world.user.hearing.known == {ALICE}
+    assert world.user.connections.known == {ALICE}
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == {ALICE, MALLORY}
 
@@ -201,8 +201,8 @@ def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
 def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
     with patch.object(strangers, "_MOST_KNOWN", 10):
         come_with(world, b"garbage")
-    assert len(world.user.hearing.known) <= 11
-    assert NAMES[-1] in world.user.hearing.known
+    assert len(world.user.connections.known) <= 11
+    assert NAMES[-1] in world.user.connections.known
 
 
 # Late
@@ -285,9 +285,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     writes = sent_writes(world)
     for _ in range(10):
         for blob in (b"bad", good, old):
-            world.user.hearing.arrived(ALICE, blob)
+            world.user.connections.arrived(ALICE, blob)
             world.clock.now += 1
-            world.user.retrieved(ALICE, world.user.hearing.take(ALICE))
+            world.user.retrieved(ALICE, world.user.connections.take(ALICE))
             assert world.user.sessions.is_ready(ALICE)
     assert sent_writes(world) == writes
     # One that is newer proves that the database is old; what proved nothing before is kept then.
@@ -296,9 +296,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     assert world.user.recovering
     # Who is asked once more has answered, be it with the same.
     world.user.retrieved(ALICE, seal(KEY, newer))
-    world.user.hearing.forget([ALICE])
+    world.user.connections.forget([ALICE])
     world.user.retrieved(ALICE, seal(KEY, newer))
-    assert world.user.hearing.knows(ALICE)
+    assert world.user.connections.knows(ALICE)
 
 
 def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:

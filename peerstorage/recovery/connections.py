@@ -77,7 +77,7 @@ _READY = {State.SILENT, State.HEARD}
 _MOST = 10_000
 
 
-class Hearing:
+class Connections:
     """By node_id in hex. `known`: peers whose copy is known from an earlier connection."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
