@@ -1,6 +1,6 @@
 """hear and tell with real peers: hear closes nothing, tell closes each channel, whatever the peer runs.
 
-PEERSTORAGE_SOAK=1: each peer is heard 50 times, else 5. PEERSTORAGE_RECORD=FOLDER: writes there what was said, as
+`make soak` hears each 50 times, `make test` 5. PEERSTORAGE_RECORD=FOLDER: what was said is written there, as
 conversation-KIND.json for tests/vectors.
 """
 
@@ -25,8 +25,9 @@ from tests.integration.helpers import (
 )
 from tests.integration.recording import recorded
 from tests.simnet.keys import seed_of
+from tests.soak import SOAK
 
-TIMES = 50 if os.environ.get("PEERSTORAGE_SOAK") == "1" else 5
+TIMES = 50 if SOAK else 5
 QUICK = Limits(quiet=0.7)
 
 
@@ -104,6 +105,7 @@ def _await_open(ours: Any, peer: Any, count: int) -> None:
     wait_for(lambda: states(ours, peer).count("CHANNELD_NORMAL") == count)
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_hear_and_tell(node_factory: Any, peer: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # LDK's fees on regtest are none that lightningd would take.

@@ -25,7 +25,7 @@ from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
 KEY = b"\x11" * 32
 QUICK = Limits(connect=1, handshake=1, quiet=0.3, total=8)
 KINDS = ("cln", "lnd", "ldk", "eclair")
-RECORDINGS = sorted((Path(__file__).parents[1] / "vectors").glob("conversation-*.json"))
+RECORDINGS = sorted((Path(__file__).parents[2] / "vectors").glob("conversation-*.json"))
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from peerstorage.errors import LineError
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs
 from tests.unit.socks_server import SocksServer
 
-VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors/bolt8.json").read_text())
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors/bolt8.json").read_text())
 INITIATOR = VECTORS["initiator"]
 KEY = b"\x11" * 32
 FAULTS = {
