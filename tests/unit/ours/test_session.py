@@ -28,8 +28,10 @@ def settled(*names: str, interval: float = INTERVAL) -> Sessions:
 
 def returns(sessions: Sessions, name: str) -> None:
     """A peer's copy is here, and the worker is about to judge it."""
-    sessions._hearing.arrived(name, b"")
-    sessions._hearing.take(name)
+    hearing = sessions._hearing
+    assert isinstance(hearing, Hearing)
+    hearing.arrived(name, b"")
+    hearing.take(name)
 
 
 def test_nobody_connected() -> None:
