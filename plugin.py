@@ -15,7 +15,7 @@ try:
         os.execv(VENV / "bin/python", [str(VENV / "bin/python"), str(HERE / "plugin.py"), *sys.argv[1:]])  # noqa: S606
     if sys.version_info < (3, 11):  # noqa: UP036  to be said where it is
         raise ImportError("this is Python {}.{}, it needs 3.11 or later".format(*sys.version_info))  # noqa: TRY301
-    from peerstorage.plugin.app import main
+    from peerstorage.plugin.main import main
 except (ImportError, OSError) as error:
     cure = f"chmod -R a+rX {HERE}" if isinstance(error, PermissionError) else f"make -C {HERE}"
     what = f"{VENV}: {error.strerror}" if isinstance(error, OSError) else error

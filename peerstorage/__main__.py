@@ -11,7 +11,7 @@ from pathlib import Path
 
 def main() -> int:
     if Path(sys.argv[0]).name == "peerstorage.py":
-        from peerstorage.plugin.app import main as plugin  # noqa: PLC0415  not needed on the command line
+        from peerstorage.plugin.main import main as plugin  # noqa: PLC0415  not needed on the command line
 
         plugin()
         return 0

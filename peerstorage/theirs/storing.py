@@ -27,8 +27,8 @@ from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NO_COPY, NOT_COMPARED, Store, StoredMeta
-from peerstorage.theirs import unwritten as spill
-from peerstorage.theirs.builtin import Inheritance
+from peerstorage.theirs import unwritten
+from peerstorage.theirs.builtin import LeftAtBuiltin
 from peerstorage.theirs.provider import Provider
 
 # At a stop: the local file, and what could not be written here in time, need the rest (app.py).
@@ -56,14 +56,14 @@ class Arrivals:
         return taken
 
 
-class Keeper:
+class Storage:
     """All methods but `arrived` run on the worker."""
 
     def __init__(self, node: Node, store: Store, options: Options, folder: Path, alerts: Alerts) -> None:
         self._node, self._store, self._options, self._folder = node, store, options, folder
         self._alerts, self._log = alerts, alerts.log
         self.metas = store.metas()
-        self.inheritance = Inheritance(store)
+        self.left_at_builtin = LeftAtBuiltin(store)
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
@@ -75,7 +75,7 @@ class Keeper:
 
     def _take_left_over(self) -> dict[str, bytes] | None:
         try:
-            left_over = spill.read(self._folder)
+            left_over = unwritten.read(self._folder)
             # One that doesn't say what it replaces could replace something newer at the next start.
             if any(waiting.replaces is None for waiting in left_over.values()):
                 left_over = {
@@ -83,7 +83,7 @@ class Keeper:
                     for peer_id, waiting in left_over.items()
                     if waiting.replaces in {None, self._digest(peer_id)}
                 }
-                spill.save(self._folder, left_over)
+                unwritten.save(self._folder, left_over)
         except OSError as error:
             self._log("warn", f"what peers sent before the last stop can't be read: {error}")
             return None
@@ -107,9 +107,11 @@ class Keeper:
         if self._is_done_with_left_over():
             self._left_over = None
             try:
-                spill.remove(self._folder)
+                unwritten.remove(self._folder)
             except OSError as error:
-                self._log("warn", f"{spill.NAME} can't be removed: {error.strerror}; what is in it is stored")
+                self._log(
+                    "warn", f"{unwritten.NAME} can't be removed: {error.strerror}; what is in it is stored"
+                )
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
@@ -121,7 +123,7 @@ class Keeper:
         try:
             blob = self.provider.pending(peer_id)
             if blob is None:
-                blob = self._store.blob(peer_id) or self.inheritance.blob(peer_id)
+                blob = self._store.blob(peer_id) or self.left_at_builtin.blob(peer_id)
             if blob:
                 self._node.send(peer_id, Message(PEER_STORAGE_RETRIEVAL, blob))
         except NodeError as error:
@@ -160,24 +162,28 @@ class Keeper:
                 if time.monotonic() < begun + _FLUSH_SECONDS:
                     self._write(peer_id, time.monotonic())
         waiting = {
-            peer_id: spill.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
+            peer_id: unwritten.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
             for peer_id, blob in self.provider.all_pending().items()
         }
         if not waiting:
             self._drop_left_over()
             return
         try:
-            spill.save(self._folder, waiting)
+            unwritten.save(self._folder, waiting)
         except OSError as error:
             lost = f"{len(waiting)} backup(s) that peers sent last are lost, what they sent before is stored"
-            self._log("warn", f"{lost}: {spill.NAME} can't be written: {error.strerror}")
+            self._log("warn", f"{lost}: {unwritten.NAME} can't be written: {error.strerror}")
         else:
-            self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
+            self._log(
+                "debug", f"{len(waiting)} backup(s) of peers wait in {unwritten.NAME} for the next start"
+            )
 
     def take_over(self, peer_id: str) -> bool:
         """Makes the built-in's copy ours, unless we have one, which is newer; False: there is no room."""
         # Ours without a record: a crash came between the two.
-        blob = None if peer_id in self.metas else self._store.blob(peer_id) or self.inheritance.blob(peer_id)
+        blob = (
+            None if peer_id in self.metas else self._store.blob(peer_id) or self.left_at_builtin.blob(peer_id)
+        )
         if blob is None:
             return True
         if self._no_room(peer_id, len(blob)):
@@ -198,16 +204,16 @@ class Keeper:
         """Whether the built-in's copy was written since we last looked and is another; then it becomes ours."""
         meta = self.metas.get(peer_id)
         generation = self._store.builtin_generation(peer_id)
-        if peer_id in self.inheritance or generation == (meta.builtin if meta else NO_COPY):
+        if peer_id in self.left_at_builtin or generation == (meta.builtin if meta else NO_COPY):
             return False
         is_newer = meta is None or meta.builtin != NOT_COMPARED
-        blob = self.inheritance.read(peer_id) if is_newer else None
+        blob = self.left_at_builtin.read(peer_id) if is_newer else None
         is_other = blob is not None and (meta is None or hashlib.sha256(blob).hexdigest() != meta.sha256)
         if blob and meta:
             self._save(peer_id, blob)
             self.provider.stored(peer_id, len(blob))
         elif blob:
-            self.inheritance.add(peer_id)
+            self.left_at_builtin.add(peer_id)
         meta = self.metas.get(peer_id)
         if meta and meta.builtin != generation:
             self._save_meta(peer_id, replace(meta, builtin=generation))
@@ -263,7 +269,7 @@ class Keeper:
 
     def _delete(self, peer_id: str) -> None:
         # Before ours: a crash between the two must not bring the built-in's copy back.
-        self.inheritance.forget(peer_id)
+        self.left_at_builtin.forget(peer_id)
         if peer_id in self.metas:
             self._store.delete_blob(peer_id)
             del self.metas[peer_id]
