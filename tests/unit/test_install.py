@@ -1,4 +1,4 @@
-"""A broken or old installation: `make` makes it anew, and plugin.py says in one line what is wrong."""
+"""A broken installation: `make` makes it anew, and plugin.py says in one line what is wrong and what to run."""
 
 from __future__ import annotations
 
