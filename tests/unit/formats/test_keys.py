@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage import cli
 from peerstorage.bolt.peer_storage import is_point
 from peerstorage.errors import SecretError
+from peerstorage.formats import words as word_list
 from peerstorage.formats.keys import (
     mnemonic_fault,
     needs_passphrase,
@@ -21,12 +21,14 @@ from peerstorage.formats.keys import (
     sealing_keys,
     seed_of_hsm_secret,
     seed_of_mnemonic,
+    seed_unattended,
 )
+from peerstorage.formats.words import english
 from tests.unit.samples import named, vectors
 
 VECTORS = vectors("keys.json")
-WORD_LIST = Path(str(cli.__file__)).with_name("english.txt")
-WORDS = WORD_LIST.read_text().split()
+WORD_LIST = Path(word_list.__file__).with_name("english.txt")
+WORDS = english()
 
 
 def read(case: dict[str, Any]) -> bytes:
@@ -98,6 +100,17 @@ def test_every_mnemonic_with_its_checksum_is_right(entropy: bytes) -> None:
     assert mnemonic_fault(" ".join(words).encode(), WORDS) is None
     other = WORDS[int(bits[-11:], 2) ^ 1]
     assert "checksum" in str(mnemonic_fault(" ".join([*words[:-1], other]).encode(), WORDS))
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=lambda case: case["comment"])
+def test_unattended(case: dict[str, Any]) -> None:
+    """Where nobody can be asked, only a passphrase stands in the way, and it is named."""
+    content = bytes.fromhex(case["hsm_secret"])
+    if case["passphrase"] is None:
+        assert node_id(node_key(seed_unattended(content, WORDS))).hex() == case["node_id"]
+    else:
+        with pytest.raises(SecretError, match="has a passphrase"):
+            seed_unattended(content, WORDS)
 
 
 @given(st.binary(max_size=200))
