@@ -20,7 +20,7 @@ from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
 from peerstorage.formats.textform import from_text, looks_like_backup
-from peerstorage.formats.words import english
+from peerstorage.formats.words import ENGLISH
 
 STDIN = "-"
 _MAX_LINE = 4096
@@ -54,11 +54,11 @@ class Inputs:
         except UsageError as error:
             raise UsageError(error.code, f"--hsm-secret {name}: {error}") from error
         passphrase = self._line("Passphrase of hsm_secret") if keys.needs_passphrase(content) else None
-        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, english()))
+        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, ENGLISH))
 
     def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
         mnemonic = b" ".join(self._line("Mnemonic (the words, with spaces)").lower().split())
-        fault = keys.mnemonic_fault(mnemonic, english())
+        fault = keys.mnemonic_fault(mnemonic, ENGLISH)
         if fault is not None:
             print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)
         passphrase = self._line("Passphrase of the mnemonic") if ask_passphrase else b""

@@ -24,7 +24,7 @@ from peerstorage.formats.opening import Source, open_source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.formats.textform import from_text
-from peerstorage.formats.words import english
+from peerstorage.formats.words import ENGLISH
 from peerstorage.lightningd import store
 from peerstorage.ours import capacity
 from peerstorage.recovery.hearing import Endpoint, Hearing, Limits
@@ -145,7 +145,7 @@ def hsm_secret(data: bytes) -> None:
     """The first byte says whether there is a passphrase."""
     content = data[1:]
     needed = keys.needs_passphrase(content)
-    seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, english())
+    seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, ENGLISH)
     assert len(seed) in {32, 64}
     assert all(len(key) == 32 for key in keys.sealing_keys(seed))
     assert peer_storage.is_point(keys.node_id(keys.node_key(seed)))

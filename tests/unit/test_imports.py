@@ -28,7 +28,7 @@ ROOMS = (
 PURE = {
     "errors": {"errors"},
     "bolt": {"init", "peer_storage", "reestablish"},
-    "formats": {"backup", "greenlight", "keys", "opening", "scb", "sealing", "textform"},
+    "formats": {"backup", "greenlight", "keys", "opening", "scb", "sealing", "textform", "words"},
     "lightningd": {"alerts", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {"answers", "hearing", "merge", "old_node", "plan", "telling"},
