@@ -12,15 +12,24 @@ import sys
 from collections.abc import Iterable
 
 from peerstorage.cli import show
-from peerstorage.errors import INVALID_PARAMS, PeerstorageError, SealError, SecretError, UsageError
+from peerstorage.errors import (
+    INVALID_PARAMS,
+    STILL_ALIVE,
+    PeerstorageError,
+    SealError,
+    SecretError,
+    UsageError,
+)
 
-FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, UNSAFE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def exit_code(error: PeerstorageError) -> int:
     if isinstance(error, SealError | SecretError):
         return WRONG_KEY
-    return USAGE if isinstance(error, UsageError) and error.code == INVALID_PARAMS else UNREADABLE
+    if not isinstance(error, UsageError):
+        return UNREADABLE
+    return {INVALID_PARAMS: USAGE, STILL_ALIVE: UNSAFE}.get(error.code, UNREADABLE)
 
 
 def say(lines: Iterable[str]) -> None:

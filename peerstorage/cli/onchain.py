@@ -60,9 +60,16 @@ def add_commands(command: Command) -> None:
     )
     one.add_argument("--yes", action="store_true", help="send without asking")
     add_chain_options(one, required=True)
+    one.add_argument(
+        "--since",
+        metavar="HEIGHT",
+        type=int,
+        help=f"with --bitcoind: the block from which on closes are looked for; default: the last {DEFAULT_BLOCKS}",
+    )
 
 
 def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Who is asked about the chain: see `chain_of`."""
     group = parser.add_argument_group("the chain, one of").add_mutually_exclusive_group(required=required)
     group.add_argument(
         "--bitcoind",
@@ -74,12 +81,6 @@ def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
         "--esplora",
         metavar="URL",
         help="an Esplora server, such as https://blockstream.info/api. It learns which channels were yours",
-    )
-    parser.add_argument(
-        "--since",
-        metavar="HEIGHT",
-        type=int,
-        help=f"with --bitcoind: the block from which on closes are looked for; default: the last {DEFAULT_BLOCKS}",
     )
 
 
