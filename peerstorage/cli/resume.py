@@ -30,6 +30,8 @@ from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
+# They wait most of the time: for a peer to fall silent, or for one that is not there.
+_AT_ONCE = 150
 CODES = {Outcome.SAFE: FINE, Outcome.UNKNOWN: INCOMPLETE, Outcome.UNSAFE: UNSAFE}
 
 
@@ -97,7 +99,7 @@ class Resume:
 
     def _hear(self, peers: Mapping[str, Sequence[Endpoint]], heard: dict[str, Heard]) -> None:
         with _Progress(len(peers)) as progress:
-            heard |= hear_all(self.key, peers, proxy=self.proxy, progress=progress.one)
+            heard |= hear_all(self.key, peers, proxy=self.proxy, at_once=_AT_ONCE, progress=progress.one)
 
     def _from_copies(
         self, heard: Mapping[str, Heard], missed: set[str], tried: Mapping[str, Sequence[Endpoint]]
