@@ -22,7 +22,7 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, UsageError
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Told, tell
 from peerstorage.recovery.conversation import Outcome as Close
-from peerstorage.recovery.rival import Rival, earliest, moved
+from peerstorage.recovery.old_node import OldNode, earliest, moved
 from peerstorage.recovery.survey import Row, Survey
 
 _TOLD_AT_ONCE = 20
@@ -66,7 +66,7 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     time.sleep(_LISTEN_AGAIN_AFTER)
     again = resume.hear()
     second = resume.survey(again)
-    sign = moved(heard, again) or _rival(result, second, begun)
+    sign = moved(heard, again) or _newer_copy(result, second, begun)
     if not sign and not arguments.alone:
         sign = second.sign_of_life or result.sign_of_life
     if sign:
@@ -114,14 +114,14 @@ def _plan(rows: Sequence[Row], result: Survey) -> list[str]:
     ]
 
 
-def _rival(first: Survey, second: Survey, now: int) -> str:
+def _newer_copy(first: Survey, second: Survey, now: int) -> str:
     """Whether a peer got a newer copy between the hearings."""
     known = {copy.name: copy.backup.timestamp for copy in first.copies}
-    rival = Rival(known, 0)
+    old_node = OldNode(known, 0)
     after = earliest(now, max(known.values(), default=0))
     for copy in second.copies:
-        rival.returned(copy.name, copy.backup.timestamp, 0, after=after)
-    return rival.sign
+        old_node.returned(copy.name, copy.backup.timestamp, 0, after=after)
+    return old_node.sign
 
 
 def _tell_all(resume: Resume, rows: Sequence[Row], heard: Mapping[str, Heard]) -> dict[str, Told]:
