@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
 from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
@@ -23,10 +24,10 @@ from peerstorage.cli.onchain import Command, add_chain_options, chain_of
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
-from peerstorage.formats.database_source import is_url, read_database
 from peerstorage.formats.opening import short_name
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
+from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
@@ -120,7 +121,16 @@ class Resume:
     def survey(self, heard: Mapping[str, Heard]) -> Survey:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
-        return survey(self.database, self.seed, heard, fundings)
+        return survey(self.database, self.seed, heard, fundings, _hung_up(heard))
+
+
+def _hung_up(everybody: Mapping[str, Heard]) -> list[str]:
+    """Who spoke of channels and hung up. For a channel that is closing a peer does too, after an error."""
+    return [
+        node_id
+        for node_id, heard in everybody.items()
+        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
+    ]
 
 
 class _Progress:
