@@ -19,6 +19,7 @@ from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, U
 from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.formats.textform import from_text, looks_like_backup
 
 STDIN = "-"
@@ -28,10 +29,11 @@ _WORD_LIST = Path(__file__).with_name("english.txt")
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """The keys that may open a node's backups; `node_id` is None where it can't be known."""
+    """The keys that may open a node's backups, and its snapshots; `node_id` is None where it can't be known."""
 
     keys: tuple[bytes, ...]
     node_id: bytes | None
+    snapshot_keys: tuple[bytes, ...]
 
 
 class Inputs:
@@ -71,7 +73,8 @@ class Inputs:
                 f"--secret-hex needs {2 * KEY_LENGTH} hex digits, as lightning-cli makesecret string='scb secret' "
                 "answers them"
             )
-        return Secret((bytes.fromhex(text.strip()),), None)
+        key = bytes.fromhex(text.strip())
+        return Secret((key,), None, (key,))
 
     def source(self, argument: str) -> bytes:
         """The content of a source; where that is text, what the text stands for.
@@ -147,7 +150,7 @@ def _is_backup_in_text(argument: str) -> bool:
 
 
 def _of_seed(seed: bytes) -> Secret:
-    return Secret(keys.sealing_keys(seed), keys.node_id(seed))
+    return Secret(keys.sealing_keys(seed), keys.node_id(seed), keys.sealing_keys(seed, SECRET_NAME))
 
 
 def _words() -> list[str]:

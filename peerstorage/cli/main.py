@@ -1,4 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert. None needs lightningd, none changes a file.
+"""The commands: inspect, verify, recover, restore-plan, convert, open-snapshot. None needs lightningd, none
+changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -18,10 +19,18 @@ from pathlib import Path
 from peerstorage import __version__
 from peerstorage.cli import show
 from peerstorage.cli.inputs import STDIN, Inputs, Secret, label
-from peerstorage.errors import INVALID_PARAMS, PeerstorageError, SealError, SecretError, UsageError
+from peerstorage.errors import (
+    INVALID_PARAMS,
+    SOURCE_UNREADABLE,
+    PeerstorageError,
+    SealError,
+    SecretError,
+    UsageError,
+)
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Rejected, Source, open_source
+from peerstorage.formats.snapshot import open_snapshot
 from peerstorage.recovery import plan
 from peerstorage.recovery.merge import Recovered, merge
 
@@ -157,6 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(
         command("convert", "Turns a Greenlight signer backup into recoverchannel's input.", keyed=False)
     )
+    _add_open_snapshot(
+        command("open-snapshot", "Writes the database that is in a snapshot to a new file.", keyed=False)
+    )
     return parser
 
 
@@ -174,8 +186,8 @@ def _add_key_options(parser: argparse.ArgumentParser) -> None:
         "--secret-hex",
         metavar="HEX",
         help="not the hsm_secret but the key made of it, which opens backups and nothing else: what lightning-cli "
-        "makesecret string='scb secret' answers. Others on this machine can see arguments: - reads it from "
-        "standard input, or asks",
+        "makesecret string='scb secret' answers; for open-snapshot string='peerstorage snapshot'. Others on this "
+        "machine can see arguments: - reads it from standard input, or asks",
     )
     parser.add_argument(
         "--ask-passphrase",
@@ -194,6 +206,14 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_open_snapshot(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "snapshot", metavar="SNAPSHOT", type=Path, help="such as lightningd.sqlite3.CHECK-BEFORE-START"
+    )
+    parser.add_argument("database", metavar="DATABASE", type=Path, help="the file to write, not there yet")
+    _add_key_options(parser)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
     if arguments.command == "convert":
@@ -203,6 +223,8 @@ def _run(arguments: argparse.Namespace) -> int:
             INVALID_PARAMS, "--ask-passphrase goes with --mnemonic: a hsm_secret tells by itself"
         )
     secret = inputs.secret(arguments)
+    if arguments.command == "open-snapshot":
+        return _open_snapshot(arguments, secret)
     opened: list[_Opened] = []
     failures: list[_Failure] = []
     for argument in arguments.sources:
@@ -301,6 +323,27 @@ def _convert(arguments: argparse.Namespace, inputs: Inputs) -> int:
         answer = show.converted(backup, result) | {"scb": [one.scb for one in result.candidates]}
         _print_json(answer) if arguments.json else _print([show.scb_line(result)])
     return INCOMPLETE if stopped else FINE
+
+
+def _open_snapshot(arguments: argparse.Namespace, secret: Secret) -> int:
+    try:
+        about = open_snapshot(arguments.snapshot, secret.snapshot_keys, arguments.database)
+    except OSError as error:
+        raise UsageError(
+            SOURCE_UNREADABLE, f"{error.filename or arguments.database}: {error.strerror}"
+        ) from error
+    answer = {
+        "database": str(arguments.database),
+        "bytes": about.size,
+        "taken": show.time_text(about.taken),
+        "data_version": about.data_version,
+    }
+    if arguments.json:
+        _print_json(answer)
+    else:
+        _print([f"{answer['database']}: the database as it was at {answer['taken']}, {about.size} bytes"])
+    _say([show.OLD_COPY])
+    return FINE
 
 
 def _hex(data: bytes | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import Vault
+from peerstorage.file.snapshots import Snapshots
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, StoredMeta
 from peerstorage.ours.reliability import honest, rank
@@ -134,6 +135,7 @@ def status(
     vault: Vault,
     options: Options,
     *,
+    snapshots: Snapshots,
     todo: Sequence[str],
     now: float,
 ) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def status(
             "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
         "file": _file(vault),
+        "snapshot": _snapshot(snapshots, now),
         "peers": rows,
         "holding": held,
         "stored_for_others": {
@@ -172,6 +175,20 @@ def _file(vault: Vault) -> dict[str, Any] | None:
         "channels": len(vault.file.channel_ids) if vault.file else None,
         "written": time_text(vault.file.timestamp) if vault.file else None,
         "error": vault.fault,
+    }
+
+
+def _snapshot(snapshots: Snapshots, now: float) -> dict[str, Any] | None:
+    """The newest sealed copy of the database; None: peerstorage-snapshot=0."""
+    if snapshots.path is None:
+        return None
+    newest = snapshots.newest
+    return {
+        "path": str(snapshots.path),
+        "taken": time_text(newest.taken) if newest else None,
+        "age_seconds": max(0, int(now) - newest.taken) if newest else None,
+        "bytes": snapshots.size if newest else None,
+        "error": snapshots.fault,
     }
 
 

@@ -313,6 +313,7 @@ def _status(app: App) -> dict[str, Any]:
         app.keeper.metas.values(),
         app.vault,
         app.options,
+        snapshots=app.snapshots,
         todo=app.watch.todo(),
         now=time.time(),
     )
