@@ -47,6 +47,7 @@ from peerstorage.file import on_change as onchange
 from peerstorage.recovery import restore
 from peerstorage.ours import user
 from peerstorage.file import local_file as vault
+from peerstorage.file import snapshots
 from peerstorage.plugin import watch
 from peerstorage.lightningd import worker
 config.MIN_SETTLE_SECONDS = 0
@@ -61,6 +62,7 @@ if os.environ.get("SIMNET_HURRY"):
     user._SHORTEST_REFRESH_SECONDS = 0.5
     vault._RETRY_SECONDS = vault._RERUN_SECONDS = 0.5
     onchange._SECONDS = 1.0
+    snapshots._LOOK_SECONDS, snapshots._LONGEST_SECONDS, snapshots._RETRY_SECONDS = 0.3, 0.3, 0.3
 """
 
 
