@@ -30,9 +30,9 @@ from peerstorage.errors import (
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Rejected, Source, open_source
-from peerstorage.formats.snapshot import open_snapshot
 from peerstorage.recovery import plan
 from peerstorage.recovery.merge import Recovered, merge
+from peerstorage.recovery.snapshot_file import open_snapshot_file
 
 FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -175,12 +175,15 @@ def _parser() -> argparse.ArgumentParser:
 def _add_key_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=True)
     group.add_argument(
-        "--hsm-secret", metavar="FILE", help="the node's hsm_secret; a passphrase is asked for"
+        "--hsm-secret",
+        metavar="FILE",
+        help="the node's hsm_secret, or a file with cl1… or 64 hex digits; a passphrase is asked for",
     )
     group.add_argument(
         "--mnemonic",
         action="store_true",
-        help="the node's words: asked for without echo, or the next line of standard input; never an argument",
+        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
+        "of standard input; never an argument",
     )
     group.add_argument(
         "--secret-hex",
@@ -327,7 +330,7 @@ def _convert(arguments: argparse.Namespace, inputs: Inputs) -> int:
 
 def _open_snapshot(arguments: argparse.Namespace, secret: Secret) -> int:
     try:
-        about = open_snapshot(arguments.snapshot, secret.snapshot_keys, arguments.database)
+        about = open_snapshot_file(arguments.snapshot, secret.snapshot_keys, arguments.database)
     except OSError as error:
         raise UsageError(
             SOURCE_UNREADABLE, f"{error.filename or arguments.database}: {error.strerror}"

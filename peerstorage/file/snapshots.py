@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage.errors import PeerstorageError
-from peerstorage.file import replace as swap
+from peerstorage.file import versions
 from peerstorage.file.database_copy import copy, data_version
 from peerstorage.file.on_change import OnChange
 from peerstorage.formats.snapshot import About, read_about, seal_snapshot
@@ -199,7 +199,7 @@ class Snapshots:
 
     def _there(self, path: Path) -> tuple[Path, About | None]:
         """The newest snapshot, or, where it is gone, its last version. Raises OSError or _RefusedError."""
-        for place in (path, swap.version(path, 1)):
+        for place in (path, versions.version(path, 1)):
             try:
                 with place.open("rb") as file:
                     return place, read_about(file, [self._key])
@@ -210,7 +210,7 @@ class Snapshots:
         return path, None
 
     def _write(self, path: Path, database: Path, copied: Path) -> About:
-        temporary = swap.beside(path)
+        temporary = versions.beside(path)
         for folder in (database.parent, path.parent):
             _demand_room(folder, 2 * database.stat().st_size)
         taken = int(time.time())
@@ -218,13 +218,13 @@ class Snapshots:
             version = copy(database, copied)
             about = About(taken, version, copied.stat().st_size)
             with copied.open("rb") as file:
-                swap.create_of(temporary, _at_ease(seal_snapshot(self._key, about, file)))
+                versions.create_of(temporary, _at_ease(seal_snapshot(self._key, about, file)))
         finally:
             copied.unlink(missing_ok=True)
         if self._user.recovering:
             temporary.unlink()
             raise _RefusedError("the database was found old or lost meanwhile")
-        swap.put_in_place(path, temporary, self._options.archive)
+        versions.put_in_place(path, temporary, self._options.archive)
         return about
 
 

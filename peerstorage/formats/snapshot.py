@@ -19,12 +19,10 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from peerstorage.errors import FormatError, SealError
@@ -82,26 +80,14 @@ def read_about(stream: BinaryIO, keys: Sequence[bytes]) -> About:
     return _begin(stream, keys)[0]
 
 
-def open_snapshot(source: Path | BinaryIO, keys: Sequence[bytes], out: Path) -> About:
-    """Writes the database to `out`, a new file that only its owner may read.
+def open_snapshot(stream: BinaryIO, keys: Sequence[bytes], write: Callable[[bytes], object]) -> About:
+    """Hands the database to `write`, part by part: it is one only when this returns. To a file: see
+    peerstorage.recovery.snapshot_file.
 
-    Raises SealError where no key fits, FormatError where it is no whole snapshot, OSError (FileExistsError); then
-    there is no file, or the one that was there before.
+    Raises SealError where no key fits, FormatError where it is no whole snapshot.
     """
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            return open_snapshot(stream, keys, out)
-    about, opener = _begin(source, keys)
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _unpack(source, opener, about.size, file.write)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(out)
-        raise
+    about, opener = _begin(stream, keys)
+    _unpack(stream, opener, about.size, write)
     return about
 
 

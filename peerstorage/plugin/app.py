@@ -1,4 +1,4 @@
-"""The plugin as lightningd sees it: options, hooks, notifications, RPC methods.
+"""The plugin as lightningd sees it: options, hooks, notifications. The RPC methods are beside it (rpc.py).
 
 Rules:
 - A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 import traceback
@@ -22,7 +21,7 @@ from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
-from peerstorage.file.local_file import Vault
+from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
@@ -31,17 +30,15 @@ from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
-from peerstorage.lightningd.pipe import Pipe
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.user import User
-from peerstorage.plugin import rpc
-from peerstorage.plugin.watch import Watch
+from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
-from peerstorage.theirs.retention import Upkeep
-from peerstorage.theirs.storing import Keeper
+from peerstorage.theirs.retention import Retention
+from peerstorage.theirs.storing import Storage
 
 _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
@@ -55,8 +52,6 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        self._inbox: dict[tuple[str, int], bytes] = {}
-        self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
         self.restoring, self.auditing = threading.Lock(), threading.Lock()
@@ -67,7 +62,7 @@ class App:
         """Serves lightningd until it goes away."""
         self._plugin.run()
         # lightningd closed the pipe without a word: it died.
-        if hasattr(self, "vault"):
+        if hasattr(self, "local_file"):
             self.worker.stop("end", self._flush, _SHUTDOWN_SECONDS)
 
     def _declare(self) -> None:
@@ -83,7 +78,6 @@ class App:
         plugin.add_subscription("block_added", self._on_block_added)
         plugin.add_subscription("shutdown", self._on_shutdown)
         plugin.add_notification_topic(TOPIC)
-        rpc.register(plugin, self)
 
     # Start and stop
 
@@ -91,54 +85,64 @@ class App:
         self, options: dict[str, Any], configuration: dict[str, Any], **_: Any
     ) -> dict[str, str] | None:
         try:
-            self.options = Options.parse(options)
-            folder = Path(configuration["lightning-dir"])
-            self.node = Node(str(folder / configuration["rpc-file"]))
-            self.store = Store(self.node)
-            self.key = self.node.secret()
-            self.user = User(self.node, self.store, self.key, self.options, self._log)
-            self.gate = Gate(self.options.settle)
-            self.alerts = Alerts(self._emit, self._log, time.monotonic())
-            self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
-            builtin = self.node.builtin_is_active()
-            self.upkeep = Upkeep(
-                self.node,
-                self.store,
-                self.keeper,
-                self._log,
-                everyone=self.options.provide == "all",
-                builtin=builtin,
-            )
-            self.vault = Vault(
-                folder,
-                self.options,
-                self.key,
-                node=Node(self.node.rpc_path),
-                user=self.user,
-                alerts=self.alerts,
-                submit=self.worker.submit,
-                ahead=self._file_is_ahead,
-            )
-            self.snapshots = Snapshots(
-                folder,
-                self.options,
-                self.node.secret(SECRET_NAME) if self.options.snapshot else b"",
-                node=self.node,
-                user=self.user,
-                alerts=self.alerts,
-                submit=self.worker.submit,
-            )
-            behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin, behind_builtin=behind)
+            self._build(Options.parse(options), configuration)
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
-        self.worker.start([_Doorman(self), *roles, self.snapshots])
+        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
+        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
+
+    def _build(self, options: Options, configuration: dict[str, Any]) -> None:
+        self.options = options
+        folder = Path(configuration["lightning-dir"])
+        self.node = Node(str(folder / configuration["rpc-file"]))
+        self.store = Store(self.node)
+        self.key = self.node.secret()
+        self.user = User(self.node, self.store, self.key, options, self._log)
+        self.gate = Gate(options.settle, self.user.connections)
+        self.alerts = Alerts(self._emit, self._log, time.monotonic())
+        self.storage = Storage(self.node, self.store, options, folder, self.alerts)
+        builtin = self.node.builtin_is_active()
+        self.retention = Retention(
+            self.node,
+            self.store,
+            self.storage,
+            self._log,
+            everyone=options.provide == "all",
+            builtin=builtin,
+        )
+        self.local_file = LocalFile(
+            folder,
+            options,
+            self.key,
+            node=self.node.another(),
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
+            ahead=self._file_is_ahead,
+        )
+        self.snapshots = Snapshots(
+            folder,
+            options,
+            self.node.secret(SECRET_NAME) if options.snapshot else b"",
+            node=self.node,
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
+        )
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -147,7 +151,7 @@ class App:
 
     def audit(self) -> Audit:
         """For a thread of its own."""
-        return Audit(self.node.rpc_path, self.user, self.options)
+        return Audit(self.node.another(), self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
@@ -170,15 +174,9 @@ class App:
 
     def _flush(self) -> None:
         try:
-            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
-            with self._inbox_lock:
-                inbox = list(self._inbox.items())
-            for (peer_id, kind), blob in inbox:
-                if kind == PEER_STORAGE:
-                    self.keeper.received(peer_id, blob)
-            self.keeper.flush()
+            self.storage.flush()
         finally:
-            self.vault.flush(_FILE_SECONDS)
+            self.local_file.flush(_FILE_SECONDS)
 
     # Hooks and notifications
 
@@ -189,7 +187,7 @@ class App:
                 self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
         if self.options.use:
-            decision = self.gate.decide(self.user, peer_id, offers=offers)
+            decision = self.gate.decide(self.user.entrance, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
@@ -203,8 +201,8 @@ class App:
             if offers and self.options.use:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
-            self.keeper.serve(peer_id)
-            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
+            self.storage.serve(peer_id)
+            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.entrance.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)
         finally:
@@ -213,8 +211,8 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.halted or (self.options.use and self.user.recovering)
-        if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
+        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -247,46 +245,37 @@ class App:
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
-        if payload.startswith(_RETRIEVAL_HEX) and self.gate.ends_by_retrieval(peer_id):
+        at_gate = payload.startswith(_RETRIEVAL_HEX) and self.gate.holds(peer_id)
+        if at_gate and self.gate.ends_by_retrieval(peer_id):
             self._turned_away(peer_id)
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
-            self.gate.judged(peer_id)
             self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
-        if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
+        if message is None:
             return CONTINUE
-        key = (peer_id, message.type)
-        if message.type == PEER_STORAGE_RETRIEVAL:
-            # From now on nothing is sent to this peer until its retrieval is judged.
-            self.user.sessions.unjudged.add(peer_id)
-        with self._inbox_lock:
-            waiting = key in self._inbox
-            self._inbox[key] = message.blob
-        if not waiting:
-            self.worker.submit("custommsg", lambda: self._receive(key))
+        if message.type == PEER_STORAGE:
+            if self.storage.arrived(peer_id, message.blob):
+                self.worker.submit("custommsg", self.storage.take_in)
+        # From now on nothing is sent to this peer until its retrieval is judged.
+        elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
+            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
         return CONTINUE
 
-    def _receive(self, key: tuple[str, int]) -> None:
-        with self._inbox_lock:
-            blob = self._inbox.pop(key)
-        peer_id, kind = key
-        if kind == PEER_STORAGE:
-            self.keeper.received(peer_id, blob)
-        else:
-            try:
-                self.user.retrieved(peer_id, blob)
-            except PeerstorageError:
-                self._receive_again(key, blob)
-                raise
-            self.gate.judged(peer_id)
-            self._heed_guard()
-            self.watch.soon()
+    def _retrieve(self, peer_id: str) -> None:
+        blob = self.user.connections.take(peer_id)
+        try:
+            self.user.retrieved(peer_id, blob)
+        except PeerstorageError:
+            self._retrieve_again(peer_id, blob)
+            raise
+        self._heed_guard()
+        self.todo.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
-        if self.user.halted:
+        if self.user.entrance.halted:
             for peer_id in self.gate.release_waiting(DISCONNECT):
                 self._refused(peer_id)
             if not self._refusing:
@@ -294,31 +283,28 @@ class App:
                 for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
                     with contextlib.suppress(NodeError):
                         self.node.disconnect(peer_id)
-        elif not self.user.guarding:
+        elif not self.user.entrance.guarding:
             self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.halted
+        self._refusing = self.user.entrance.halted
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)
         self._heed_guard()
-        self.watch.soon()
+        self.todo.soon()
 
     def resume(self) -> None:
         """The operator, or a restore, ends recovering. Raises UsageError."""
         self.user.resume()
         self._heed_guard()
-        self.watch.soon()
+        self.todo.soon()
 
-    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+    def _retrieve_again(self, peer_id: str, blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
         nor let in before."""
 
         def again() -> None:
-            with self._inbox_lock:
-                if key in self._inbox:
-                    return
-                self._inbox[key] = blob
-            self.worker.submit("custommsg", lambda: self._receive(key))
+            if self.user.connections.put_back(peer_id, blob):
+                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True
@@ -329,7 +315,7 @@ class App:
 
         def leave() -> None:
             self.user.disconnected(peer_id)
-            self.keeper.disconnected(peer_id)
+            self.storage.disconnected(peer_id)
 
         self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.
@@ -344,7 +330,7 @@ class App:
         self.worker.submit("channel_state_changed", changed, ORDINARY)
 
     def _on_block_added(self, **_: Any) -> None:
-        self.worker.submit("block_added", self.upkeep.block_added)
+        self.worker.submit("block_added", self.retention.block_added)
 
     # Log and alerts
 
@@ -387,10 +373,3 @@ class _Doorman:
                 # Whatever failed: a peer that can't be judged is not let in unseen.
                 self._app.gate.release(peer_id, DISCONNECT)
                 raise
-
-
-def main() -> None:
-    """Entry point of plugin.py."""
-    # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
-    sys.setswitchinterval(0.0005)
-    App(Pipe()).run()

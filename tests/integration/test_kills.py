@@ -1,4 +1,4 @@
-"""A hundred kills without warning, of the plugin and of lightningd, here and at the peers, under traffic.
+"""Kills without warning, of the plugin and of lightningd, here and at the peers, under traffic.
 
 After each: what every peer holds of us opens and is no older than what it held before, together they bring back
 every channel that they ever brought back (until it is closed), and the node goes on as if nothing had been.
@@ -39,10 +39,11 @@ from tests.integration.helpers import (
     status,
 )
 from tests.integration.money import await_money, coins, shares
+from tests.soak import SOAK
 
-_KILLS = 100
+_KILLS = 100 if SOAK else 12
 # After so many the traffic rests until every peer holds every channel.
-_REST_AFTER = 10
+_REST_AFTER = 10 if SOAK else 4
 # Who is killed how often, by weight.
 _VICTIMS = {
     ("user", "plugin"): 4,
@@ -64,6 +65,7 @@ _NOT_OURS = r"^(?!.*plugin-plugin\.py)"
 # A peer goes on storing when its last channel with us is closed.
 _OPTIONS: dict[str, str] = {
     "peerstorage-interval": "1",
+    "peerstorage-write-delay": "1",
     "peerstorage-settle": "1",
     "peerstorage-provide": "all",
 }
@@ -155,8 +157,9 @@ def normal_channels(node: Any) -> list[dict[str, Any]]:
     return [channel for channel in channels if channel["state"] == "CHANNELD_NORMAL"]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_a_hundred_kills_under_traffic(node_factory: Any) -> None:
+def test_kills_under_traffic(node_factory: Any) -> None:
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -237,7 +240,7 @@ def _is_unspent(node: Any, txid: str, output: str | int) -> bool:
 def test_process_that_outlives_its_lightningd_has_nothing_to_say_to_the_next(node_factory: Any) -> None:
     """lightningd is killed while the plugin at a peer stands still (swapped out, waiting for a disk). When it goes
     on it finds the next lightningd at the socket, and has an older backup to write there."""
-    user, peer = node_factory.get_nodes(2, opts=[OURS, OURS | KILLED | {"peerstorage-interval": 3600}])
+    user, peer = node_factory.get_nodes(2, opts=[OURS, OURS | KILLED | {"peerstorage-write-delay": 3600}])
     fund(user, peer)
     witness = Witness(user, [peer], set())
     wait_for(lambda: held_blob(peer, user) is not None)

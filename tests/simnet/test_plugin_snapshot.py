@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from peerstorage.cli.main import main
-from peerstorage.formats.snapshot import open_snapshot
+from peerstorage.recovery.snapshot_file import open_snapshot_file
 
 from . import keys
 from .common import wait_for
@@ -65,7 +65,7 @@ def version_of(node: Node, name: str = NAME) -> int | None:
     out = node.dir / "opened"
     out.unlink(missing_ok=True)
     try:
-        return open_snapshot(node.dir / name, [key(node)], out).data_version
+        return open_snapshot_file(node.dir / name, [key(node)], out).data_version
     except FileNotFoundError:
         return None
 

@@ -1,0 +1,204 @@
+"""What an operator should know: the conditions that alerts tell of and peerstorage-status lists as things to do.
+
+Rules:
+- One list for both. Each condition says what to do about it.
+- What a restart or a new channel brings about for a while is told only when it lasts.
+- Of single peers only those with a channel are told: strangers come and go, and could make as many as they like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
+from peerstorage.lightningd.options import Options
+from peerstorage.ours.user import User
+from peerstorage.plugin.status import holding
+
+_PERIOD_SECONDS = 30.0
+# After an event it is looked at once more, at most so often.
+_SOON_SECONDS = 1.0
+_GRACE_SECONDS = 600.0
+# So often in a row a peer has failed: a peer that keeps small blobs only fails twice (capacity.py).
+_FAILING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`lasting`: told only when it holds for a while."""
+
+    kind: str
+    severity: str
+    message: str
+    peer_id: str | None = None
+    lasting: bool = False
+
+
+class Todo:
+    """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
+    and is asked first when a peer connects; `hanging`: RPC methods that are not answered."""
+
+    def __init__(
+        self,
+        user: User,
+        alerts: Alerts,
+        options: Options,
+        *,
+        builtin: bool,
+        behind_builtin: bool = False,
+        hanging: Set[str] = frozenset(),
+    ) -> None:
+        self._user, self._alerts, self._options = user, alerts, options
+        self._builtin, self._behind_builtin, self._hanging = builtin, behind_builtin, hanging
+        self._at = self._looked_at = 0.0
+        # Since when (monotonic seconds) each condition holds, by kind and peer.
+        self._since: dict[tuple[str, str | None], float] = {}
+
+    def soon(self) -> None:
+        """Something happened that may change a condition."""
+        self._at = min(self._at, self._looked_at + _SOON_SECONDS)
+
+    def next_event(self) -> float:
+        return self._at
+
+    def tick(self, now: float) -> None:
+        self._at, self._looked_at = now + _PERIOD_SECONDS, now
+        conditions = {(each.kind, each.peer_id): each for each in self.conditions()}
+        for key in self._since.keys() - conditions.keys():
+            del self._since[key]
+            self._alerts.clear(*key)
+        for key, condition in conditions.items():
+            patience = _GRACE_SECONDS if condition.lasting else 0.0
+            told_at = self._since.setdefault(key, now) + patience
+            if now >= told_at:
+                self._alerts.raise_(condition.kind, condition.peer_id, condition.severity, condition.message)
+            else:
+                self._at = min(self._at, told_at)
+
+    def texts(self) -> list[str]:
+        """What is wrong now and what to do, the worst first; empty when all is well."""
+        order = (CRITICAL, WARNING, INFO)
+        found = [(condition.severity, condition.message) for condition in self.conditions()]
+        # What others told. What was told from here may be over since.
+        found += [told for key, told in self._alerts.raised.items() if key not in self._since]
+        return [message for _, message in sorted(found, key=lambda told: order.index(told[0]))]
+
+    def conditions(self) -> list[Condition]:
+        """All that hold now."""
+        found = []
+        if self._options.use:
+            found = self._of_the_database() if self._user.recovering else self._of_the_copies()
+            found += self._of_peers()
+        if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
+            found.append(
+                Condition(
+                    "builtin-first",
+                    CRITICAL,
+                    "THE BUILT-IN chanbackup IS ASKED FIRST when a peer connects, since this plugin was started "
+                    "again: it sends an empty backup in place of the good one. Connect to nobody. Restart "
+                    "lightningd with disable-plugin=chanbackup in its configuration",
+                )
+            )
+        if hanging := sorted(frozenset(self._hanging)):
+            found.append(
+                Condition(
+                    "rpc-hangs",
+                    WARNING,
+                    f"LIGHTNINGD DOES NOT ANSWER {', '.join(hanging)}: it hangs, or a plugin that it asks. What "
+                    "needed the answer is tried again. See its log, and lightning-cli plugin list",
+                )
+            )
+        if self._builtin:
+            found.append(
+                Condition(
+                    "builtin-active",
+                    INFO,
+                    "the built-in chanbackup plugin is active beside this one: both send backups, ours goes last. "
+                    "Recommended: disable-plugin=chanbackup in lightningd's configuration",
+                )
+            )
+        return found
+
+    def _of_the_database(self) -> list[Condition]:
+        found = []
+        if self._user.ledger.state.old:
+            peers = "are refused" if self._user.entrance.halted else "are let in (peerstorage-guard=warn)"
+            found.append(
+                Condition(
+                    "old-database",
+                    CRITICAL,
+                    "OLD DATABASE: what peers or the local file have proves that this database is an old copy. "
+                    f"Peers with channels {peers}, nobody gets backups. Stop lightningd and put the newest "
+                    "database in place. If there is none: README, Guard",
+                )
+            )
+        else:
+            found.append(
+                Condition(
+                    "recovering",
+                    CRITICAL,
+                    "RECOVERING: this database was lost. Nobody gets backups. Next: lightning-cli "
+                    "peerstorage-restore dry_run=true, and the README's chapter on recovery",
+                )
+            )
+        if self._user.old_node.sign:
+            found.append(Condition("old-node-alive", CRITICAL, self._user.old_node.sign))
+        return found
+
+    def _of_the_copies(self) -> list[Condition]:
+        replicas = self._options.replicas
+        held = holding(self._user, replicas)
+        without, few = held["channels_without_copy"], held["channels_with_few_copies"]
+        found = self._of_unlisted_channels()
+        if without:
+            found.append(
+                Condition(
+                    "no-backup",
+                    CRITICAL,
+                    f"{without} CHANNEL(S) ARE IN NO BACKUP: connect to more peers that offer storage (feature "
+                    "bit 42/43)",
+                    lasting=True,
+                )
+            )
+        if few:
+            found.append(
+                Condition(
+                    "few-copies",
+                    WARNING,
+                    f"{few} channel(s) lie with fewer than {replicas} peers (peerstorage-replicas): connect to "
+                    "more peers that offer storage",
+                    lasting=True,
+                )
+            )
+        return found
+
+    def _of_unlisted_channels(self) -> list[Condition]:
+        """They are told by peer, for what helps is to connect to it in another way."""
+        entryless = self._user.ledger.entryless
+        found = []
+        for peer_id in sorted(set(entryless.values())):
+            named = ", ".join(sorted(one.hex() for one in entryless if entryless[one] == peer_id))
+            message = (
+                f"channel(s) {named} are in no new backup: lightningd leaves out the channels of a peer that is "
+                "connected through a unix socket, or by a host name through a proxy. Connect to it by its IP or "
+                f"onion address: lightning-cli disconnect {peer_id} true, then lightning-cli connect "
+                f"{peer_id}@ADDRESS"
+            )
+            found.append(Condition("unlisted", WARNING, message, peer_id, lasting=True))
+        return found
+
+    def _of_peers(self) -> list[Condition]:
+        found = []
+        for peer_id in sorted(self._user.ledger.partners):
+            record = self._user.ledger.record(peer_id)
+            if record.state == "altered":
+                message = (
+                    f"peer {peer_id} returned a backup that does not open: it is damaged, or another node's. It "
+                    "gets a new one; don't count on this peer if it happens again"
+                )
+                found.append(Condition("altered", WARNING, message, peer_id))
+            elif record.failing >= _FAILING:
+                message = f"peer {peer_id} failed to return what it got, {record.failing} times in a row"
+                found.append(Condition("stale-peer", WARNING, message, peer_id))
+        return found

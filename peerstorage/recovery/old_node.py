@@ -1,0 +1,49 @@
+"""The sign that another node with our key is alive. Two nodes with one key lose funds.
+
+While this node recovers it sends nothing. So if what a peer returns gets newer, and was made since this node began
+to recover, somebody else made and sent a backup with our key. (That peers drop our connection for the other node's
+tells nothing: while recovering, our connections end at once anyway; docs/facts.md.)
+
+Rules:
+- A backup from before the loss proves nothing, whenever it is returned: a peer may return an older one first, out
+  of malice or because it stores late.
+- A backup's time is what its node's clock said, or later, if that node had backups from the future. So it is
+  compared with our clock, give or take SLACK, and with the newest that was seen when this node began to recover.
+  A clock of ours that is ahead by more hides a living node; one that is behind only makes us more careful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Seconds by which the clocks of two machines may differ.
+SLACK = 600
+
+
+def earliest(now: int, newest: int) -> int:
+    """What a backup has to be newer than to be another node's. Recovering begins at `now`, wall-clock seconds;
+    `newest` is that of all backups seen so far."""
+    return max(now - SLACK, newest)
+
+
+class OldNode:
+    """What peers returned since this node began to recover. `sign` is empty while all is quiet."""
+
+    def __init__(self, known: Mapping[str, int], now: float) -> None:
+        """`known`: by node_id the newest timestamp that a peer returned so far; `now`: monotonic seconds."""
+        self.sign = ""
+        # By node_id: the timestamp first returned, and the monotonic seconds when.
+        self.first = {peer_id: (timestamp, now) for peer_id, timestamp in known.items()}
+
+    def returned(self, peer_id: str, timestamp: int, now: float, *, after: int) -> bool:
+        """A peer returned a backup made at `timestamp`; `after`: see `earliest`. True if that is the first sign
+        of such a node."""
+        before, _ = self.first.setdefault(peer_id, (timestamp, now))
+        if timestamp <= max(before, after) or self.sign:
+            return False
+        self.sign = (
+            f"THE OLD NODE IS ALIVE, as it seems: peer {peer_id} returned a newer backup than before, and by its "
+            f"time it was made after this node began to recover, or less than {SLACK // 60} minutes before. Two "
+            "nodes with one key lose funds: stop one of them, and never restore beside it."
+        )
+        return True

@@ -1,0 +1,375 @@
+"""What the user's side concludes from what peers return, and when; test_model drives it at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+
+from peerstorage.bolt.peer_storage import Message
+from peerstorage.errors import StoreError
+from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.sealing import seal, unseal
+from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.store import Store
+from peerstorage.ours import reliability, strangers
+from peerstorage.ours.user import User
+from peerstorage.plugin.status import holding
+from tests.unit import samples
+from tests.unit.samples import KEY, POINTS
+from tests.unit.world import Clock, MemoryNode
+
+# With a channel, and without.
+ALICE, MALLORY = (point.hex() for point in POINTS[:2])
+NAMES = [f"{number:066x}" for number in range(300)]
+
+
+class World:
+    """A node with a channel with Alice. `got`: what each peer was sent, by node_id."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.got: dict[str, list[bytes]] = {}
+        self.node = MemoryNode(clock, self._delivered)
+        entry = samples.entry(1)
+        self.node.channels_now = {entry.channel_id: entry}
+        self.start()
+
+    def start(self) -> None:
+        self.node.connected.clear()
+        self.user = User(self.node, Store(self.node), KEY, Options(), lambda level, line: None)
+
+    def _delivered(self, peer_id: str, payload: bytes) -> None:
+        message = Message.from_bytes(payload)
+        assert message is not None
+        self.got.setdefault(peer_id, []).append(message.blob)
+
+    def run(self, seconds: float) -> None:
+        """The worker does what is due, for so long."""
+        end = self.clock.now + seconds
+        while self.user.next_event() <= end:
+            self.clock.now = max(self.clock.now, self.user.next_event())
+            self.user.tick(self.clock.now)
+        self.clock.now = max(end, self.clock.now)
+
+    def connect(self, peer_id: str) -> None:
+        self.node.connected.add(peer_id)
+        self.user.connected(peer_id, self.clock.now)
+
+    def leave(self, peer_id: str) -> None:
+        self.node.connected.discard(peer_id)
+        self.user.disconnected(peer_id)
+
+    def kept(self, prefix: str) -> set[str]:
+        return set(self.node.names(("peerstorage", prefix)))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    clock = Clock()
+    with clock.in_use():
+        yield World(clock)
+
+
+def held(world: World, peer_id: str) -> bytes:
+    """Connects a peer, which gets a backup and leaves again."""
+    world.connect(peer_id)
+    world.run(100)
+    world.leave(peer_id)
+    return world.got[peer_id][-1]
+
+
+def come_with(world: World, blob: bytes) -> None:
+    """One with a copy comes under many names, and is gone before it gets anything."""
+    for name in NAMES:
+        world.connect(name)
+        world.user.retrieved(name, blob)
+        world.leave(name)
+
+
+def memory_of(user: User) -> int:
+    """How many names the process remembers."""
+    return max(
+        len(known)
+        for known in (
+            user.placement._held,
+            user.sender.may_replace,
+            user.strangers.verdicts,
+            user.ledger.records,
+        )
+    )
+
+
+@pytest.mark.parametrize("blob", ["ours", "garbage"])
+def test_names_that_return_what_tells_nothing_leave_nothing(world: World, blob: str) -> None:
+    ours = held(world, MALLORY)
+    come_with(world, ours if blob == "ours" else b"garbage")
+    assert world.kept("retrieved") == set()
+    assert world.kept("sent") == {MALLORY}
+    assert memory_of(world.user) == 1
+
+
+def test_names_that_return_one_copy_to_a_node_that_lost_all_leave_one(world: World) -> None:
+    ours = held(world, MALLORY)
+    world.node.load(({}, set(), type(world.node.datastore)()))
+    world.start()
+    come_with(world, ours)
+    assert world.user.recovering
+    assert world.kept("retrieved") == world.kept("sent") == {NAMES[0]}
+    assert memory_of(world.user) == 1
+    # Who has a channel in it is another matter.
+    world.user.retrieved(ALICE, ours)
+    assert world.kept("retrieved") == {NAMES[0], ALICE}
+
+
+def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with_it_before(
+    world: World,
+) -> None:
+    """As it came it said nothing; a newer one tells that this database is an old copy."""
+    database = world.node.database()
+    old = held(world, MALLORY)
+    (entry,) = world.node.channels_now.values()
+    newer = encode(4_000_000_000, [samples.entry(1, revocations=9)], samples.summary([entry]), None, [])
+    world.node.load(database)
+    world.start()
+    held(world, ALICE)
+    world.user.retrieved(MALLORY, old)
+    assert world.kept("retrieved") == set()
+    assert MALLORY in world.user.connections.known
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert world.user.recovering
+    assert world.user.connections.known == {ALICE}
+    world.user.retrieved(MALLORY, old)
+    assert world.kept("retrieved") == {ALICE, MALLORY}
+
+
+def test_a_copy_of_an_earlier_life_is_withheld_under_every_name_and_kept_under_one(world: World) -> None:
+    held(world, ALICE)
+    earlier = encode(7, [samples.entry(2)], samples.summary([samples.entry(2)]), None, [])
+    for name in NAMES[:3]:
+        world.connect(name)
+        world.user.retrieved(name, seal(KEY, earlier))
+        world.run(100)
+        assert name not in world.got
+        assert world.user.ledger.record(name).withheld
+        world.leave(name)
+    assert world.kept("retrieved") == {NAMES[0]}
+    # The others are forgotten like any stranger.
+    world.clock.offset += 91 * 86_400
+    world.run(100)
+    assert world.kept("sent") == {ALICE, NAMES[0]}
+
+
+def test_of_names_that_got_a_backup_only_so_many_are_remembered(world: World) -> None:
+    held(world, ALICE)
+    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(strangers, "_STEP", 10):
+        world.user.strangers._enough = 10
+        for name in NAMES:
+            world.connect(name)
+            world.user.retrieved(name, b"")
+            world.user.tick(world.clock.now)
+            assert name in world.got
+            world.leave(name)
+            assert len(world.kept("sent")) <= 20 + 10 + 2
+        world.run(100)
+    assert len(world.kept("sent")) == 20 + 1
+    assert {ALICE, NAMES[-1]} <= world.kept("sent")
+    assert memory_of(world.user) == 21
+    assert decode(unseal(KEY, world.got[NAMES[-1]][0])).channel_ids
+
+
+def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
+    held(world, ALICE)
+    for name in NAMES[:50]:
+        world.connect(name)
+        world.user.retrieved(name, b"")
+    world.run(1)
+    for name in NAMES[:50]:
+        world.leave(name)
+    assert len(world.kept("sent")) == 51
+    world.clock.offset += 91 * 86_400
+    world.clock.now = world.user._refresh_at
+    for left in (35, 19, 3, 1):
+        assert world.user.next_event() <= world.clock.now
+        world.user.tick(world.clock.now)
+        assert len(world.kept("sent")) == left
+    assert world.user.next_event() > world.clock.now
+
+
+def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
+    with patch.object(strangers, "_MOST_KNOWN", 10):
+        come_with(world, b"garbage")
+    assert len(world.user.connections.known) <= 11
+    assert NAMES[-1] in world.user.connections.known
+
+
+# Late
+
+
+@pytest.mark.parametrize("newer", [True, False], ids=["got-a-newer-one-since", "got-nothing-since"])
+def test_a_peer_that_is_slower_than_the_settle_time_has_not_failed(world: World, newer: bool) -> None:
+    """Over Tor, say. Else every second connection would cut it to 1024 bytes."""
+    world.connect(ALICE)
+    for number in range(4):
+        # Until it got a backup; then it is away, for longer than the interval or not.
+        world.run(70)
+        world.leave(ALICE)
+        blob = world.got[ALICE][-1]
+        world.run(300 if newer else 0)
+        if not newer:
+            world.user.ledger.records[ALICE] = replace(
+                world.user.ledger.record(ALICE), sent_at=int(world.clock.time())
+            )
+            world.user.sessions.done(ALICE, world.clock.now)
+        world.connect(ALICE)
+        world.run(6)
+        assert world.user.ledger.record(ALICE).state == "missing"
+        assert (world.got[ALICE][-1] != blob) == newer
+        world.user.retrieved(ALICE, blob)
+        record = world.user.ledger.record(ALICE)
+        assert (record.state, record.checks, record.failures, record.misses) == ("current", number + 1, 0, 0)
+        assert (record.capacity, record.proven) == (65531, 65531)
+        world.user.look()
+        assert world.user.placement.copies() == {samples.entry(1).channel_id: 1}
+
+
+def test_who_returns_something_else_late_has_failed(world: World) -> None:
+    old = held(world, ALICE)
+    newer = held(world, ALICE)
+    world.connect(ALICE)
+    world.run(6)
+    world.user.retrieved(ALICE, old)
+    assert world.user.ledger.record(ALICE).failures == 2
+    # Nor does it help at the next connection what would have helped at this one.
+    world.leave(ALICE)
+    world.run(100)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, newer)
+    assert world.user.ledger.record(ALICE).state == "stale"
+
+
+def test_a_peer_that_is_heard_before_its_hook_reaches_us_is_not_missing(world: World) -> None:
+    """Another plugin before us holds peer_connected for longer than the peer's copy takes."""
+    blob = held(world, ALICE)
+    for _ in range(3):
+        world.node.connected.add(ALICE)
+        world.user.retrieved(ALICE, blob)
+        world.connect(ALICE)
+        world.run(100)
+        record = world.user.ledger.record(ALICE)
+        assert (record.state, record.failures) == ("current", 0)
+        blob = world.got[ALICE][-1]
+        world.leave(ALICE)
+
+
+# More than one
+
+
+def sent_writes(world: World) -> int | None:
+    """Counts the writes of Alice's record."""
+    return world.node.generation(("peerstorage", "sent", ALICE))
+
+
+@pytest.mark.parametrize("first", ["good", "bad"])
+def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world: World, first: str) -> None:
+    """It could make as many writes, and alerts that come and go, as it sends messages."""
+    old = held(world, ALICE)
+    good = held(world, ALICE)
+    blobs = {"good": good, "bad": b"bad"}
+    world.connect(ALICE)
+    for blob in (blobs[first], good, b"bad", old):
+        world.user.retrieved(ALICE, blob)
+    assert world.user.ledger.record(ALICE).state == "current"
+    writes = sent_writes(world)
+    for _ in range(10):
+        for blob in (b"bad", good, old):
+            world.user.connections.arrived(ALICE, blob)
+            world.clock.now += 1
+            world.user.retrieved(ALICE, world.user.connections.take(ALICE))
+            assert world.user.sessions.is_ready(ALICE)
+    assert sent_writes(world) == writes
+    # One that is newer proves that the database is old; what proved nothing before is kept then.
+    newer = encode(4_000_000_000, [samples.entry(1, revocations=9)], samples.summary([]), None, [])
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert world.user.recovering
+    # Who is asked once more has answered, be it with the same.
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    world.user.connections.forget([ALICE])
+    world.user.retrieved(ALICE, seal(KEY, newer))
+    assert world.user.connections.knows(ALICE)
+
+
+def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:
+    good = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, good)
+    for _ in range(3):
+        world.user.retrieved(ALICE, seal(KEY, b"another version"))
+        assert world.user.ledger.record(ALICE).withheld
+    writes, copies = sent_writes(world), world.node.generation(("peerstorage", "retrieved", ALICE))
+    for _ in range(10):
+        world.clock.now += 1
+        world.user.retrieved(ALICE, seal(KEY, b"another version"))
+    assert sent_writes(world) == writes
+    assert world.node.generation(("peerstorage", "retrieved", ALICE)) == copies
+
+
+def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: World) -> None:
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.run(6)
+    lost = encode(4_000_000_000, [samples.entry(2)], samples.summary([]), None, [])
+    for each, state in ((blob, "current"), (seal(KEY, lost), "stale")):
+        with patch.object(world.node, "put", side_effect=StoreError("full")), pytest.raises(StoreError):
+            world.user.retrieved(ALICE, each)
+        world.user.retrieved(ALICE, each)
+        assert world.user.ledger.record(ALICE).state == state
+        assert world.user.ledger.record(ALICE).failures == 0
+    assert world.user.recovering
+
+
+def test_nothing_is_sent_while_a_copy_that_came_later_waits(world: World) -> None:
+    """It came while the first was judged, and may be the better one."""
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    first = world.user.connections.take(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    world.user.retrieved(ALICE, first)
+    got = len(world.got[ALICE])
+    world.run(100)
+    assert len(world.got[ALICE]) == got
+    world.user.retrieved(ALICE, world.user.connections.take(ALICE))
+    world.run(100)
+    assert len(world.got[ALICE]) == got + 1
+
+
+# Copies that count
+
+
+def test_a_peer_that_keeps_nothing_is_no_copy_however_small_the_blobs_get(world: World) -> None:
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, blob)
+    chances: list[int] = []
+    for _ in range(4):
+        held(world, MALLORY)
+        world.user.look()
+        counts = holding(world.user, 2)
+        record = world.user.ledger.record(MALLORY)
+        first = record.checks == 0
+        if record.state == "unverified":
+            # Planned for it is: its blob has what no other has room for, and the way to the others.
+            assert bytes.fromhex(MALLORY) in world.user.placement.plan.contents
+            chances.append(record.checks)
+        assert counts["up_to_date_peers"] == counts["got_all_channels"] == 1 + first
+        assert counts["channels_with_few_copies"] == 1 - first
+    assert len(world.got[MALLORY][-1]) == 1024
+    assert chances == [0, 2]
+    # One that keeps that much proves it at its next connection.
+    world.connect(MALLORY)
+    world.user.retrieved(MALLORY, world.got[MALLORY][-1])
+    world.user.look()
+    assert holding(world.user, 2)["channels_with_enough_copies"] == 1
