@@ -11,7 +11,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from peerstorage.formats.snapshot import About, open_snapshot
+from peerstorage.formats.snapshot import MAGIC, About, is_snapshot, open_snapshot
+
+
+def is_snapshot_file(path: Path) -> bool:
+    """Whether a file claims to be one; what can't be read doesn't."""
+    try:
+        with path.open("rb") as file:
+            return is_snapshot(file.read(len(MAGIC)))
+    except OSError:
+        return False
 
 
 def open_snapshot_file(path: Path, keys: Sequence[bytes], out: Path) -> About:

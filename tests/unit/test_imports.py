@@ -30,7 +30,9 @@ PURE = {
     "bolt": {"init", "peer_storage", "reestablish"},
     "formats": {
         "backup",
+        "channel_keys",
         "codex32",
+        "database",
         "facts",
         "greenlight",
         "keys",
@@ -42,7 +44,7 @@ PURE = {
     },
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
-    "recovery": {"answers", "hearing", "merge", "old_node", "plan", "telling"},
+    "recovery": {"answers", "check", "hearing", "merge", "old_node", "plan", "survey", "telling"},
     "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
     "file": {"contents"},
 }
