@@ -41,6 +41,7 @@ PURE = {
         "sealing",
         "snapshot",
         "textform",
+        "words",
     },
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
