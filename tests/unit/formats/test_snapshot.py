@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import snapshot
-from peerstorage.formats.keys import sealing_keys
+from peerstorage.formats.keys import sealing_keys, seed_of_hsm_secret
 from peerstorage.formats.sealing import HEADER_LENGTH, PIECE_OVERHEAD, derive_key, seal
 from peerstorage.formats.snapshot import (
     MAGIC,
@@ -26,6 +26,7 @@ from peerstorage.formats.snapshot import (
     read_about,
     seal_snapshot,
 )
+from peerstorage.formats.words import ENGLISH
 from peerstorage.recovery.snapshot_file import open_snapshot_file
 from tests.unit.conftest import REAL_NODE, Run
 from tests.unit.samples import KEY
@@ -183,10 +184,7 @@ SEED = REAL_NODE["hsm_secret_hex"]
 
 
 def snapshot_key() -> bytes:
-    from peerstorage.cli.inputs import _words
-    from peerstorage.formats.keys import seed_of_hsm_secret
-
-    seed = seed_of_hsm_secret(bytes.fromhex(SEED), None, _words())
+    seed = seed_of_hsm_secret(bytes.fromhex(SEED), None, ENGLISH)
     assert sealing_keys(seed, SECRET_NAME)[0] == derive_key(seed, SECRET_NAME) != derive_key(seed)
     return derive_key(seed, SECRET_NAME)
 
