@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import onchain, show
+from peerstorage.cli import onchain, peers, show
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -163,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         keyed=True,
     )
     _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
+    peers.add_commands(command)
     onchain.add_commands(command)
     return parser
 
@@ -179,7 +180,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, **onchain.COMMANDS}
+    alone = {"convert": _convert, **peers.COMMANDS, **onchain.COMMANDS}
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

@@ -52,9 +52,17 @@ def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:
     """
     secret = inputs.secret(arguments)
     assert secret.seed is not None  # noqa: S101  of these options each gives one
+    sources, failures = open_all(secret, inputs, arguments.sources)
+    return Given(secret, secret.seed, sources, failures, keyed_channels(sources, secret.seed))
+
+
+def open_all(
+    secret: Secret, inputs: Inputs, names: Sequence[str]
+) -> tuple[list[Source], dict[str, PeerstorageError]]:
+    """The sources that open, and by name why the others don't; what is wrong is said."""
     sources: list[Source] = []
     failures: dict[str, PeerstorageError] = {}
-    for argument in arguments.sources:
+    for argument in names:
         name = label(argument)
         try:
             sources.append(_open(secret, name, inputs.source(argument)))
@@ -64,7 +72,7 @@ def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:
     say(f"{fault.name}: {fault.reason}" for source in sources for fault in source.rejected)
     if secret.node_id and any(exit_code(error) == WRONG_KEY for error in failures.values()):
         say([f"the key is that of node {secret.node_id.hex()}: if that isn't your node, it is the wrong key"])
-    return Given(secret, secret.seed, sources, failures, keyed_channels(sources, secret.seed))
+    return sources, failures
 
 
 def _open(secret: Secret, name: str, blob: bytes) -> Source:
