@@ -17,6 +17,7 @@ from peerstorage.cli import show
 from peerstorage.errors import (
     INVALID_PARAMS,
     SOURCE_UNREADABLE,
+    STILL_ALIVE,
     PeerstorageError,
     SealError,
     SecretError,
@@ -26,13 +27,15 @@ from peerstorage.errors import (
 # Adds a command by its name and what it does.
 Command = Callable[[str, str], argparse.ArgumentParser]
 
-FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, INTERRUPTED = 0, 1, 2, 3, 4, 130
+FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, UNSAFE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def exit_code(error: PeerstorageError) -> int:
     if isinstance(error, SealError | SecretError):
         return WRONG_KEY
-    return USAGE if isinstance(error, UsageError) and error.code == INVALID_PARAMS else UNREADABLE
+    if not isinstance(error, UsageError):
+        return UNREADABLE
+    return {INVALID_PARAMS: USAGE, STILL_ALIVE: UNSAFE}.get(error.code, UNREADABLE)
 
 
 def say(lines: Iterable[str]) -> None:

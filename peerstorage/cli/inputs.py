@@ -35,11 +35,15 @@ class Secret:
     seed: bytes | None = field(default=None, repr=False)
 
 
-def add_key_options(parser: argparse.ArgumentParser, *, seed_only: bool = False) -> None:
-    """The options that name the key; `seed_only`: those that give the seed, of which channels' keys are made."""
-    group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=True)
+def add_key_options(
+    parser: argparse.ArgumentParser, *, seed_only: bool = False, beside: str | None = None
+) -> None:
+    """The options that name the key; `seed_only`: those that give the seed, of which channels' keys are made;
+    `beside`: what hsm_secret lies beside, where none need be named."""
+    group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=beside is None)
+    default = "" if beside is None else f", by default the one beside {beside}"
     group.add_argument(
-        "--hsm-secret", metavar="FILE", help="the node's hsm_secret; a passphrase is asked for"
+        "--hsm-secret", metavar="FILE", help=f"the node's hsm_secret{default}; a passphrase is asked for"
     )
     group.add_argument(
         "--mnemonic",

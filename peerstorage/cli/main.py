@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import onchain, peers, show
+from peerstorage.cli import onchain, peers, resume, show
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -41,6 +41,7 @@ _EXIT_CODES = """exit codes:
   2  the command line is wrong
   3  a source, or the file with the key, can't be read: not there, damaged, or something else
   4  the key is wrong: it doesn't open the source, or no key can be made of what was given
+  5  lightningd must not be started on this database, or a node with this key is alive
 With several sources the highest counts; recover and restore-plan go on with those that open, and say 1.
 """
 _SOURCES = (
@@ -165,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
     peers.add_commands(command)
     onchain.add_commands(command)
+    resume.add_command(command)
     return parser
 
 
@@ -180,7 +182,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, **peers.COMMANDS, **onchain.COMMANDS}
+    alone = {"convert": _convert, **peers.COMMANDS, **onchain.COMMANDS, "check": resume.run_check}
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

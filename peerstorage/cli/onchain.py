@@ -57,9 +57,11 @@ def add_commands(command: Command) -> None:
     )
     one.add_argument("--yes", action="store_true", help="send without asking")
     add_chain_options(one, required=True)
+    add_since_option(one)
 
 
 def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Who is asked about the chain: see `chain_of`."""
     group = parser.add_argument_group("the chain, one of").add_mutually_exclusive_group(required=required)
     group.add_argument(
         "--bitcoind",
@@ -72,6 +74,9 @@ def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
         metavar="URL",
         help="an Esplora server, such as https://blockstream.info/api. It learns which channels were yours",
     )
+
+
+def add_since_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since",
         metavar="HEIGHT",

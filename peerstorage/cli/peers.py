@@ -26,15 +26,24 @@ from peerstorage.cli.answers import (
     say,
     write_new,
 )
+from peerstorage.cli.close import run_close_behind
 from peerstorage.cli.inputs import Inputs, add_key_options
-from peerstorage.cli.onchain import add_chain_options, chain_of, fate_lines, fate_row, fates_of
+from peerstorage.cli.onchain import (
+    add_chain_options,
+    add_since_option,
+    chain_of,
+    fate_lines,
+    fate_row,
+    fates_of,
+)
+from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.cli.seeded import Given, add_source_options, given, open_all
 from peerstorage.errors import INVALID_PARAMS, FormatError, UsageError
 from peerstorage.formats.keys import node_key
 from peerstorage.formats.sealing import seal
 from peerstorage.recovery import gather
 from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Proxy, Told, hear_all, tell
+from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
 from peerstorage.recovery.merge import Recovered, merge
 
 # A close is in the mempool within a second or two after the peer was told.
@@ -57,46 +66,49 @@ def add_commands(command: Command) -> None:
     one.add_argument(
         "--out", metavar="FILE", default="fetched.backup", help="a new file; default: fetched.backup"
     )
-    _add_proxy(one)
-    one = command("close", "Has peers close the channels of a backup. It can't be undone.")
+    add_proxy_options(one)
+    add_close(command)
+
+
+def add_close(command: Command) -> None:
+    one = command(
+        "close",
+        "Has peers close the channels of backups; with --behind those that moved on since a copy of a database, "
+        "and no others. It can't be undone.",
+    )
     add_source_options(one)
     one.add_argument(
-        "--channel", metavar="ID", action="append", help="only this one; may be given several times"
+        "--behind",
+        action="store_true",
+        help="SOURCE is lightningd's database: close what is behind, nothing else",
+    )
+    one.add_argument(
+        "--alone",
+        action="store_true",
+        help="with --behind: you know that no node with this key is alive: that a peer hangs up is no sign of one",
+    )
+    one.add_argument(
+        "--channel", metavar="ID", action="append", default=[], help="only this one; may be given again"
     )
     one.add_argument(
         "--peer",
         metavar="NODE_ID@HOST:PORT",
         action="append",
-        type=_endpoint,
         default=[],
-        help="where a peer can be reached, before the addresses in the backup",
+        help="where a peer is, beside where SOURCE has it; may be given again",
     )
     one.add_argument("--yes", action="store_true", help="close without asking")
-    _add_proxy(one)
+    add_proxy_options(one)
     add_chain_options(one, required=False)
+    add_since_option(one)
 
 
-def _add_proxy(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--proxy",
-        metavar="HOST:PORT",
-        type=_proxy,
-        help="a SOCKS5 proxy for every connection to a peer, such as Tor's; Tor addresses need one",
-    )
-
-
-def _endpoint(text: str) -> Endpoint:
+def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
+    """Raises UsageError."""
     try:
-        return Endpoint.parse(text)
+        return [Endpoint.parse(text) for text in texts]
     except FormatError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _proxy(text: str) -> Proxy:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) <= 0xFFFF:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
-    return Proxy(host, int(port), always=True)
+        raise UsageError(INVALID_PARAMS, str(error)) from error
 
 
 def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
@@ -104,19 +116,16 @@ def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
     assert secret.seed is not None  # noqa: S101  of these options each gives one
     if Path(arguments.out).exists():
         raise UsageError(INVALID_PARAMS, f"{arguments.out} is there already: --out names another file")
-    places = [text for text in arguments.places if "@" in text]
-    try:
-        endpoints = [Endpoint.parse(text) for text in places]
-    except FormatError as error:
-        raise UsageError(INVALID_PARAMS, str(error)) from error
+    endpoints = parse_endpoints([text for text in arguments.places if "@" in text])
+    proxy = proxy_of(arguments)
     sources, failures = open_all(secret, inputs, [text for text in arguments.places if "@" not in text])
     hear = partial(
         hear_all,
         node_key(secret.seed),
-        proxy=arguments.proxy,
+        proxy=proxy,
         progress=lambda heard: say([f"{heard.node_id}: {_how(heard)}"]),
     )
-    gathered = gather.gather(hear, secret.keys, sources, endpoints, tor=arguments.proxy is not None)
+    gathered = gather.gather(hear, secret.keys, sources, endpoints, tor=proxy is not None)
     result = merge(gathered.sources, gathered.rejected, {})
     returned = [one for one in gathered.sources if one.name in gathered.heard]
     peers = [
@@ -194,15 +203,21 @@ def _peer_lines(row: show.Object) -> list[str]:
 
 
 def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
-    chain = chain_of(arguments)
+    if arguments.behind:
+        if len(arguments.sources) != 1:
+            raise UsageError(INVALID_PARAMS, "--behind takes one database")
+        [arguments.database] = arguments.sources
+        return run_close_behind(arguments, inputs)
+    chain, proxy = chain_of(arguments), proxy_of(arguments)
+    named = parse_endpoints(arguments.peer)
     all_given = given(arguments, inputs)
     by_peer = _chosen(all_given, arguments.channel)
     endpoints: dict[str, list[Endpoint]] = {}
-    for one in [*arguments.peer, *gather.addresses(all_given.sources, tor=arguments.proxy is not None)]:
+    for one in [*named, *gather.addresses(all_given.sources, tor=proxy is not None)]:
         if one.node_id in by_peer and one not in endpoints.setdefault(one.node_id, []):
             endpoints[one.node_id].append(one)
     key = node_key(all_given.seed)
-    heard = hear_all(key, endpoints, proxy=arguments.proxy)
+    heard = hear_all(key, endpoints, proxy=proxy)
     rows = [
         {
             "channel_id": one.hex(),
@@ -223,7 +238,7 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     ]
     agrees = bool(plan) and (arguments.yes or (not arguments.json and _agrees(plan)))
     if agrees:
-        for told in gather.tell_all(partial(tell, key, proxy=arguments.proxy), plan, _say_told):
+        for told in gather.tell_all(partial(tell, key, proxy=proxy), plan, _say_told):
             for row in rows:
                 row["after"] = str(told.outcomes.get(bytes.fromhex(row["channel_id"]), row["after"]))
     else:
@@ -237,14 +252,14 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     return all_given.worst(FINE if all(one["after"] == Outcome.CLOSING for one in rows) else INCOMPLETE)
 
 
-def _chosen(all_given: Given, wanted: Sequence[str] | None) -> dict[str, list[bytes]]:
+def _chosen(all_given: Given, wanted: Sequence[str]) -> dict[str, list[bytes]]:
     """The channels to close, by their peers. Raises UsageError for one that no source names."""
     entries = [one.entry for one in all_given.channels]
     known = {entry.channel_id.hex() for entry in entries}
-    unknown = [one for one in wanted or () if one.lower() not in known]
+    unknown = [one for one in wanted if one.lower() not in known]
     if unknown:
         raise UsageError(INVALID_PARAMS, f"--channel {unknown[0]}: no source names it")
-    chosen = known if wanted is None else {one.lower() for one in wanted}
+    chosen = {one.lower() for one in wanted} or known
     by_peer: dict[str, list[bytes]] = {}
     for entry in entries:
         ids = by_peer.setdefault(entry.node_id.hex(), [])

@@ -12,12 +12,13 @@ from peerstorage.cli.inputs import Inputs, Secret, add_key_options, label
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
+from peerstorage.formats.database_source import is_sqlite, is_url, read_entries
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "
-    "the backup in hex or as clnemerg1…"
+    "the backup in hex or as clnemerg1…; or lightningd's database, a file or postgres://…"
 )
 
 
@@ -63,9 +64,12 @@ def open_all(
     sources: list[Source] = []
     failures: dict[str, PeerstorageError] = {}
     for argument in names:
-        name = label(argument)
+        name = "the database" if is_url(argument) else label(argument)
         try:
-            sources.append(_open(secret, name, inputs.source(argument)))
+            if is_url(argument) or is_sqlite(argument):
+                sources.append(Source(name, read_entries(argument)))
+            else:
+                sources.append(_open(secret, name, inputs.source(argument)))
         except PeerstorageError as error:
             failures[name] = error
     say(f"{name}: {error}" for name, error in failures.items())
