@@ -56,7 +56,7 @@ def gather(
         for endpoint in new:
             known.setdefault(endpoint.node_id, []).append(endpoint)
         tried |= set(new)
-        asked = {endpoint.node_id for endpoint in new if _silent(heard.get(endpoint.node_id))}
+        asked = {endpoint.node_id for endpoint in new}
         fresh: list[Source] = []
         for node_id, answer in hear({node_id: known[node_id] for node_id in asked}).items():
             heard[node_id] = answer
@@ -67,7 +67,9 @@ def gather(
                     rejected.append(Rejected(node_id, str(error)))
         sources += fresh
         room = max(0, MOST_PEERS - len(known))
-        new = [one for one in addresses(fresh, tor=tor) if one not in tried][:room]
+        new = [
+            one for one in addresses(fresh, tor=tor) if one not in tried and _silent(heard.get(one.node_id))
+        ][:room]
     return Gathered(heard, tuple(sources), tuple(rejected))
 
 
