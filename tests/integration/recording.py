@@ -34,7 +34,11 @@ class Recording:
             self.connections[-1].append((at, who, message.hex()))
 
     def write(self, path: Path, head: dict[str, Any]) -> None:
-        path.write_text(json.dumps(head | {"connections": self.connections}, indent=1) + "\n")
+        """A JSON object, with a line for each message."""
+        said = [",\n".join(f"   {json.dumps(message)}" for message in one) for one in self.connections]
+        connections = ",\n".join(f"  [\n{lines}\n  ]" for lines in said)
+        text = json.dumps(head, indent=1).removesuffix("\n}")
+        path.write_text(f'{text},\n "connections": [\n{connections}\n ]\n}}\n')
 
 
 @contextmanager

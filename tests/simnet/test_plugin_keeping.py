@@ -302,7 +302,7 @@ def test_forget_of_nothing_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", [True, "true"])
 def test_forget_needs_force_while_there_is_a_channel(tmp_path: Path, word: object) -> None:
     with QuickNetwork(tmp_path) as net:
-        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        alice, bob = net.node("alice", options=QUICK | {"peerstorage-use": "false"}), net.raw_peer("bob")
         with_channel(net, alice, bob)
         stored(alice, bob)
         before = kept(alice)
