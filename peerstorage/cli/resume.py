@@ -24,10 +24,10 @@ from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
-from peerstorage.formats.database_source import is_url, read_database
 from peerstorage.formats.opening import short_name
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
+from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 

@@ -12,9 +12,9 @@ from peerstorage.cli.inputs import Inputs, Secret, add_key_options, label
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
-from peerstorage.formats.database_source import is_sqlite, is_url, read_entries
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
+from peerstorage.recovery.database_source import is_sqlite, is_url, read_entries
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "

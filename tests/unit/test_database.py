@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from peerstorage.errors import FormatError, PeerstorageError, UsageError
-from peerstorage.formats import database_source, keys
+from peerstorage.formats import keys
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import COLUMNS, State
-from peerstorage.formats.database_source import read_database
+from peerstorage.recovery import database_source
+from peerstorage.recovery.database_source import read_database
 from tests.unit.databases import NODE_ID, REAL, Made, channel_id, real, stored
 from tests.unit.samples import POINTS
 
@@ -219,8 +220,8 @@ def test_a_file_that_is_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
     path = real(tmp_path / "copy")
     original = database_source._read_sqlite
 
-    def meanwhile(uri: str) -> Any:
-        database = original(uri)
+    def meanwhile(uri: str, columns: Any) -> Any:
+        database = original(uri, columns)
         with (tmp_path / f"copy{beside}").open("ab") as file:
             file.write(b"\0")
         return database

@@ -14,8 +14,8 @@ from embit.transaction import Transaction, TransactionInput, TransactionOutput
 
 from peerstorage.errors import ChainError, UsageError
 from peerstorage.recovery import http
-from peerstorage.recovery.bitcoind import Bitcoind
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent, spend_in
+from peerstorage.recovery.bitcoind import Bitcoind, spend_in
+from peerstorage.recovery.chain import Outpoint, Spend, Unspent
 from peerstorage.recovery.esplora import Esplora
 from peerstorage.recovery.http import Address
 from tests.unit.http_server import Server

@@ -20,10 +20,10 @@ from peerstorage.recovery import conversation
 from peerstorage.recovery.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
+from tests.unit.formats.test_keys import WORDS
 from tests.unit.http_server import Server
+from tests.unit.recovery.test_chain import Node, block
 from tests.unit.samples import vectors
-from tests.unit.test_chain import Node, block
-from tests.unit.test_keys import WORDS
 
 CASES = vectors("channels.json")["channels"]
 ANCHORED, STATIC = CASES[0], CASES[2]

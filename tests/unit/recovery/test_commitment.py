@@ -13,8 +13,8 @@ from peerstorage.formats.keys import seed_of_hsm_secret
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.recovery.commitment import KeyedChannel, ToRemote, closing, keyed_channels, to_local
+from tests.unit.formats.test_keys import WORDS
 from tests.unit.samples import POINTS, entry, named, vectors
-from tests.unit.test_keys import WORDS
 
 CHANNELS = vectors("channels.json")["channels"]
 SEED = bytes(range(32))
