@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from peerstorage.cli.answers import (
     say,
     write_new,
 )
-from peerstorage.cli.close import run_close_behind
-from peerstorage.cli.inputs import Inputs, add_key_options
+from peerstorage.cli.close import LISTEN_AGAIN_AFTER, run_close_behind
+from peerstorage.cli.inputs import Inputs, Secret, add_key_options
 from peerstorage.cli.onchain import (
     add_chain_options,
     add_since_option,
@@ -38,17 +38,20 @@ from peerstorage.cli.onchain import (
 )
 from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.cli.seeded import Given, add_source_options, given, open_all
-from peerstorage.errors import INVALID_PARAMS, FormatError, UsageError
+from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats.keys import node_key
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.sealing import seal
 from peerstorage.recovery import gather
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
 from peerstorage.recovery.merge import Recovered, merge
+from peerstorage.recovery.old_node import moved, newer_copy
 
 # A close is in the mempool within a second or two after the peer was told.
 _SEEN_WITHIN = 10.0
 _MOVING = {Outcome.CLOSING, Outcome.TOLD}
+_NOT_TOLD = str(Outcome.NOT_TOLD)
 
 
 def add_commands(command: Command) -> None:
@@ -85,7 +88,8 @@ def add_close(command: Command) -> None:
     one.add_argument(
         "--alone",
         action="store_true",
-        help="with --behind: you know that no node with this key is alive: that a peer hangs up is no sign of one",
+        help="you know that no node with this key is alive: nobody listens for one before the closes, and with "
+        "--behind that a peer hangs up is no sign of one",
     )
     one.add_argument(
         "--channel", metavar="ID", action="append", default=[], help="only this one; may be given again"
@@ -212,10 +216,7 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     named = parse_endpoints(arguments.peer)
     all_given = given(arguments, inputs)
     by_peer = _chosen(all_given, arguments.channel)
-    endpoints: dict[str, list[Endpoint]] = {}
-    for one in [*named, *gather.addresses(all_given.sources, tor=proxy is not None)]:
-        if one.node_id in by_peer and one not in endpoints.setdefault(one.node_id, []):
-            endpoints[one.node_id].append(one)
+    endpoints = _endpoints([*named, *gather.addresses(all_given.sources, tor=proxy is not None)], by_peer)
     key = node_key(all_given.seed)
     heard = hear_all(key, endpoints, proxy=proxy)
     rows = [
@@ -223,7 +224,7 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
             "channel_id": one.hex(),
             "peer_id": peer_id,
             "before": _before(heard.get(peer_id), one),
-            "after": "not told",
+            "after": _NOT_TOLD,
         }
         for peer_id, ids in by_peer.items()
         for one in ids
@@ -231,13 +232,11 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     say([show.LAST_RESORT])
     if not arguments.json:
         print_lines(f"channel {one['channel_id']} with {one['peer_id']}: {one['before']}" for one in rows)
-    plan = [
-        (endpoints[peer_id], ids)
-        for peer_id, ids in by_peer.items()
-        if peer_id in heard and heard[peer_id].endpoint is not None
-    ]
-    agrees = bool(plan) and (arguments.yes or (not arguments.json and _agrees(plan)))
-    if agrees:
+    reached = [peer_id for peer_id, one in heard.items() if one.endpoint is not None]
+    plan = [(endpoints[peer_id], by_peer[peer_id]) for peer_id in reached]
+    if plan and (arguments.yes or (not arguments.json and _agrees(plan))):
+        if not arguments.alone:
+            _refuse_alive(all_given.secret, heard, lambda: hear_all(key, endpoints, proxy=proxy))
         for told in gather.tell_all(partial(tell, key, proxy=proxy), plan, _say_told):
             for row in rows:
                 row["after"] = str(told.outcomes.get(bytes.fromhex(row["channel_id"]), row["after"]))
@@ -250,6 +249,15 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
         print_lines(f"channel {one['channel_id']}: {one['after']}" for one in rows)
         print_lines(line for one in closes for line in fate_lines(one))
     return all_given.worst(FINE if all(one["after"] == Outcome.CLOSING for one in rows) else INCOMPLETE)
+
+
+def _endpoints(known: Sequence[Endpoint], by_peer: Mapping[str, object]) -> dict[str, list[Endpoint]]:
+    """Of these peers, each address once, in this order."""
+    endpoints: dict[str, list[Endpoint]] = {}
+    for one in dict.fromkeys(known):
+        if one.node_id in by_peer:
+            endpoints.setdefault(one.node_id, []).append(one)
+    return endpoints
 
 
 def _chosen(all_given: Given, wanted: Sequence[str]) -> dict[str, list[bytes]]:
@@ -281,6 +289,25 @@ def _before(heard: Heard | None, channel_id: bytes) -> str:
 def _agrees(plan: Sequence[tuple[Sequence[Endpoint], Sequence[bytes]]]) -> bool:
     count = sum(len(ids) for _, ids in plan)
     return agreed(f"Have {len(plan)} peer(s) close {count} channel(s)? It can't be undone.")
+
+
+def _refuse_alive(
+    secret: Secret, heard: Mapping[str, Heard], hear: Callable[[], Mapping[str, Heard]]
+) -> None:
+    """Listens once more. Raises UsageError where another node with this key shows itself."""
+    say([f"listening once more in {LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
+    begun = int(time.time())
+    time.sleep(LISTEN_AGAIN_AFTER)
+    again = hear()
+    first, second = (
+        open_sources(
+            secret.keys[0], [(name, one.blob) for name, one in all_of.items() if one.blob is not None]
+        )[0]
+        for all_of in (heard, again)
+    )
+    sign = moved(heard, again) or newer_copy(first, second, begun)
+    if sign:
+        raise UsageError(STILL_ALIVE, f"{sign} Nothing was closed")
 
 
 def _say_told(told: Told) -> None:

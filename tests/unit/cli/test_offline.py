@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from embit.transaction import Transaction
 
+from peerstorage.cli import peers
 from peerstorage.formats.backup import encode
 from peerstorage.formats.keys import seed_of_hsm_secret
 from peerstorage.formats.scb import ChannelBackup, WireAddress
@@ -37,14 +40,14 @@ def entry_of(case: dict[str, Any], **changes: Any) -> ChannelBackup:
     return replace(ChannelBackup.from_bytes(bytes.fromhex(case["entry"])), **changes)
 
 
-def sealed(*entries: ChannelBackup, name: str = "backup") -> str:
+def blob(*entries: ChannelBackup, made: int = MADE) -> bytes:
     seed = seed_of_hsm_secret(Path("secret").read_bytes(), None, WORDS)
-    Path(name).write_bytes(seal(derive_key(seed), encode(MADE, entries, None)))
-    return name
+    return seal(derive_key(seed), encode(made, entries, None))
 
 
-def blob(*entries: ChannelBackup) -> bytes:
-    return Path(sealed(*entries, name="blob")).read_bytes()
+def sealed(*entries: ChannelBackup) -> str:
+    Path("backup").write_bytes(blob(*entries))
+    return "backup"
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
         defaults = function.__kwdefaults__
         assert defaults is not None
         monkeypatch.setitem(defaults, "limits", limits)
+    monkeypatch.setattr(peers, "LISTEN_AGAIN_AFTER", 0.2)
 
 
 KEY = ("--hsm-secret", "secret")
@@ -387,6 +391,29 @@ def test_close(run: Run, kind: str) -> None:
     assert result.code == 0
     assert [row["after"] for row in result.json["channels"]] == ["closing"]
     assert "LAST RESORT" in result.err
+
+
+@pytest.mark.parametrize("sign", ["a channel moves", "a newer copy"])
+def test_close_beside_a_living_node_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    peer = peer_of(entry_of(ANCHORED), content=blob(entry_of(ANCHORED)))
+    backup = sealed(with_peer(entry_of(ANCHORED), peer))
+
+    def meanwhile(_: float) -> None:
+        if sign == "a newer copy":
+            peer.blob = blob(entry_of(ANCHORED), made=int(time.time()) + 5)
+        else:
+            peer.channels[entry_of(ANCHORED).channel_id].updates += 1
+
+    with peer:
+        clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=meanwhile)
+        monkeypatch.setattr(peers, "time", clock)
+        result = run("close", *KEY, "--yes", backup)
+        assert result.code == 5
+        assert "ALIVE" in result.err
+        assert peer.states() == {"open"}
+        assert peer.received == []
+        assert run("close", *KEY, "--yes", "--alone", backup).code == 0
+        assert peer.states() == {"closing"}
 
 
 def test_close_only_what_is_named(run: Run) -> None:
