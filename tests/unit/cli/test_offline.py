@@ -118,6 +118,14 @@ def test_private_keys_only_where_they_are_asked_for(run: Run, network: str, firs
     assert json.loads(Path("keys.json").read_text()) == [written]
 
 
+def test_the_commands_are_those_of_the_documentation(run: Run) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/without-lightningd.md").read_text()
+    result = run("descriptors", *KEY, "--out", "descriptors.json", sealed(entry_of(ANCHORED)))
+    commands = [line.strip() for line in result.out.splitlines() if line.startswith("  bitcoin-cli")]
+    assert len(commands) == 5
+    assert [line.strip() for line in text.splitlines() if line.startswith("    bitcoin-cli")] == commands
+
+
 def test_what_has_no_descriptor_is_named(run: Run) -> None:
     old = entry_of(STATIC, channel_type=b"")
     new = entry_of(ANCHORED, channel_type=bytes.fromhex("010000000000"))
