@@ -39,6 +39,7 @@ PURE = {
         "scb",
         "sealing",
         "textform",
+        "words",
     },
     "lightningd": {"alerts", "once", "options", "store"},
     "theirs": {"builtin", "provider"},

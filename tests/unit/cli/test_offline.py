@@ -19,11 +19,11 @@ from peerstorage.formats.backup import encode
 from peerstorage.formats.keys import seed_of_hsm_secret
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import derive_key, seal
+from peerstorage.formats.words import ENGLISH as WORDS
 from peerstorage.recovery import conversation
 from peerstorage.recovery.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
-from tests.unit.formats.test_keys import WORDS
 from tests.unit.http_server import Server
 from tests.unit.recovery.test_chain import Node, block
 from tests.unit.samples import vectors
