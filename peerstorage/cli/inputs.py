@@ -43,12 +43,15 @@ def add_key_options(
     group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=beside is None)
     default = "" if beside is None else f", by default the one beside {beside}"
     group.add_argument(
-        "--hsm-secret", metavar="FILE", help=f"the node's hsm_secret{default}; a passphrase is asked for"
+        "--hsm-secret",
+        metavar="FILE",
+        help=f"the node's hsm_secret{default}, or a file with cl1… or 64 hex digits; a passphrase is asked for",
     )
     group.add_argument(
         "--mnemonic",
         action="store_true",
-        help="the node's words: asked for without echo, or the next line of standard input; never an argument",
+        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
+        "of standard input; never an argument",
     )
     if not seed_only:
         group.add_argument(
@@ -92,7 +95,11 @@ class Inputs:
         return _of_seed(keys.seed_of_hsm_secret(content, passphrase, ENGLISH))
 
     def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
-        mnemonic = b" ".join(self._line("Mnemonic (the words, with spaces)").lower().split())
+        line = self._line("Mnemonic (the words, with spaces)")
+        seed = keys.seed_of_text(line)
+        if seed is not None:
+            return _of_seed(seed)
+        mnemonic = b" ".join(line.lower().split())
         fault = keys.mnemonic_fault(mnemonic, ENGLISH)
         if fault is not None:
             print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)

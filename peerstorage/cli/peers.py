@@ -79,7 +79,7 @@ def add_close(command: Command) -> None:
         "Has peers close the channels of backups; with --behind those that moved on since a copy of a database, "
         "and no others. It can't be undone.",
     )
-    add_source_options(one)
+    add_source_options(one, beside="the database, with --behind")
     one.add_argument(
         "--behind",
         action="store_true",
@@ -212,6 +212,8 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
             raise UsageError(INVALID_PARAMS, "--behind takes one database")
         [arguments.database] = arguments.sources
         return run_close_behind(arguments, inputs)
+    if arguments.hsm_secret is None and not arguments.mnemonic:
+        raise UsageError(INVALID_PARAMS, "the key is needed: --hsm-secret or --mnemonic")
     chain, proxy = chain_of(arguments), proxy_of(arguments)
     named = parse_endpoints(arguments.peer)
     all_given = given(arguments, inputs)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
 from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
@@ -31,6 +32,8 @@ from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
+# They wait most of the time: for a peer to fall silent, or for one that is not there.
+_AT_ONCE = 150
 CODES = {Outcome.SAFE: FINE, Outcome.UNKNOWN: INCOMPLETE, Outcome.UNSAFE: UNSAFE}
 
 
@@ -95,7 +98,7 @@ class Resume:
 
     def _hear(self, peers: Mapping[str, Sequence[Endpoint]], heard: dict[str, Heard]) -> None:
         with _Progress(len(peers)) as progress:
-            heard |= hear_all(self.key, peers, proxy=self.proxy, progress=progress.one)
+            heard |= hear_all(self.key, peers, proxy=self.proxy, at_once=_AT_ONCE, progress=progress.one)
 
     def _from_copies(
         self, heard: Mapping[str, Heard], missed: set[str], tried: Mapping[str, Sequence[Endpoint]]
@@ -116,7 +119,16 @@ class Resume:
     def survey(self, heard: Mapping[str, Heard]) -> Survey:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
-        return survey(self.database, self.seed, heard, fundings)
+        return survey(self.database, self.seed, heard, fundings, _hung_up(heard))
+
+
+def _hung_up(everybody: Mapping[str, Heard]) -> list[str]:
+    """Who spoke of channels and hung up. For a channel that is closing a peer does too, after an error."""
+    return [
+        node_id
+        for node_id, heard in everybody.items()
+        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
+    ]
 
 
 class _Progress:

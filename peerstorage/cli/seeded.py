@@ -41,9 +41,10 @@ class Given:
         return max(code, *(exit_code(error) for error in self.failures.values()), 0)
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
+def add_source_options(parser: argparse.ArgumentParser, beside: str | None = None) -> None:
+    """`beside`: see add_key_options."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
-    add_key_options(parser, seed_only=True)
+    add_key_options(parser, seed_only=True, beside=beside)
 
 
 def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:

@@ -130,7 +130,7 @@ def _read_postgres(url: str, columns: Columns) -> Tables:
         import psycopg  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise UsageError(
-            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: pip install 'peerstorage[postgres]'"
+            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: pip install 'psycopg[binary]'"
         ) from error
     try:
         with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:

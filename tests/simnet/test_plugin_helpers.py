@@ -24,8 +24,8 @@ from .node import Node
 from .raw_peer import RawPeer
 
 # Without waiting for the peer's retrieval, which only a QuickNetwork allows, and with it.
-QUICK = {"peerstorage-settle": "0", "peerstorage-interval": "0"}
-SETTLING = {"peerstorage-settle": "1", "peerstorage-interval": "0"}
+QUICK = {"peerstorage-settle": "0", "peerstorage-interval": "0", "peerstorage-write-delay": "0"}
+SETTLING = QUICK | {"peerstorage-settle": "1"}
 YEAR = 365 * 86_400
 
 # The plugin's process gets another clock, and does not rest or look around as seldom as in real life.

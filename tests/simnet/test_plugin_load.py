@@ -26,7 +26,7 @@ EVENTS, ALIVE = 10_000 if SOAK else 2_000, 20
 
 
 def test_many_peers_cost_one_write_each_and_lose_nothing(tmp_path: Path) -> None:
-    options = {"peerstorage-use": "false", "peerstorage-interval": "3600"}
+    options = {"peerstorage-use": "false", "peerstorage-write-delay": "3600"}
     with Network(tmp_path) as net:
         node = net.node("node", options=options)
         peers = [net.raw_peer(f"peer{number}") for number in range(PEERS)]

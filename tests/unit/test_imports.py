@@ -31,8 +31,10 @@ PURE = {
     "formats": {
         "backup",
         "channel_keys",
+        "codex32",
         "database",
         "database_entries",
+        "facts",
         "greenlight",
         "keys",
         "opening",
@@ -41,11 +43,12 @@ PURE = {
         "textform",
         "words",
     },
-    "lightningd": {"alerts", "once", "options", "store"},
+    "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {
         "answers",
         "chain",
+        "check",
         "closings",
         "commitment",
         "descriptors",
@@ -53,10 +56,11 @@ PURE = {
         "merge",
         "old_node",
         "plan",
+        "survey",
         "sweep",
         "telling",
     },
-    "ours": {"capacity", "copies", "guard", "ledger", "plan", "reliability", "session"},
+    "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
     "file": {"contents"},
 }
 IMPURE = {
@@ -93,8 +97,6 @@ PYLN = {"bolt/transport.py": {"pyln.proto.wire"}, "formats/textform.py": {"pyln.
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 50
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# To be taken apart.
-TOO_LONG = {"ours/user.py"}
 
 
 def name_of(path: Path) -> str:
@@ -145,7 +147,7 @@ def test_nothing_is_imported_from_a_room_to_the_right() -> None:
     back = [
         f"{name_of(path)} imports {name_of(file)}"
         for path in MODULES
-        if room_of(path)
+        if room_of(path) and path.stem != "__main__"  # the door: to the command line, or to the plugin
         for file in ours(path)
         if room_of(file) != room_of(path)
         and (height(room_of(file)) >= height(room_of(path)) or room_of(file) == "cli")
@@ -200,8 +202,6 @@ def test_pyln_is_used_where_lightningd_is_spoken_with() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_state_their_rules_and_stay_readable(path: Path) -> None:
     assert ast.get_docstring(tree(path))
-    if name_of(path) in TOO_LONG:
-        return
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

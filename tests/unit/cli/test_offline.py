@@ -473,6 +473,7 @@ def test_close_shows_the_closing_transactions(run: Run, chain: Chain) -> None:
         ["close", *KEY, "--proxy", "nonsense", "backup"],
         ["close", *KEY, "--always-proxy", "backup"],
         ["close", *KEY, "--behind", "one", "two"],
+        ["close", "backup"],
     ],
 )
 def test_wrong_command_lines(run: Run, words: list[str]) -> None:
