@@ -1,4 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert. None needs lightningd, none changes a file.
+"""The commands: inspect, verify, recover, restore-plan and convert here, the others in modules of their own. None
+needs lightningd, none changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m peerstorage",
-        description="Channel backups without lightningd: what is in them, and what recoverchannel needs.",
+        description="Channel backups without lightningd: what is in them, and the way from them to the money.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -36,10 +36,12 @@ def is_url(source: str) -> bool:
     return source.startswith(_POSTGRES)
 
 
-def is_sqlite(name: str) -> bool:
-    """Whether this is the name of a SQLite file."""
+def is_database(source: str) -> bool:
+    """Whether this is the URL of a database, or the name of a SQLite file."""
+    if is_url(source):
+        return True
     try:
-        with Path(name).open("rb") as file:
+        with Path(source).open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except (OSError, ValueError):  # it isn't there, can't be read, or is no name at all
         return False

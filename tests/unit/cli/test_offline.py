@@ -193,7 +193,7 @@ class Chain:
         self.gone: set[str] = set()
         self.sent: list[str] = []
         self.node = Node(
-            getblockchaininfo={"chain": "regtest"},
+            getblockchaininfo=lambda: {"chain": "regtest", "blocks": self.height},
             getblockcount=lambda: self.height,
             gettxspendingprevout=list,
             getblockhash=str,

@@ -11,7 +11,7 @@ from peerstorage.errors import FormatError
 from peerstorage.formats.database import State
 from peerstorage.formats.database_entries import parse_entries
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery.database_source import is_sqlite, read_entries
+from peerstorage.recovery.database_source import is_database, read_entries
 from tests.unit.databases import real
 from tests.unit.samples import NO_POINT, recorded
 
@@ -100,9 +100,9 @@ def test_a_splice_in_flight_is_an_entry_of_its_own() -> None:
 
 
 def test_what_is_a_database(tmp_path: Path) -> None:
-    assert is_sqlite(str(real(tmp_path / "copy")))
+    assert is_database(str(real(tmp_path / "copy")))
     (tmp_path / "text").write_text("SQLite")
     for name in (tmp_path / "text", tmp_path / "nothing", tmp_path, "x" * 5000, "\0"):
-        assert not is_sqlite(str(name))
+        assert not is_database(str(name))
     with pytest.raises(FormatError, match="no SQLite database"):
         read_entries(str(tmp_path / "text"))
