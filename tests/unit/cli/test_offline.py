@@ -273,6 +273,16 @@ def test_nothing_is_sent_without_a_word(run: Run, chain: Chain) -> None:
     assert chain.sent == []
 
 
+@pytest.mark.parametrize(("answer", "sent"), [(b"y\n", 1), (b"YES\n", 1), (b"n\n", 0), (b"\n", 0), (b"", 0)])
+def test_the_operators_own_y_sends(run: Run, chain: Chain, answer: bytes, sent: int) -> None:
+    chain.height = 200
+    result = run(*sweep_words(chain, sealed(entry_of(ANCHORED))), stdin=answer, terminal=True)
+    assert result.code == 0
+    assert "Send this transaction? [y/N]" in result.err
+    assert ("nothing was sent" in result.err) is (sent == 0)
+    assert len(chain.sent) == sent
+
+
 def test_sweep_says_what_became_of_each_channel(run: Run, chain: Chain) -> None:
     chain.closes = [bytes.fromhex(STATIC["theirs"])]
     unknown = entry_of(STATIC, channel_type=b"", tlvs=())
@@ -386,6 +396,16 @@ def test_close_asks_first(run: Run) -> None:
         planned = run("close", *KEY, "--json", "backup")
         assert planned.code == 1
         assert "nobody was told anything" in planned.err
+        assert peer.received == []
+        assert peer.states() == {"open"}
+
+
+def test_close_takes_no_for_an_answer(run: Run) -> None:
+    peer = peer_of(entry_of(ANCHORED))
+    with peer:
+        result = run("close", *KEY, sealed(with_peer(entry_of(ANCHORED), peer)), stdin=b"n\n", terminal=True)
+        assert result.code == 1
+        assert "Have 1 peer(s) close 1 channel(s)? It can't be undone. [y/N]" in result.err
         assert peer.received == []
         assert peer.states() == {"open"}
 
