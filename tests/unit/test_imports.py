@@ -27,11 +27,11 @@ ROOMS = (
 # an interface that is given to them.
 PURE = {
     "errors": {"errors"},
-    "bolt": {"peer_storage"},
+    "bolt": {"init", "peer_storage", "reestablish"},
     "formats": {"backup", "codex32", "facts", "greenlight", "keys", "opening", "scb", "sealing", "textform"},
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
-    "recovery": {"answers", "merge", "old_node", "plan"},
+    "recovery": {"answers", "hearing", "merge", "old_node", "plan", "telling"},
     "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
     "file": {"contents"},
 }

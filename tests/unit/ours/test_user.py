@@ -330,6 +330,22 @@ def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: Wo
     assert world.user.recovering
 
 
+def test_nothing_is_sent_while_a_copy_that_came_later_waits(world: World) -> None:
+    """It came while the first was judged, and may be the better one."""
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    first = world.user.connections.take(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    world.user.retrieved(ALICE, first)
+    got = len(world.got[ALICE])
+    world.run(100)
+    assert len(world.got[ALICE]) == got
+    world.user.retrieved(ALICE, world.user.connections.take(ALICE))
+    world.run(100)
+    assert len(world.got[ALICE]) == got + 1
+
+
 # Copies that count
 
 
