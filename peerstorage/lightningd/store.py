@@ -67,11 +67,13 @@ class State(History):
     `rival_after`: while recovering, a backup that is newer was made by another node with our key (old_node.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
     true one hasn't it.
+    `highest_id`: the highest database id that a channel of this database was seen with.
     """
 
     mode: str = NORMAL
     old: bool = field(default=False, metadata=ADDED)
     rival_after: int = field(default=0, metadata=ADDED)
+    highest_id: int = field(default=0, metadata=ADDED)
 
     @property
     def recovering(self) -> bool:

@@ -4,6 +4,11 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - its revocations are ahead of ours: no backup can be ahead of its own database, so this one is old (LOST).
 - newer than the record, or from a time when this database was not in use, and it names a channel that we
   neither have nor know as closed: the database is lost or old (LOST). Without a record every retrieval is newer.
+- newer than the record, or from such a time, and it says that it was made by this very database (`since`): a copy
+  of it went on, whatever the backup names (LOST).
+- of the built-in, which says nothing of its database, and this plugin is new here: channels that it names and that
+  never had a payment may be some that never were funded, and that lightningd forgot. Where there are others, that
+  is no proof (EARLIER).
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
@@ -73,11 +78,15 @@ def judge(
         for entry in backup.entries
         if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
     )
+    foreign = state.is_foreign(backup.timestamp)
+    twin = foreign and state.has_sent and backup.summary is not None and backup.summary.since == state.since
+    unused = {entry.channel_id for entry in backup.entries if not entry.revocations}
+    forgotten = backup.summary is None and not state.has_sent and bool(channels) and unknown <= unused
     verdict = Verdict.FINE
     if not state.is_acknowledged(backup.timestamp):
-        if ahead or (unknown and state.is_foreign(backup.timestamp)):
+        if ahead or twin or (unknown and foreign and not forgotten):
             verdict = Verdict.LOST
-        elif unknown and state.is_earlier(backup.timestamp):
+        elif unknown and (forgotten or state.is_earlier(backup.timestamp)):
             verdict = Verdict.EARLIER
     return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
 

@@ -49,7 +49,8 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        channels = node.channels()
+        self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
@@ -141,7 +142,6 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -157,7 +157,7 @@ class User:
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
-        returned = retrieval.read(self._key, blob)
+        returned = retrieval.read(self._key, blob, self.sender.chain_hash)
         judgement = None
         if returned.backup is not None and not retrieval.is_repeated(self._known(peer_id), returned):
             judgement = self._judge(returned.backup)
@@ -214,7 +214,7 @@ class User:
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
             ours: dict[bytes, int] = {}
-            for entry in self.ledger.channels:
+            for entry in (*self.ledger.channels, *self.ledger.unfunded):
                 if entry.channel_id not in over:
                     ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
             compared = self._options.guard != "off"
@@ -325,7 +325,9 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        self.ledger.have(self._node.channels(), self._node.unlisted)
+        channels = self._node.channels()
+        self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
+        self.ledger.note_ids()
         self.sessions.partners = self.ledger.partners
         self.entrance.update()
         if self._options.use and not self.recovering:

@@ -202,7 +202,8 @@ def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dic
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
     source = export.opened(app.key, name, blob, app.node.node_id())
-    return export.verified(source, app.node.channels(), app.node.closed_channel_ids())
+    channels = app.node.channels()
+    return export.verified(source, [*channels, *app.node.unfunded], app.node.closed_channel_ids())
 
 
 def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
