@@ -57,8 +57,9 @@ class Judgement:
             )
         return (
             f"peer {peer_id} holds a backup from before this database, with {len(self.unknown)} channels that are "
-            "unknown here. It is kept, see lightning-cli peerstorage-recover, and what this peer holds is not "
-            f"replaced until you say lightning-cli peerstorage-push {peer_id}"
+            "unknown here. It is kept, and what this peer holds is not replaced. If the channels are yours: "
+            "lightning-cli peerstorage-restore dry_run=true. If they are over: lightning-cli peerstorage-push "
+            f"{peer_id}"
         )
 
 
@@ -99,6 +100,12 @@ def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compar
     if not state.recovering:
         state = replace(state, rival_after=earliest(now, state.newest_seen))
     return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+
+
+def recovering_by_word(state: State, now: int) -> State:
+    """The state after the operator's word that channels of an earlier life are to be recovered. `now`: wall-clock
+    seconds."""
+    return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 
 def resumed(state: State) -> State:

@@ -346,6 +346,19 @@ class User:
 
     # The operator's word
 
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
+
+    def recover_earlier(self) -> None:
+        """Begins to recover what this database never had: channels of an earlier life."""
+        self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
+        self.old_node = OldNode(self.ledger.returned, time.monotonic())
+        self.connections.ask_anew(self.ledger.returned)
+        self.entrance.update()
+        self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
+
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:

@@ -249,6 +249,9 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
     """The worker says whether it can begin, a thread of its own carries it out."""
 
     def begin() -> None:
+        if not app.user.recovering and app.user.withheld_at:
+            # Else a peer that is to be heard would be let in, and close.
+            app.user.recover_earlier()
         if not app.user.recovering:
             raise UsageError(
                 NOTHING_TO_SEND,
@@ -362,6 +365,10 @@ def _resume(app: App, word: str | None) -> dict[str, Any]:
             INVALID_PARAMS,
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
+        )
+    if app.restoring.locked():
+        raise UsageError(
+            STILL_RECOVERING, "a restore is running: it lets peers in to close. End it first, or wait for it"
         )
     app.resume()
     return {"mode": app.user.ledger.state.mode}

@@ -150,7 +150,7 @@ class Todo:
         replicas = self._options.replicas
         held = holding(self._user, replicas)
         without, few = held["channels_without_copy"], held["channels_with_few_copies"]
-        found = self._of_unlisted_channels()
+        found = [*self._of_earlier_lives(), *self._of_unlisted_channels()]
         if without:
             found.append(
                 Condition(
@@ -172,6 +172,19 @@ class Todo:
                 )
             )
         return found
+
+    def _of_earlier_lives(self) -> list[Condition]:
+        """One for all peers, for strangers may be among them."""
+        withheld = self._user.withheld_at
+        if not withheld:
+            return []
+        message = (
+            f"{len(withheld)} PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE, with channels that it doesn't know, "
+            f"or one that can't be read here ({withheld[0]}). If this node was lost once: lightning-cli "
+            "peerstorage-restore dry_run=true shows them, and nobody gets backups until it is finished. If they "
+            "are over: lightning-cli peerstorage-push PEER_ID, for each"
+        )
+        return [Condition("earlier-life", CRITICAL, message)]
 
     def _of_unlisted_channels(self) -> list[Condition]:
         """They are told by peer, for what helps is to connect to it in another way."""
