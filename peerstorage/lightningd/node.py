@@ -37,6 +37,8 @@ _UPDATED = "Updating hooks for peer_connected"
 CALL_SECONDS = 60.0
 # A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
 _PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
+# What tells whether a channel is proven.
+_PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of more peers than these all channels are listed at once.
 _FEW_PEERS = 20
 # The short_channel_id of every channel that recoverchannel makes.
@@ -91,6 +93,8 @@ class Node:
         self.unfunded: list[ChannelBackup] = []
         # Channels that are none of those, and never will be again.
         self._proven: set[bytes] = set()
+        # Whether `channels` found any since it was first asked that recoverchannel made.
+        self.has_new_stubs, self._asked = False, False
 
     def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
@@ -229,27 +233,22 @@ class Node:
         """Channel ids of those with a proof that was not there before: a block, our own opening, or payments."""
         peers = {entry.node_id.hex() for entry in entries if entry.channel_id not in self._proven}
         asked: list[str | None] = [None] if len(peers) > _FEW_PEERS else [*sorted(peers)]
-        fields = ("channel_id", "state", "short_channel_id", "opener")
-        only = {"channels": [dict.fromkeys(fields, True)]}
-        return {
-            bytes.fromhex(channel["channel_id"])
+        only = {"channels": [dict.fromkeys(_PROOF, True)]}
+        rows = {
+            bytes.fromhex(row["channel_id"]): row
             for peer_id in asked
-            for channel in self.call("listpeerchannels", only, id=peer_id)["channels"]
-            if "channel_id" in channel and _is_proven(channel)
+            for row in self.call("listpeerchannels", only, id=peer_id)["channels"]
+            if "channel_id" in row and _is_proven(row)
         }
+        new = rows.keys() - self._proven
+        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == _STUB for one in new)
+        self._asked = True
+        return set(rows)
 
     def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
         """Id and funding output of each committed channel that is not unfunded."""
-        fields = (
-            "channel_id",
-            "state",
-            "funding_txid",
-            "funding_outnum",
-            "total_msat",
-            "short_channel_id",
-            "opener",
-        )
-        only = {"channels": [dict.fromkeys(fields, True)]}
+        funding = ("funding_txid", "funding_outnum", "total_msat")
+        only = {"channels": [dict.fromkeys((*_PROOF, *funding), True)]}
         channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
         return [each for each in channels if each["state"] not in _NO_CHANNEL and _is_proven(each)]
 

@@ -18,13 +18,16 @@ partners wait after a start until some peers have answered (StartGrace).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.store import NORMAL, RECOVERING, State
 from peerstorage.recovery.old_node import earliest
+
+# The operator's word that channels may be opened although their keys may come a second time.
+OPEN_WORD = "open-channels"
 
 
 class Verdict(Enum):
@@ -108,9 +111,27 @@ def recovering_by_word(state: State, now: int) -> State:
     return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 
-def resumed(state: State) -> State:
-    """The state after the operator's word that the recovery is over."""
-    return replace(state.acknowledge(), mode=NORMAL, old=False, rival_after=0)
+def resumed(state: State, backups: Iterable[Backup]) -> State:
+    """The state after the operator's word that the recovery is over. `backups`: all that peers returned.
+
+    lightningd counts its channels' database ids on from the highest that it has, and makes their keys of (peer,
+    id). So keys come a second time unless that is the highest that there ever was, which only backups can tell.
+    """
+    newest_first = sorted(backups, key=lambda backup: -backup.timestamp)
+    told = [backup.facts.highest_id for backup in newest_first]
+    known = bool(told) and told[0] is not None
+    named = [entry.database_id for backup in newest_first for entry in backup.entries]
+    highest = max((*named, *(number for number in told if number is not None)), default=0)
+    used = not known or highest > state.highest_id
+    return replace(
+        state.acknowledge(), mode=NORMAL, old=False, rival_after=0, keys_used=state.keys_used or used
+    )
+
+
+def no_new_channels(state: State) -> str:
+    """Why a peer may not open a channel with us now, as it is told; empty: it may. It must not learn that we lost
+    data: who knows could try a revoked state."""
+    return "no new channels for now" if state.recovering or state.handed_over or state.keys_used else ""
 
 
 class StartGrace:

@@ -328,6 +328,9 @@ class User:
         channels = self._node.channels()
         self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
         self.ledger.note_ids()
+        if self._node.has_new_stubs:
+            self.hands_over()
+            self._node.has_new_stubs = False
         self.sessions.partners = self.ledger.partners
         self.entrance.update()
         if self._options.use and not self.recovering:
@@ -351,6 +354,23 @@ class User:
         """Peers by node_id in hex that hold what may be better than what we could send."""
         return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
 
+    @property
+    def no_new_channels(self) -> str:
+        """Any thread may ask: see guard."""
+        return guard.no_new_channels(self.ledger.state)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.ledger.save(replace(self.ledger.state, handed_over=False))
+
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.ledger.save(replace(self.ledger.state, handed_over=True))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.ledger.save(replace(self.ledger.state, keys_used=False))
+
     def recover_earlier(self) -> None:
         """Begins to recover what this database never had: channels of an earlier life."""
         self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
@@ -363,7 +383,9 @@ class User:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(guard.resumed(self.ledger.state))
+        self.look()
+        sources, _ = open_sources(self._key, self.ledger.store.all_retrieved())
+        self.ledger.save(guard.resumed(self.ledger.state, [source.backup for source in sources]))
         self.old_node = OldNode({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)
