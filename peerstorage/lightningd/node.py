@@ -37,6 +37,8 @@ _UPDATED = "Updating hooks for peer_connected"
 CALL_SECONDS = 60.0
 # A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
 _PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
+# Without a block nobody gets there, but in CHANNELD_NORMAL whom we trust (zero-conf).
+_IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
 # What tells whether a channel is proven.
 _PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of more peers than these all channels are listed at once.
@@ -60,7 +62,7 @@ def _is_proven(channel: dict[str, Any]) -> bool:
     return (
         "short_channel_id" in channel
         or channel.get("opener") == "local"
-        or channel["state"] == "CHANNELD_NORMAL"
+        or channel["state"] in _IN_USE
     )
 
 
