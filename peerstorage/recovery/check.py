@@ -204,6 +204,8 @@ def _exposed(
         reason += "; its peer says less than it knows"
     if told is None and error is not None:
         return Judgement(Verdict.ENDED, f"{reason}; its peer says: {error}")
+    if told is None and heard is not None and heard.fault is None:
+        reason += "; its peer doesn't speak of it, as after a close, which only a Bitcoin node knows"
     return Judgement(Verdict.BEHIND, reason, revocations + 1 - channel.next_index_remote, proved=True)
 
 

@@ -32,7 +32,7 @@ def is_url(source: str) -> bool:
 
 def read_database(source: str) -> Database:
     """The database in a file, or at a postgres:// URL. Raises FormatError or UsageError."""
-    return _read_postgres(source) if is_url(source) else _read_file(Path(source))
+    return _read_postgres(source) if is_url(source) else _read_file(Path(source).resolve())
 
 
 def _read_file(path: Path) -> Database:
@@ -114,12 +114,12 @@ def _read_postgres(url: str) -> Database:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one view of all tables
             others = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                "AND usename = current_user AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
             if others is not None and others[0]:
                 raise UsageError(
                     SOURCE_UNREADABLE,
-                    f"{others[0]} other client(s) are connected to this database: is lightningd running?",
+                    f"{others[0]} other client(s) are connected to it as this user: is lightningd running?",
                 )
             tables = {
                 str(name)
