@@ -20,10 +20,10 @@ from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
 from peerstorage.formats.textform import from_text, looks_like_backup
+from peerstorage.formats.words import ENGLISH
 
 STDIN = "-"
 _MAX_LINE = 4096
-_WORD_LIST = Path(__file__).with_name("english.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Inputs:
         except UsageError as error:
             raise UsageError(error.code, f"--hsm-secret {name}: {error}") from error
         passphrase = self._line("Passphrase of hsm_secret") if keys.needs_passphrase(content) else None
-        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, _words()))
+        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, ENGLISH))
 
     def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
         line = self._line("Mnemonic (the words, with spaces)")
@@ -100,7 +100,7 @@ class Inputs:
         if seed is not None:
             return _of_seed(seed)
         mnemonic = b" ".join(line.lower().split())
-        fault = keys.mnemonic_fault(mnemonic, _words())
+        fault = keys.mnemonic_fault(mnemonic, ENGLISH)
         if fault is not None:
             print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)
         passphrase = self._line("Passphrase of the mnemonic") if ask_passphrase else b""
@@ -190,7 +190,3 @@ def _is_backup_in_text(argument: str) -> bool:
 
 def _of_seed(seed: bytes) -> Secret:
     return Secret(keys.sealing_keys(seed), keys.node_id(keys.node_key(seed)), seed)
-
-
-def _words() -> list[str]:
-    return _WORD_LIST.read_text(encoding="ascii").split()

@@ -99,6 +99,13 @@ def seed_of_hsm_secret(hsm_secret: bytes, passphrase: bytes | None, words: Seque
     return seed
 
 
+def seed_unattended(hsm_secret: bytes, words: Sequence[str]) -> bytes:
+    """seed_of_hsm_secret where nobody can be asked for a passphrase. Raises SecretError."""
+    if needs_passphrase(hsm_secret):
+        raise SecretError("this hsm_secret has a passphrase, and only lightningd was told it")
+    return seed_of_hsm_secret(hsm_secret, None, words)
+
+
 def seed_of_mnemonic(mnemonic: bytes, passphrase: bytes = b"") -> bytes:
     """BIP 39: the 64-byte seed of any words, right or wrong."""
     return hashlib.pbkdf2_hmac("sha512", mnemonic, b"mnemonic" + passphrase, 2048)

@@ -59,6 +59,7 @@ if os.environ.get("SIMNET_HURRY"):
     worker.REST_AFTER_FAILURE = 0.3
     audit._PERIOD_SECONDS = 0.5
     user._SHORTEST_REFRESH_SECONDS = 0.5
+    user._IDLE_SHARE = 1.0  # on a busy machine a look takes a second, and the next would come in two minutes
     local_file._RETRY_SECONDS = local_file._RERUN_SECONDS = 0.5
     on_change._SECONDS = 1.0
 """

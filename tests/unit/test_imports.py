@@ -40,6 +40,7 @@ PURE = {
         "scb",
         "sealing",
         "textform",
+        "words",
     },
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
