@@ -117,17 +117,13 @@ def judge(
         return Judgement(Verdict.CLOSING, f"the database has it in {channel.state.name}")
     said = None if heard is None else heard.channels.get(channel.channel_id)
     spliced = None if said is None else _unknown_funding(channel, said)
-    gone = _GONE.get(funding)
-    if (
-        gone is not None and not channel.inflights and spliced is None
-    ):  # a splice spends the funding output too
+    # A splice spends the funding output too.
+    gone = None if channel.inflights or spliced is not None else _GONE.get(funding)
+    if gone is not None:
         return gone
     told = None if said is None else _compare(channel, said, secret_of)
-    if (
-        copy is not None
-        and copy.entry.revocations >= channel.next_index_remote
-        and not (told and told.proved)
-    ):
+    is_proved = told is not None and told.proved
+    if copy is not None and copy.entry.revocations >= channel.next_index_remote and not is_proved:
         return _exposed(channel, copy, told, heard)
     if told is None:
         return _silent(channel, heard, funding)
