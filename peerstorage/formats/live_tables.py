@@ -1,0 +1,261 @@
+"""Which rows of lightningd's database belong to a channel, which to the base, and what a whole channel is.
+
+Source: Core Lightning's wallet/migrations.c and wallet/wallet.c, v25.05 to v26.06.6.
+
+Rules:
+- Every table of the schema is named here. A table that is not could hold a piece of a channel, so then there is
+  no live part at all.
+- A channel is live only in CHANNELD_NORMAL, locked in, with nothing in flight. Else `why_not` says why it isn't.
+- `check` doesn't believe the writer: a channel that comes back is whole, or an error.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from peerstorage.bolt.peer_storage import NODE_ID_LENGTH, is_point
+from peerstorage.errors import FormatError
+from peerstorage.formats.live import Base, LiveChannel, LivePart, Row, Value
+
+# What goes into the base. Of `outputs`, `transactions` and `blocks` only what unspent coins need.
+BASE_TABLES = (
+    "addresses",
+    "blocks",
+    "db_upgrades",
+    "outputs",
+    "runes",
+    "runes_blacklist",
+    "transactions",
+    "vars",
+    "version",
+)
+# Tables with a channel's rows, and the column that has its database id.
+BY_CHANNEL = {
+    "channel_blockheights": "channel_id",
+    "channel_feerates": "channel_id",
+    "channel_htlcs": "channel_id",
+    "channel_state_changes": "channel_id",
+    "htlc_sigs": "channelid",
+    "local_anchors": "channel_id",
+    "penalty_bases": "channel_id",
+}
+# Tables with rows that a channel's row points to.
+POINTED_TO = ("blocks", "channel_configs", "peers", "shachain_known", "shachains", "transactions")
+CHANNEL_TABLES = ("channels", *BY_CHANNEL, *POINTED_TO)
+# What a node can go on without: docs/alive.md says what is missing then. Rows of the last three concern only
+# channels that are being opened, spliced or closed, and such a channel is not live.
+LEFT_OUT = (
+    "chain_moves",
+    "channel_moves",
+    "datastore",
+    "forwarded_payments",
+    "forwards",
+    "invoice_fallbacks",
+    "invoicerequests",
+    "invoices",
+    "move_accounts",
+    "network_events",
+    "offers",
+    "payments",
+    "transaction_annotations",
+    "utxoset",
+    "channel_funding_inflights",
+    "channeltxs",
+)
+_KNOWN = {*BASE_TABLES, *CHANNEL_TABLES, *LEFT_OUT}
+
+# Core Lightning's lightningd/channel_state.h and common/htlc_state.h; they stay as they are for ever.
+CHANNELD_NORMAL, AWAITING_UNILATERAL, CLOSED = 3, 7, 10
+HTLC_DONE = (9, 19)
+INCOMING, OUTGOING = 0, 1
+
+_STATEMENT = re.compile(r"CREATE (?:TABLE|(?:UNIQUE )?INDEX) ([a-z0-9_]+) *(?:\(|ON )")
+_TABLE = re.compile(r"CREATE TABLE ([a-z0-9_]+)")
+_MAX_STATEMENTS = 200
+
+Columns = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a channel was. `next_local`, `next_remote`: channels.next_index_local and next_index_remote, the
+    number of the next commitment of either side."""
+
+    database_id: int
+    channel_id: bytes
+    node_id: bytes
+    funding: str
+    funding_sats: int
+    next_local: int
+    next_remote: int
+    revocations: int
+
+
+@lru_cache(maxsize=8)
+def columns(schema: tuple[str, ...]) -> Columns:
+    """The columns of each table, in order. Raises FormatError for anything but tables and indexes that we know."""
+    database = empty(schema)
+    try:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            name: tuple(row[1] for row in database.execute(f"PRAGMA table_info({name})")) for name in names
+        }
+    finally:
+        database.close()
+
+
+def empty(schema: Sequence[str]) -> sqlite3.Connection:
+    """A database in memory with this schema and without rows. Raises FormatError."""
+    if len(schema) > _MAX_STATEMENTS:
+        raise FormatError(f"schema: {len(schema)} statements, where {_MAX_STATEMENTS} are allowed")
+    foreign = [statement for statement in schema if not _STATEMENT.match(statement)]
+    if foreign:
+        raise FormatError(f"schema: no table and no index: {foreign[0][:60]!r}")
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for statement in schema:
+            database.execute(statement)
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+        database.close()
+        raise FormatError(f"schema: {error}") from error
+    return database
+
+
+def unknown_tables(schema: Sequence[str]) -> list[str]:
+    """Tables that this module doesn't know: of a newer lightningd."""
+    found = [match.group(1) for statement in schema if (match := _TABLE.match(statement))]
+    return sorted(set(found) - _KNOWN)
+
+
+def why_not(row: Mapping[str, Value], *, in_flight: bool, changing: bool) -> str | None:
+    """Why a channel can't be brought back alive from its rows; None: it can.
+
+    `row`: of `channels`; `in_flight`: payments are not done; `changing`: its funding is being replaced.
+    """
+    reasons = {
+        "it is not in CHANNELD_NORMAL": row["state"] != CHANNELD_NORMAL,
+        "recoverchannel made it": row["last_tx"] is None,
+        "its peer proved that this database is old": row["future_per_commitment_point"] is not None,
+        "it is not locked in": row["scid"] is None or not row["funding_locked_remote"],
+        "its funding was never sent": bool(row.get("withheld")),
+        "its funding is being replaced": changing,
+        "payments are in flight": in_flight,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+class View:
+    """A channel's rows by the names of their columns."""
+
+    def __init__(self, schema: Columns, channel: LiveChannel) -> None:
+        self._schema, self._channel = schema, channel
+
+    def rows(self, table: str) -> list[dict[str, Value]]:
+        names = self._schema[table]
+        return [dict(zip(names, row, strict=True)) for row in self._channel.tables.get(table, ())]
+
+    def one(self, table: str) -> dict[str, Value]:
+        found = self.rows(table)
+        if len(found) != 1:
+            raise FormatError(f"{len(found)} rows of {table}, where a channel has one")
+        return found[0]
+
+
+def check(part: LivePart) -> tuple[dict[bytes, State], dict[bytes, str]]:
+    """What is whole, by channel_id, and what is not, with the reason. Raises FormatError where the base isn't."""
+    schema = columns(part.base.schema)
+    unknown = unknown_tables(part.base.schema)
+    if unknown:
+        raise FormatError(f"the database has tables that this version doesn't know: {', '.join(unknown)}")
+    _check_base(schema, part.base)
+    states: dict[bytes, State] = {}
+    faults: dict[bytes, str] = {}
+    for channel in part.channels:
+        try:
+            states[channel.channel_id] = state(schema, channel)
+        except (FormatError, KeyError) as error:
+            faults[channel.channel_id] = f"its live part is not whole: {error}"
+    return states, faults
+
+
+def _check_base(schema: Columns, base: Base) -> None:
+    for name, rows in base.tables.items():
+        if name not in BASE_TABLES:
+            raise FormatError(f"base: table {name} does not belong there")
+        _check_width(schema, name, rows)
+    if [row[0] for row in base.tables.get("version", ())] != [base.version]:
+        raise FormatError(f"base: its table version doesn't say {base.version}")
+    names = {row[0] for row in base.tables.get("vars", ())}
+    missing = {"data_version", "node_id", "genesis_hash"} - names
+    if missing or not base.tables.get("blocks"):
+        raise FormatError(f"base: without {', '.join(sorted(missing)) or 'a block'}")
+
+
+def _check_width(schema: Columns, name: str, rows: Sequence[Row]) -> None:
+    if name not in schema:
+        raise FormatError(f"table {name} is not in the schema")
+    if any(len(row) != len(schema[name]) for row in rows):
+        raise FormatError(f"table {name} has {len(schema[name])} columns, a row has another number")
+
+
+def state(schema: Columns, channel: LiveChannel) -> State:
+    """How far a whole channel was. Raises FormatError, or KeyError for a column that the schema lacks."""
+    for name, rows in channel.tables.items():
+        if name not in CHANNEL_TABLES:
+            raise FormatError(f"table {name} is no channel's")
+        _check_width(schema, name, rows)
+    view = View(schema, channel)
+    row, peer = view.one("channels"), view.one("peers")
+    if row["full_channel_id"] != channel.channel_id:
+        raise FormatError("its row is another channel's")
+    unfinished = [htlc for htlc in view.rows("channel_htlcs") if htlc["hstate"] not in HTLC_DONE]
+    reason = why_not(row, in_flight=bool(unfinished), changing=False)
+    if reason:
+        raise FormatError(reason)
+    _check_references(view, row, peer)
+    node_id, txid = peer["node_id"], row["funding_tx_id"]
+    if not isinstance(node_id, bytes) or len(node_id) != NODE_ID_LENGTH or not is_point(node_id):
+        raise FormatError("its peer's node_id is no point")
+    if not isinstance(txid, bytes) or len(txid) != 32:
+        raise FormatError("its funding txid is not 32 bytes")
+    return State(
+        _integer(row, "id"),
+        channel.channel_id,
+        node_id,
+        f"{txid[::-1].hex()}:{_integer(row, 'funding_tx_outnum')}",
+        _integer(row, "funding_satoshi"),
+        _integer(row, "next_index_local"),
+        _integer(row, "next_index_remote"),
+        (1 << 48) - _integer(view.one("shachains"), "min_index"),
+    )
+
+
+def _check_references(view: View, row: Mapping[str, Value], peer: Mapping[str, Value]) -> None:
+    """All that the channel's row points to is there, and nothing belongs to another channel."""
+    configs = {config["id"] for config in view.rows("channel_configs")}
+    if configs != {row["channel_config_local"], row["channel_config_remote"]}:
+        raise FormatError("its rows of channel_configs are not those that it names")
+    shachain = view.one("shachains")
+    if (peer["id"], shachain["id"]) != (row["peer_id"], row["shachain_remote_id"]):
+        raise FormatError("its peer or its shachain is not the one that it names")
+    known = view.rows("shachain_known")
+    # Core Lightning's ccan/shachain: num_valid entries, at places from 0 on.
+    if sorted(entry["pos"] for entry in known) != list(range(_integer(shachain, "num_valid"))):  # type: ignore[type-var]
+        raise FormatError("its shachain is not complete")
+    owners = {entry["shachain_id"] for entry in known} - {shachain["id"]}
+    owners |= {entry[of] for name, of in BY_CHANNEL.items() for entry in view.rows(name)} - {row["id"]}
+    if owners:
+        raise FormatError("rows of another channel are among its own")
+    if not view.rows("channel_feerates"):
+        raise FormatError("it has no feerate")
+
+
+def _integer(row: Mapping[str, Value], name: str) -> int:
+    value = row[name]
+    if not isinstance(value, int) or value < 0:
+        raise FormatError(f"its {name} is no number")
+    return value
