@@ -5,8 +5,12 @@ class PeerstorageError(Exception):
     """Root of all errors that this package raises on purpose."""
 
 
+class LineError(PeerstorageError):
+    """A peer can't be reached, doesn't keep to BOLT 8, or a deadline passed."""
+
+
 class MessageError(PeerstorageError):
-    """A peer sent a message 7 or 9 that breaks BOLT 1."""
+    """A peer sent a message that breaks BOLT 1 or 2."""
 
 
 class SealError(PeerstorageError):

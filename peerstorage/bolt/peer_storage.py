@@ -128,10 +128,14 @@ class Message(NamedTuple):
 
         Raises MessageError when the length lies.
         """
+        kind = Reader(payload, MessageError).uint(2, "message type")
+        return cls.read(payload) if kind in {PEER_STORAGE, PEER_STORAGE_RETRIEVAL} else None
+
+    @classmethod
+    def read(cls, payload: bytes) -> Message:
+        """The message in a payload of type 7 or 9. Raises MessageError when the length lies."""
         reader = Reader(payload, MessageError)
         kind = reader.uint(2, "message type")
-        if kind not in {PEER_STORAGE, PEER_STORAGE_RETRIEVAL}:
-            return None
         length = reader.uint(2, f"message {kind} length")
         if length > MAX_BLOB:
             raise MessageError(f"message {kind}: a blob of {length} bytes is over the {MAX_BLOB} of BOLT 1")

@@ -147,7 +147,7 @@ def _is_backup_in_text(argument: str) -> bool:
 
 
 def _of_seed(seed: bytes) -> Secret:
-    return Secret(keys.sealing_keys(seed), keys.node_id(seed))
+    return Secret(keys.sealing_keys(seed), keys.node_id(keys.node_key(seed)))
 
 
 def _words() -> list[str]:

@@ -96,9 +96,13 @@ def sealing_keys(seed: bytes) -> tuple[bytes, ...]:
     return tuple(derive_key(part) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
 
 
-def node_id(seed: bytes) -> bytes:
-    """The node_id that lightningd derives from a seed. It takes the first 32 bytes only."""
-    # Where this is no private key, once in 2^127, lightningd goes on with salt 1.
-    secret = HKDF(SHA256(), length=32, salt=bytes(4), info=b"nodeid").derive(seed[:RAW_LENGTH])
-    key = ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256K1())
-    return key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+def node_key(seed: bytes) -> bytes:
+    """The node's private key, 32 bytes, as lightningd derives it from a seed. It takes the first 32 bytes only."""
+    # hsmd counts the salt (u32, native byte order) up until this is a private key; once in 2^127 it isn't at 0.
+    return HKDF(SHA256(), length=32, salt=bytes(4), info=b"nodeid").derive(seed[:RAW_LENGTH])
+
+
+def node_id(key: bytes) -> bytes:
+    """The node_id of a node's private key."""
+    private = ec.derive_private_key(int.from_bytes(key, "big"), ec.SECP256K1())
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)

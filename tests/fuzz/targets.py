@@ -149,7 +149,7 @@ def hsm_secret(data: bytes) -> None:
     seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, _words())
     assert len(seed) in {32, 64}
     assert all(len(key) == 32 for key in keys.sealing_keys(seed))
-    assert wire.is_point(keys.node_id(seed))
+    assert wire.is_point(keys.node_id(keys.node_key(seed)))
     assert not needed or data[:1] == b"p"
 
 

@@ -17,6 +17,7 @@ from peerstorage.formats.keys import (
     mnemonic_fault,
     needs_passphrase,
     node_id,
+    node_key,
     sealing_keys,
     seed_of_hsm_secret,
     seed_of_mnemonic,
@@ -37,7 +38,7 @@ def read(case: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("case", VECTORS["valid"], ids=named)
 def test_node_id_and_keys(case: dict[str, Any]) -> None:
     seed = read(case)
-    assert node_id(seed).hex() == case["node_id"]
+    assert node_id(node_key(seed)).hex() == case["node_id"]
     assert [key.hex() for key in sealing_keys(seed)][: len(case["keys"])] == case["keys"]
 
 
@@ -72,7 +73,7 @@ def test_the_word_list_is_bip_39s() -> None:
 def test_a_seed_has_32_or_64_bytes_and_one_node_id() -> None:
     long = seed_of_mnemonic(b"zoo " * 11 + b"wrong")
     assert len(long) == 64
-    assert node_id(long) == node_id(long[:32])
+    assert node_key(long) == node_key(long[:32])
     assert len(sealing_keys(long)) == 2
     assert sealing_keys(long)[1:] == sealing_keys(long[:32])
 
@@ -102,7 +103,7 @@ def test_every_mnemonic_with_its_checksum_is_right(entropy: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_file_is_taken_or_refused(data: bytes) -> None:
     if len(data) == 32:
-        assert is_point(node_id(seed_of_hsm_secret(data, None, WORDS)))
+        assert is_point(node_id(node_key(seed_of_hsm_secret(data, None, WORDS))))
     else:
         with pytest.raises(SecretError):
             seed_of_hsm_secret(data, b"", WORDS)

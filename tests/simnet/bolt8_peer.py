@@ -1,0 +1,270 @@
+"""Simulated peers that speak BOLT 8 on loopback, each implementation by its own manners.
+
+    peer = Bolt8Peer("cln", channels=[PeerChannel(channel_id, updates=3)], blob=blob)
+    with peer: hear(key, [peer.endpoint]) ... peer.channels[channel_id].state
+
+What each says and does was recorded from real nodes: tests/vectors/conversation-*.json. State is plain attributes
+that tests read and change; a knob for each fault. Whoever connects is taken for the owner of the channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from pyln.proto.wire import LightningConnection, PrivateKey
+
+from peerstorage.bolt.init import ERROR, INIT, PING, WARNING, Complaint, Init
+from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
+from peerstorage.bolt.reestablish import CHANNEL_REESTABLISH, ChannelReestablish
+from peerstorage.recovery.hearing import Endpoint
+
+from .keys import point
+
+
+@dataclass
+class PeerChannel:
+    """One of the peer's channels with us. `updates`: commitments that each side has revoked.
+
+    `state`: open, awaiting (its funding is not locked in), closing (the peer has broadcast its commitment),
+    forgotten (and what was in it is lost), or closed (its close is in a block: nothing is said of it any more).
+    `fundee`: we opened it.
+    """
+
+    channel_id: bytes
+    updates: int = 0
+    state: str = "open"
+    fundee: bool = True
+    secret: bytes = bytes(32)
+
+    def reestablish(self) -> ChannelReestablish:
+        secret = self.secret if self.updates else bytes(32)
+        return ChannelReestablish(
+            self.channel_id, self.updates + 1, self.updates, secret, point(self.channel_id.hex())
+        )
+
+
+class _HungUpError(Exception):
+    """The connection is over."""
+
+
+class _Whole:
+    """A socket that reads whole and writes whole, as pyln-proto expects."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+
+    def recv(self, length: int) -> bytes:
+        return self.socket.recv(length, socket.MSG_WAITALL)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+
+@dataclass
+class Knobs:
+    """What goes wrong with a peer. Times in seconds.
+
+    `hole`: it takes the connection and says nothing, ever; `stranger`: it has another key than it claims;
+    `after_init`: what is said in place of everything else; `drip`: a pause after each byte of that;
+    `pings`: so many at first; `hangs_up_after`: so many messages of its own; `delay`: before it says anything;
+    `deaf`: it reads, and does not act.
+    """
+
+    hole: bool = False
+    stranger: bool = False
+    no_init: bool = False
+    after_init: Iterable[bytes] | None = None
+    drip: float = 0.0
+    pings: int = 0
+    hangs_up_after: int | None = None
+    delay: float = 0.0
+    deaf: bool = False
+
+
+class Bolt8Peer:
+    """`kind`: cln, lnd, ldk or eclair. `received`: every message that came, in order, over all connections."""
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        number: int = 0x77,
+        channels: Iterable[PeerChannel] = (),
+        blob: bytes | None = None,
+        knobs: Knobs | None = None,
+    ) -> None:
+        self._react: Callable[[Bolt8Peer, _Link, PeerChannel | None, bytes], None] = _MANNERS[kind]
+        self.kind = kind
+        self.channels = {channel.channel_id: channel for channel in channels}
+        self.blob = blob
+        self.knobs = knobs or Knobs()
+        self.received: list[bytes] = []
+        self.connections = 0
+        self._key = PrivateKey(number.to_bytes(32, "big"))
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._links: list[_Link] = []
+        node_id = self._key.public_key().serializeCompressed().hex()
+        self.endpoint = Endpoint(node_id, "127.0.0.1", self._listener.getsockname()[1])
+
+    @property
+    def node_id(self) -> str:
+        return self.endpoint.node_id
+
+    def __enter__(self) -> Bolt8Peer:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for link in self._links:
+            link.hang_up()
+
+    def states(self) -> set[str]:
+        return {channel.state for channel in self.channels.values()}
+
+    def types(self) -> list[int]:
+        """Of all messages that came."""
+        return [int.from_bytes(message[:2], "big") for message in self.received]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            link = _Link(self, connection)
+            self._links.append(link)
+            threading.Thread(target=link.run, daemon=True).start()
+
+    def key(self) -> Any:
+        return PrivateKey(b"\x55" * 32) if self.knobs.stranger else self._key
+
+    def react(self, link: _Link, message: bytes) -> None:
+        kind = int.from_bytes(message[:2], "big")
+        if self.knobs.deaf or kind not in {CHANNEL_REESTABLISH, ERROR}:
+            return
+        self._react(self, link, self.channels.get(message[2:34]), message)
+
+
+class _Link:
+    """One connection; `told`: channels about which something came."""
+
+    def __init__(self, peer: Bolt8Peer, connection: socket.socket) -> None:
+        self._peer = peer
+        self._socket = connection
+        self._said = 0
+        self._noise = LightningConnection(_Whole(connection), None, peer.key(), is_initiator=False)
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError, ValueError, InvalidTag, _HungUpError, struct.error):
+            self._run()
+        self.hang_up()
+
+    def _run(self) -> None:
+        knobs = self._peer.knobs
+        if knobs.hole:
+            while self._socket.recv(4096):
+                pass
+            return
+        time.sleep(knobs.delay)
+        self._noise.shake()
+        if not knobs.no_init:
+            self.say(Init().to_bytes())
+        if int.from_bytes(self._noise.read_message()[:2], "big") != INIT:
+            raise _HungUpError
+        for message in self._first() if knobs.after_init is None else knobs.after_init:
+            self.say(message)
+        while True:
+            message = self._noise.read_message()
+            self._peer.received.append(message)
+            self._peer.react(self, message)
+
+    def _first(self) -> Iterable[bytes]:
+        """What is said unasked."""
+        peer = self._peer
+        for _ in range(peer.knobs.pings):
+            yield PING.to_bytes(2, "big") + b"\0\x04\0\0"
+        if peer.blob is not None:
+            yield Message(PEER_STORAGE_RETRIEVAL, peer.blob).to_bytes()
+        for channel in list(peer.channels.values()):
+            if channel.state in {"open", "awaiting"}:
+                yield channel.reestablish().to_bytes()
+        if peer.kind == "cln":
+            for channel in list(peer.channels.values()):
+                if channel.state == "closing":
+                    yield Complaint(ERROR, channel.channel_id, b"Awaiting unilateral close").to_bytes()
+                    self.hang_up()
+
+    def say(self, message: bytes) -> None:
+        knobs = self._peer.knobs
+        if knobs.hangs_up_after is not None and self._said >= knobs.hangs_up_after:
+            raise _HungUpError
+        self._said += 1
+        self._noise.send_message(message)
+
+    def complain(self, kind: int, channel_id: bytes, text: str) -> None:
+        self.say(Complaint(kind, channel_id, text.encode()).to_bytes())
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _cln(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+    lost = message[:2] == CHANNEL_REESTABLISH.to_bytes(2, "big")
+    name = "WIRE_CHANNEL_REESTABLISH" if lost else "WIRE_ERROR"
+    if channel is None or channel.state in {"forgotten", "closed"}:
+        link.complain(ERROR, message[2:34], f"Unknown channel for {name}")
+        raise _HungUpError
+    if channel.state == "closing":
+        link.complain(ERROR, channel.channel_id, "channel in state AWAITING_UNILATERAL")
+        raise _HungUpError
+    if not lost:
+        channel.state = "forgotten" if channel.state == "awaiting" and channel.fundee else "closing"
+    elif channel.updates == 0:
+        channel.state = "closing"
+        link.complain(ERROR, channel.channel_id, "bad reestablish commitment_number: 0 vs 1")
+    else:
+        words = f"bad reestablish revocation_number: 0 vs {channel.updates + 1}"
+        link.complain(WARNING, channel.channel_id, words)
+
+
+def _lnd(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+    if channel is None:
+        return
+    if message[:2] == ERROR.to_bytes(2, "big"):
+        link.complain(ERROR, channel.channel_id, "unable to resume channel, recovery required")
+    elif channel.state in {"open", "awaiting"}:
+        channel.state = "closing"
+
+
+def _ldk(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+    if channel is None or channel.state not in {"open", "awaiting"}:
+        return
+    channel.state = "closing"
+    if message[:2] == CHANNEL_REESTABLISH.to_bytes(2, "big"):
+        words = "Peer sent an invalid channel_reestablish to force close in a non-standard way"
+        link.complain(ERROR, channel.channel_id, words)
+
+
+def _eclair(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+    if (
+        channel is not None
+        and channel.state in {"open", "awaiting"}
+        and message[:2] == ERROR.to_bytes(2, "big")
+    ):
+        channel.state = "closing"
+
+
+_MANNERS = {"cln": _cln, "lnd": _lnd, "ldk": _ldk, "eclair": _eclair}
