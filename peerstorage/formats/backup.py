@@ -29,7 +29,7 @@ VERSION = 1
 _VERSION_MASK = 0x5555555555555555
 
 MAGIC = b"psx1"
-_SUMMARY, _DIRECTORY, _PADDING, _FILL = 1, 3, 5, 7
+_SUMMARY, _DIRECTORY, _PADDING, _FILL, _LIVE = 1, 3, 5, 7, 21
 _SUMMARY_LENGTH = 4 + 1 + 4 + 32
 
 MAX_TIMESTAMP = 0xFFFFFFFF
@@ -114,7 +114,7 @@ class Contact:
 @dataclass(frozen=True, slots=True)
 class Backup:
     """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
-    `summary` is None and `directory` empty for the built-in's."""
+    `summary` is None, and `directory` and `live` (see live.py) are empty, for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
@@ -124,6 +124,7 @@ class Backup:
     faults: tuple[str, ...] = ()
     lost: int = 0
     version: int = VERSION
+    live: bytes = b""
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -152,6 +153,8 @@ def encode(
     summary: Summary,
     length: int | None = None,
     directory: Sequence[Contact] = (),
+    *,
+    live: bytes = b"",
 ) -> bytes:
     """The plaintext of a backup, padded to `length` bytes; None: not padded."""
     if len(entries) > MAX_ENTRIES:
@@ -169,9 +172,10 @@ def encode(
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
+    last = encode_tlvs([(_LIVE, live)]) if live else b""
     if length is None:
-        return content
-    return content + _padding(length - len(content))
+        return content + last
+    return content + _padding(length - len(content) - len(last)) + last
 
 
 def _padding(length: int) -> bytes:
@@ -240,6 +244,7 @@ def decode(plaintext: bytes) -> Backup:
     lost = count - len(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
+    records: dict[int, bytes] = {}
     try:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
@@ -249,7 +254,8 @@ def decode(plaintext: bytes) -> Backup:
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version)
+    live = records.get(_LIVE, b"")
+    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, live)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from peerstorage.errors import StoreError
 from peerstorage.formats import live_tables
+from peerstorage.formats.database import DEAD_HTLC_STATES, State
 from peerstorage.formats.live import Base, LiveChannel, LivePart, Row, Value
-from peerstorage.formats.live_tables import CHANNELD_NORMAL, HTLC_DONE, INCOMING, OUTGOING, Columns
+from peerstorage.formats.live_tables import INCOMING, OUTGOING, Columns
 
 # lightningd itself waits a minute for a lock; who only wants a backup tries again the next time.
 _LOCK_SECONDS = 2.0
@@ -29,7 +30,7 @@ _VERSIONS = slice(18, 20)
 _LATEST_HTLCS = 200
 _KEPT_HTLCS = 32
 _SPENT, _RECENT_BLOCKS = 2, 100
-_LIVE = f"SELECT id FROM channels WHERE state = {CHANNELD_NORMAL}"  # noqa: S608
+_LIVE = f"SELECT id FROM channels WHERE state = {State.CHANNELD_NORMAL:d}"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def _queries() -> dict[str, str]:
         f"SELECT * FROM outputs WHERE status != {_SPENT} OR spend_height > "  # noqa: S608
         f"(SELECT MAX(height) FROM blocks) - {_RECENT_BLOCKS}"
     )
-    pointed = f"channels WHERE state = {CHANNELD_NORMAL}"
+    pointed = f"channels WHERE state = {State.CHANNELD_NORMAL:d}"
     transactions = (
         f"SELECT * FROM transactions WHERE id IN (SELECT funding_tx_id FROM {pointed}) "  # noqa: S608
         f"OR id IN (SELECT prev_out_tx FROM ({coins}))"
@@ -169,7 +170,7 @@ def _queries() -> dict[str, str]:
 
 def _unfinished(direction: int) -> str:
     """In the very words of lightningd's partial index, else SQLite would not use it."""
-    done = ", ".join(map(str, HTLC_DONE))
+    done = ", ".join(map(str, DEAD_HTLC_STATES))
     return (
         "EXISTS (SELECT 1 FROM channel_htlcs h WHERE h.channel_id = channels.id "  # noqa: S608
         f"AND h.direction = {direction} AND h.hstate NOT IN ({done}))"
@@ -179,7 +180,7 @@ def _unfinished(direction: int) -> str:
 _FLAGS = (
     f"SELECT id, {_unfinished(INCOMING)} OR {_unfinished(OUTGOING)}, "  # noqa: S608
     "EXISTS (SELECT 1 FROM channel_funding_inflights i WHERE i.channel_id = channels.id) "
-    f"FROM channels WHERE state = {CHANNELD_NORMAL}"
+    f"FROM channels WHERE state = {State.CHANNELD_NORMAL:d}"
 )
 _QUERIES = _queries()
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
-from peerstorage.bolt.peer_storage import NODE_ID_LENGTH, is_point
 from peerstorage.errors import FormatError
+from peerstorage.formats.database import DEAD_HTLC_STATES, Database, State, StoredChannel, parse
 from peerstorage.formats.live import Base, LiveChannel, LivePart, Row, Value
 
 # What goes into the base. Of `outputs`, `transactions` and `blocks` only what unspent coins need.
@@ -68,9 +67,6 @@ LEFT_OUT = (
 )
 _KNOWN = {*BASE_TABLES, *CHANNEL_TABLES, *LEFT_OUT}
 
-# Core Lightning's lightningd/channel_state.h and common/htlc_state.h; they stay as they are for ever.
-CHANNELD_NORMAL, AWAITING_UNILATERAL, CLOSED = 3, 7, 10
-HTLC_DONE = (9, 19)
 INCOMING, OUTGOING = 0, 1
 
 _STATEMENT = re.compile(r"CREATE (?:TABLE|(?:UNIQUE )?INDEX) ([a-z0-9_]+) *(?:\(|ON )")
@@ -78,21 +74,6 @@ _TABLE = re.compile(r"CREATE TABLE ([a-z0-9_]+)")
 _MAX_STATEMENTS = 200
 
 Columns = Mapping[str, tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """How far a channel was. `next_local`, `next_remote`: channels.next_index_local and next_index_remote, the
-    number of the next commitment of either side."""
-
-    database_id: int
-    channel_id: bytes
-    node_id: bytes
-    funding: str
-    funding_sats: int
-    next_local: int
-    next_remote: int
-    revocations: int
 
 
 @lru_cache(maxsize=8)
@@ -137,7 +118,7 @@ def why_not(row: Mapping[str, Value], *, in_flight: bool, changing: bool) -> str
     `row`: of `channels`; `in_flight`: payments are not done; `changing`: its funding is being replaced.
     """
     reasons = {
-        "it is not in CHANNELD_NORMAL": row["state"] != CHANNELD_NORMAL,
+        "it is not in CHANNELD_NORMAL": row["state"] != State.CHANNELD_NORMAL,
         "recoverchannel made it": row["last_tx"] is None,
         "its peer proved that this database is old": row["future_per_commitment_point"] is not None,
         "it is not locked in": row["scid"] is None or not row["funding_locked_remote"],
@@ -165,21 +146,37 @@ class View:
         return found[0]
 
 
-def check(part: LivePart) -> tuple[dict[bytes, State], dict[bytes, str]]:
+def check(part: LivePart) -> tuple[dict[bytes, StoredChannel], dict[bytes, str]]:
     """What is whole, by channel_id, and what is not, with the reason. Raises FormatError where the base isn't."""
     schema = columns(part.base.schema)
     unknown = unknown_tables(part.base.schema)
     if unknown:
         raise FormatError(f"the database has tables that this version doesn't know: {', '.join(unknown)}")
     _check_base(schema, part.base)
-    states: dict[bytes, State] = {}
+    whole: dict[bytes, StoredChannel] = {}
     faults: dict[bytes, str] = {}
     for channel in part.channels:
         try:
-            states[channel.channel_id] = state(schema, channel)
+            whole[channel.channel_id] = _stored(schema, part.base, channel)
         except (FormatError, KeyError) as error:
             faults[channel.channel_id] = f"its live part is not whole: {error}"
-    return states, faults
+    return whole, faults
+
+
+def addresses(part: LivePart) -> dict[bytes, tuple[str, ...]]:
+    """Where peers were last met, by node_id."""
+    found: dict[bytes, tuple[str, ...]] = {}
+    schema = columns(part.base.schema)
+    for channel in part.channels:
+        found |= _parse(View(schema, channel), part.base).addresses
+    return found
+
+
+def _parse(view: View, base: Base) -> Database:
+    names = columns(base.schema)["vars"]
+    tables = {name: view.rows(name) for name in ("peers", "channels", "shachains")}
+    tables["vars"] = [dict(zip(names, row, strict=True)) for row in base.tables["vars"]]
+    return parse(tables | {"channel_htlcs": [], "channel_funding_inflights": []})
 
 
 def _check_base(schema: Columns, base: Base) -> None:
@@ -189,10 +186,9 @@ def _check_base(schema: Columns, base: Base) -> None:
         _check_width(schema, name, rows)
     if [row[0] for row in base.tables.get("version", ())] != [base.version]:
         raise FormatError(f"base: its table version doesn't say {base.version}")
-    names = {row[0] for row in base.tables.get("vars", ())}
-    missing = {"data_version", "node_id", "genesis_hash"} - names
-    if missing or not base.tables.get("blocks"):
-        raise FormatError(f"base: without {', '.join(sorted(missing)) or 'a block'}")
+    if not base.tables.get("blocks"):
+        # lightningd would begin at the newest block, and never see what happened before.
+        raise FormatError("base: without a block")
 
 
 def _check_width(schema: Columns, name: str, rows: Sequence[Row]) -> None:
@@ -202,60 +198,41 @@ def _check_width(schema: Columns, name: str, rows: Sequence[Row]) -> None:
         raise FormatError(f"table {name} has {len(schema[name])} columns, a row has another number")
 
 
-def state(schema: Columns, channel: LiveChannel) -> State:
-    """How far a whole channel was. Raises FormatError, or KeyError for a column that the schema lacks."""
+def _stored(schema: Columns, base: Base, channel: LiveChannel) -> StoredChannel:
+    """A whole channel. Raises FormatError, or KeyError for a column that the schema lacks."""
     for name, rows in channel.tables.items():
         if name not in CHANNEL_TABLES:
             raise FormatError(f"table {name} is no channel's")
         _check_width(schema, name, rows)
     view = View(schema, channel)
-    row, peer = view.one("channels"), view.one("peers")
+    row = view.one("channels")
     if row["full_channel_id"] != channel.channel_id:
         raise FormatError("its row is another channel's")
-    unfinished = [htlc for htlc in view.rows("channel_htlcs") if htlc["hstate"] not in HTLC_DONE]
-    reason = why_not(row, in_flight=bool(unfinished), changing=False)
+    in_flight = any(htlc["hstate"] not in DEAD_HTLC_STATES for htlc in view.rows("channel_htlcs"))
+    reason = why_not(row, in_flight=in_flight, changing=False)
     if reason:
         raise FormatError(reason)
-    _check_references(view, row, peer)
-    node_id, txid = peer["node_id"], row["funding_tx_id"]
-    if not isinstance(node_id, bytes) or len(node_id) != NODE_ID_LENGTH or not is_point(node_id):
-        raise FormatError("its peer's node_id is no point")
-    if not isinstance(txid, bytes) or len(txid) != 32:
-        raise FormatError("its funding txid is not 32 bytes")
-    return State(
-        _integer(row, "id"),
-        channel.channel_id,
-        node_id,
-        f"{txid[::-1].hex()}:{_integer(row, 'funding_tx_outnum')}",
-        _integer(row, "funding_satoshi"),
-        _integer(row, "next_index_local"),
-        _integer(row, "next_index_remote"),
-        (1 << 48) - _integer(view.one("shachains"), "min_index"),
-    )
+    _check_references(view, row)
+    return _parse(view, base).channels[0]
 
 
-def _check_references(view: View, row: Mapping[str, Value], peer: Mapping[str, Value]) -> None:
+def _check_references(view: View, row: Mapping[str, Value]) -> None:
     """All that the channel's row points to is there, and nothing belongs to another channel."""
     configs = {config["id"] for config in view.rows("channel_configs")}
     if configs != {row["channel_config_local"], row["channel_config_remote"]}:
         raise FormatError("its rows of channel_configs are not those that it names")
-    shachain = view.one("shachains")
+    peer, shachain = view.one("peers"), view.one("shachains")
     if (peer["id"], shachain["id"]) != (row["peer_id"], row["shachain_remote_id"]):
         raise FormatError("its peer or its shachain is not the one that it names")
-    known = view.rows("shachain_known")
-    # Core Lightning's ccan/shachain: num_valid entries, at places from 0 on.
-    if sorted(entry["pos"] for entry in known) != list(range(_integer(shachain, "num_valid"))):  # type: ignore[type-var]
+    known, valid = view.rows("shachain_known"), shachain["num_valid"]
+    # ccan/crypto/shachain: num_valid entries, at places from 0 on.
+    if not isinstance(valid, int) or {entry["pos"] for entry in known} != set(range(min(valid, 49))):
         raise FormatError("its shachain is not complete")
+    if len(known) != valid:
+        raise FormatError("its shachain has not the number of entries that it says")
     owners = {entry["shachain_id"] for entry in known} - {shachain["id"]}
     owners |= {entry[of] for name, of in BY_CHANNEL.items() for entry in view.rows(name)} - {row["id"]}
     if owners:
         raise FormatError("rows of another channel are among its own")
     if not view.rows("channel_feerates"):
         raise FormatError("it has no feerate")
-
-
-def _integer(row: Mapping[str, Value], name: str) -> int:
-    value = row[name]
-    if not isinstance(value, int) or value < 0:
-        raise FormatError(f"its {name} is no number")
-    return value

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from peerstorage.errors import FormatError
 from peerstorage.formats import live_tables
+from peerstorage.formats.database import State
 from peerstorage.formats.live import Base, LiveChannel, Row, Value
-from peerstorage.formats.live_tables import AWAITING_UNILATERAL, CLOSED, Columns
+from peerstorage.formats.live_tables import Columns
 
 # What may have been used after the last backup. Ids of channels have 31 bits, those of the others 63.
 CHANNEL_MARGIN, KEY_MARGIN, INDEX_MARGIN = 1_000, 1_000, 1_000_000
@@ -106,7 +107,7 @@ def _waiting(schema: Columns, channel: LiveChannel, own_node_id: Value) -> LiveC
     """The channel as lightningd leaves it once its peer has proved to be ahead."""
     [row] = live_tables.View(schema, channel).rows("channels")
     # "Any pubkey works here: use our own node id" (Core Lightning's wallet.c).
-    row |= {"state": AWAITING_UNILATERAL, "future_per_commitment_point": own_node_id}
+    row |= {"state": int(State.AWAITING_UNILATERAL), "future_per_commitment_point": own_node_id}
     return LiveChannel(channel.channel_id, {**channel.tables, "channels": (tuple(row.values()),)})
 
 
@@ -152,7 +153,12 @@ def _bury(database: sqlite3.Connection, schema: Columns, like: LiveChannel, data
     pointers = ("channel_config_local", "channel_config_remote", "shachain_remote_id", "alias_local")
     nothing |= dict.fromkeys(pointers, 0) | dict.fromkeys(("scid", "alias_remote"), None)
     stone = dict.fromkeys(row) | kept | nothing
-    stone |= {"id": database_id, "peer_id": peer, "state": CLOSED, "channel_type": row["channel_type"]}
+    stone |= {
+        "id": database_id,
+        "peer_id": peer,
+        "state": int(State.CLOSED),
+        "channel_type": row["channel_type"],
+    }
     stone |= {"full_channel_id": _TOMBSTONE, "funding_tx_id": _TOMBSTONE, "funding_tx_outnum": 0}
     _insert(database, "channels", [tuple(stone.values())])
 
