@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 FUZZ_RUNS ?= 1000000
+# Simulated and real nodes wait more than they compute: more at once than there are processors.
+WORKERS ?= 4
+TOGETHER := -n $(WORKERS) --dist worksteal
 
-.PHONY: all demo test check lint types integration bench fuzz mutation fmt clean
+.PHONY: all demo test soak check lint types integration bench fuzz mutation fmt clean
 
 # lightningd's user may not be allowed to write here: it would compile everything anew at each start.
 all: $(VENV)/runtime
@@ -25,7 +28,12 @@ demo: $(VENV)/tests
 
 # Unit tests, the simulated network, and real nodes where bitcoind and lightningd are on PATH.
 test: $(VENV)/tests
-	$(PYTEST) tests/unit tests/simnet tests/integration
+	$(PYTEST) $(TOGETHER) tests/unit
+	$(PYTEST) $(TOGETHER) tests/simnet tests/integration
+
+# The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks.
+soak: $(VENV)/tests
+	SOAK=1 $(PYTEST) -m soak tests/simnet tests/integration
 
 check: lint types
 
@@ -37,7 +45,7 @@ types: $(VENV)/tests
 	$(BIN)/mypy
 
 integration: $(VENV)/tests
-	$(PYTEST) tests/integration
+	$(PYTEST) $(TOGETHER) tests/integration
 
 $(VENV)/bench: $(VENV)/tests tests/bench/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
@@ -56,11 +64,11 @@ fuzz: $(VENV)/fuzz
 		$(BIN)/python -m tests.fuzz $$target -runs=$(FUZZ_RUNS) -max_len=4096 -print_final_stats=1 || exit 1; \
 	done
 
-# `make mutation MODULE=wire`: changes the module in place, one mutant after another, and puts it back;
+# `make mutation MODULE=formats/scb`: changes the module in place, one mutant after another, and puts it back;
 # where it was interrupted, `git checkout` does.
 mutation: $(VENV)/tests
 	$(BIN)/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0
-	sed 's/MODULE/$(MODULE)/' tests/mutation.toml > .mutation.toml
+	sed 's|MODULE|$(MODULE)|; s|TESTS|$(dir $(MODULE))test_$(notdir $(MODULE))|' tests/mutation.toml > .mutation.toml
 	$(BIN)/cosmic-ray baseline .mutation.toml && $(BIN)/cosmic-ray init --force .mutation.toml .mutation.sqlite
 	$(BIN)/cosmic-ray exec .mutation.toml .mutation.sqlite && $(BIN)/cr-report --show-diff --surviving-only .mutation.sqlite
 

@@ -18,7 +18,7 @@ if (
     os.execv(VENV / "bin/python", [str(VENV / "bin/python"), str(HERE / "plugin.py"), *sys.argv[1:]])  # noqa: S606
 
 try:
-    from peerstorage.plugin.app import main
+    from peerstorage.plugin.main import main
 except ImportError as error:
     why = f"peerstorage can't start: {error}. Run: make -C {HERE}"
     print(why, file=sys.stderr)

@@ -1,1 +1,5 @@
-"""The command line, without lightningd: python -m peerstorage."""
+"""The command line, without lightningd: `python -m peerstorage` reads, checks and converts backups.
+
+It needs a seed and a backup, and prints secrets only where they are asked for. Never here: the plugin, and
+pyln's client.
+"""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peerstorage.errors import FormatError, PeerstorageError, SealError
-from peerstorage.file import replace as swap
+from peerstorage.file import versions
 from peerstorage.file.contents import Live, Next, follow, is_worth_writing, unaccounted
 from peerstorage.file.on_change import OnChange
 from peerstorage.formats.backup import Backup
@@ -61,7 +61,7 @@ class _RefusedError(PeerstorageError):
     """The file that is there must not be replaced."""
 
 
-class Vault:
+class LocalFile:
     """A role of the worker; `_work` and what it calls are the thread's. `submit(name, task)`: to the worker."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Vault:
         self._attempts: Newest[Live] = Newest("local file", self._work)
         self._program = OnChange(options.on_change, self._ran, alerts.log)
         # What the file holds and what is wrong with it, by the last attempt.
-        self.file: Backup | None = None
+        self.backup: Backup | None = None
         self.fault: str | None = None
         # For the worker: what was handed to the thread and when, and when what failed is tried again.
         self._marks: Marks | None = None
@@ -156,7 +156,7 @@ class Vault:
             return
         if outcome.next is not None:
             self._tell_what_is_ahead(outcome.next, outcome.live)
-        self.file = outcome.file
+        self.backup = outcome.file
         if outcome.file is not None:
             ledger = self._user.ledger
             newest = max(ledger.state.newest_seen, outcome.file.timestamp)
@@ -239,7 +239,7 @@ class Vault:
         changed = is_worth_writing(replaced, following, live, self._options.file_strategy)
         if changed:
             blob = seal(self._key, following.to_bytes())
-            swap.replace(self.path, blob, self._options.archive)
+            versions.replace(self.path, blob, self._options.archive)
             self._known = hashlib.sha256(blob).digest(), following.backup
         # Once at each start, too: nobody knows how its last run ended.
         if changed or (live.channels and not self._started):
@@ -249,8 +249,8 @@ class Vault:
 
     def _there(self, path: Path) -> Backup | None:
         """What the file holds now, or, where it is gone, its last version. Raises OSError or _RefusedError."""
-        for place in (path, swap.version(path, 1)):
-            blob = swap.read(place, MAX_SOURCE)
+        for place in (path, versions.version(path, 1)):
+            blob = versions.read(place, MAX_SOURCE)
             if blob is None:
                 continue
             mark = hashlib.sha256(blob).digest()

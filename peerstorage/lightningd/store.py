@@ -75,7 +75,7 @@ class State:
     `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
     the last backup before a start to just before the first one after it. A backup from within was made by a
     database that is not this one: this one is a copy from before.
-    `rival_after`: while recovering, a backup that is newer was made by another node with our key (rival.py).
+    `rival_after`: while recovering, a backup that is newer was made by another node with our key (old_node.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
     true one hasn't it.
     """

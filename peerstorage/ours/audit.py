@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from peerstorage.errors import PeerstorageError
+from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
-from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.reliability import unproven
 from peerstorage.ours.user import User
 
@@ -54,7 +54,7 @@ class Audit:
     def __init__(self, rpc_path: str, user: User, options: Options) -> None:
         self._node = Node(rpc_path)
         self._user, self._options = user, options
-        self._contacts = Contacts(self._node, user.reached)
+        self._addresses = Addresses(self._node, user.reached)
 
     def work(self, peer_ids: Sequence[str], screen: Screen) -> dict[str, Any]:
         """The answer of the method: a row for each peer."""
@@ -75,7 +75,7 @@ class Audit:
 
     def _reconnect(self, peer_id: str) -> None:
         self._wait_for_calm(peer_id)
-        addresses = [str(address) for address in self._contacts.addresses(peer_id)]
+        addresses = [str(address) for address in self._addresses.now(peer_id)]
         if not addresses:
             raise _LeftAloneError(
                 "where it can be reached is not known: it is asked when it connects to us the next time"

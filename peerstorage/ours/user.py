@@ -30,7 +30,7 @@ from peerstorage.ours.placement import Placement
 from peerstorage.ours.reliability import checked, kept
 from peerstorage.ours.sender import Sender
 from peerstorage.ours.session import Sessions
-from peerstorage.recovery.rival import Rival, earliest
+from peerstorage.recovery.old_node import OldNode, earliest
 
 # A state change comes in bursts, and beside the built-in our backup has to be the last: this much later.
 _AFTER_CHANGE_SECONDS = 0.5
@@ -70,7 +70,7 @@ class User:
             placement=self.placement,
             look=self.look,
         )
-        self.rival = Rival(self.ledger.returned if self.recovering else {}, time.monotonic())
+        self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         # For the gate, see Watch.
         self.fresh = False
         self.insiders: frozenset[str] = frozenset()
@@ -112,9 +112,14 @@ class User:
         return self._options.guard == "halt" and self._vigil.lasts(time.monotonic())
 
     @property
+    def old(self) -> bool:
+        """Whether an old database was proved."""
+        return self.ledger.state.old
+
+    @property
     def halted(self) -> bool:
-        """Whether an old database was proved, and no peer with a channel is to be let in."""
-        return self._options.guard == "halt" and self.ledger.state.old
+        """Whether it was, and no peer with a channel is to be let in."""
+        return self._options.guard == "halt" and self.old
 
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
@@ -216,8 +221,10 @@ class User:
             # Else it got something newer since.
             self.placement.holds(peer_id, backup.channel_ids)
         after = self.ledger.state.rival_after
-        if self.recovering and self.rival.returned(peer_id, backup.timestamp, time.monotonic(), after=after):
-            self._log("warn", self.rival.sign)
+        if self.recovering and self.old_node.returned(
+            peer_id, backup.timestamp, time.monotonic(), after=after
+        ):
+            self._log("warn", self.old_node.sign)
         self._done_with(peer_id, record, backup.timestamp)
 
     def _repeats(self, peer_id: str, timestamp: int) -> bool:
@@ -392,7 +399,7 @@ class User:
         state = self.ledger.state
         state = replace(state, mode=NORMAL, old=False, acknowledged=state.newest_seen, rival_after=0)
         self.ledger.save(state)
-        self.rival = Rival({}, time.monotonic())
+        self.old_node = OldNode({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)
         self._log("warn", "recovering was ended by the operator: backups are sent again")

@@ -1,4 +1,4 @@
-"""The plugin as lightningd sees it: options, hooks, notifications, RPC methods.
+"""The plugin as lightningd sees it: options, hooks, notifications. The RPC methods are beside it (rpc.py).
 
 Rules:
 - A hook handler never waits: it leaves a task for the worker. custommsg is answered at once, peer_connected
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 import traceback
@@ -22,24 +21,22 @@ from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
-from peerstorage.file.local_file import Vault
+from peerstorage.file.local_file import LocalFile
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
-from peerstorage.lightningd.pipe import Pipe
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.user import User
-from peerstorage.plugin import rpc
-from peerstorage.plugin.watch import Watch
+from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
-from peerstorage.theirs.retention import Upkeep
-from peerstorage.theirs.storing import Keeper
+from peerstorage.theirs.retention import Retention
+from peerstorage.theirs.storing import Storage
 
 _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
@@ -65,7 +62,7 @@ class App:
         """Serves lightningd until it goes away."""
         self._plugin.run()
         # lightningd closed the pipe without a word: it died.
-        if hasattr(self, "vault"):
+        if hasattr(self, "local_file"):
             self.worker.stop("end", self._flush, _SHUTDOWN_SECONDS)
 
     def _declare(self) -> None:
@@ -81,7 +78,6 @@ class App:
         plugin.add_subscription("block_added", self._on_block_added)
         plugin.add_subscription("shutdown", self._on_shutdown)
         plugin.add_notification_topic(TOPIC)
-        rpc.register(plugin, self)
 
     # Start and stop
 
@@ -89,45 +85,48 @@ class App:
         self, options: dict[str, Any], configuration: dict[str, Any], **_: Any
     ) -> dict[str, str] | None:
         try:
-            self.options = Options.parse(options)
-            folder = Path(configuration["lightning-dir"])
-            self.node = Node(str(folder / configuration["rpc-file"]))
-            self.store = Store(self.node)
-            self.key = self.node.secret()
-            self.user = User(self.node, self.store, self.key, self.options, self._log)
-            self.gate = Gate(self.options.settle)
-            self.alerts = Alerts(self._emit, self._log, time.monotonic())
-            self.keeper = Keeper(self.node, self.store, self.options, folder, self.alerts)
-            builtin = self.node.builtin_is_active()
-            self.upkeep = Upkeep(
-                self.node,
-                self.store,
-                self.keeper,
-                self._log,
-                everyone=self.options.provide == "all",
-                builtin=builtin,
-            )
-            self.vault = Vault(
-                folder,
-                self.options,
-                self.key,
-                node=Node(self.node.rpc_path),
-                user=self.user,
-                alerts=self.alerts,
-                submit=self.worker.submit,
-                ahead=self._file_is_ahead,
-            )
-            behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-            self.watch = Watch(self.user, self.alerts, self.options, builtin=builtin, behind_builtin=behind)
+            self._build(Options.parse(options), configuration)
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.keeper, self.upkeep, self.vault, self.watch, self.alerts, rounds]
-        self.worker.start([_Doorman(self), *roles])
+        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
+        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds])
         return None
+
+    def _build(self, options: Options, configuration: dict[str, Any]) -> None:
+        self.options = options
+        folder = Path(configuration["lightning-dir"])
+        self.node = Node(str(folder / configuration["rpc-file"]))
+        self.store = Store(self.node)
+        self.key = self.node.secret()
+        self.user = User(self.node, self.store, self.key, options, self._log)
+        self.gate = Gate(options.settle)
+        self.alerts = Alerts(self._emit, self._log, time.monotonic())
+        self.storage = Storage(self.node, self.store, options, folder, self.alerts)
+        builtin = self.node.builtin_is_active()
+        self.retention = Retention(
+            self.node,
+            self.store,
+            self.storage,
+            self._log,
+            everyone=options.provide == "all",
+            builtin=builtin,
+        )
+        self.local_file = LocalFile(
+            folder,
+            options,
+            self.key,
+            node=Node(self.node.rpc_path),
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
+            ahead=self._file_is_ahead,
+        )
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(self.user, self.alerts, options, builtin=builtin, behind_builtin=behind)
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -164,10 +163,10 @@ class App:
                 inbox = list(self._inbox.items())
             for (peer_id, kind), blob in inbox:
                 if kind == PEER_STORAGE:
-                    self.keeper.received(peer_id, blob)
-            self.keeper.flush()
+                    self.storage.received(peer_id, blob)
+            self.storage.flush()
         finally:
-            self.vault.flush(_FILE_SECONDS)
+            self.local_file.flush(_FILE_SECONDS)
 
     # Hooks and notifications
 
@@ -192,7 +191,7 @@ class App:
             if offers and self.options.use:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
-            self.keeper.serve(peer_id)
+            self.storage.serve(peer_id)
             if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)
@@ -262,7 +261,7 @@ class App:
             blob = self._inbox.pop(key)
         peer_id, kind = key
         if kind == PEER_STORAGE:
-            self.keeper.received(peer_id, blob)
+            self.storage.received(peer_id, blob)
         else:
             try:
                 self.user.retrieved(peer_id, blob)
@@ -271,7 +270,7 @@ class App:
                 raise
             self.gate.judged(peer_id)
             self._heed_guard()
-            self.watch.soon()
+            self.todo.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
@@ -290,13 +289,13 @@ class App:
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)
         self._heed_guard()
-        self.watch.soon()
+        self.todo.soon()
 
     def resume(self) -> None:
         """The operator, or a restore, ends recovering. Raises UsageError."""
         self.user.resume()
         self._heed_guard()
-        self.watch.soon()
+        self.todo.soon()
 
     def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
@@ -318,7 +317,7 @@ class App:
 
         def leave() -> None:
             self.user.disconnected(peer_id)
-            self.keeper.disconnected(peer_id)
+            self.storage.disconnected(peer_id)
 
         self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.
@@ -333,7 +332,7 @@ class App:
         self.worker.submit("channel_state_changed", changed, ORDINARY)
 
     def _on_block_added(self, **_: Any) -> None:
-        self.worker.submit("block_added", self.upkeep.block_added)
+        self.worker.submit("block_added", self.retention.block_added)
 
     # Log and alerts
 
@@ -376,10 +375,3 @@ class _Doorman:
                 # Whatever failed: a peer that can't be judged is not let in unseen.
                 self._app.gate.release(peer_id, DISCONNECT)
                 raise
-
-
-def main() -> None:
-    """Entry point of plugin.py."""
-    # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
-    sys.setswitchinterval(0.0005)
-    App(Pipe()).run()

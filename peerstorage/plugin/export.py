@@ -19,14 +19,14 @@ from peerstorage.errors import (
     SealError,
     UsageError,
 )
-from peerstorage.file import replace as swap
+from peerstorage.file import versions
 from peerstorage.file.contents import compare
 from peerstorage.formats.backup import Summary, encode
 from peerstorage.formats.opening import MAX_SOURCE, Source, open_source, short_name
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.formats.textform import from_text, looks_like_backup, to_text
-from peerstorage.plugin.report import time_text
+from peerstorage.plugin.status import time_text
 from peerstorage.recovery.merge import Recovered, merge
 
 
@@ -51,7 +51,7 @@ def read_source(source: str) -> tuple[str, bytes]:
 
 def _content(name: str, path: Path) -> bytes:
     try:
-        blob = swap.read(path, MAX_SOURCE)
+        blob = versions.read(path, MAX_SOURCE)
     except OSError as error:
         raise UsageError(SOURCE_UNREADABLE, f"{name}: can't be read: {error.strerror}") from error
     if blob is None or len(blob) > MAX_SOURCE:
@@ -102,8 +102,8 @@ def exported(
 def write(path: Path, blob: bytes) -> None:
     """A new file for an export. Raises UsageError, and then there is none."""
     try:
-        swap.create(path, blob)
-        swap.sync_folder(path)
+        versions.create(path, blob)
+        versions.sync_folder(path)
     except FileExistsError as error:
         raise UsageError(
             INVALID_PARAMS, f"{path} is there already, and is not overwritten: name another file"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyln.client import Plugin, RpcException
 
@@ -27,30 +27,26 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats.opening import Rejected, Source, open_sources
-from peerstorage.plugin import export as handout
-from peerstorage.plugin import report
-from peerstorage.recovery import merge as recovery
+from peerstorage.plugin import export, status
+from peerstorage.plugin.app import App
+from peerstorage.recovery import answers
+from peerstorage.recovery.merge import merge
 from peerstorage.recovery.restore import Restore, Wishes
-
-if TYPE_CHECKING:
-    from peerstorage.plugin.app import App
 
 RESUME_WORD = "discard"
 
 
+Methods = dict[str, Callable[..., None]]
+
+
 def register(plugin: Plugin, app: App) -> None:
-    """Declares the methods; a parameter that a method doesn't know is refused by name."""
+    """Declares the methods. They are functions: of a bound method pyln would show `self` as a parameter."""
+    for methods in (_of_the_copies(app), _of_files(app), _of_others(app), _of_recovery(app)):
+        for name, function in methods.items():
+            plugin.add_method(name, function, background=True, description="Peer storage")
 
-    def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
-        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
-        input.
 
-        Changes nothing."""
-        if source is None:
-            _answer_later(app, request, unknown, lambda: _recover(app))
-        else:
-            _answer_after_reading(app, request, unknown, str(source), _recover_from)
-
+def _of_the_copies(app: App) -> Methods:
     def status(request: Any, **unknown: Any) -> None:
         """Who holds our backup, what each peer proved, and what we store for others. Changes nothing."""
         _answer_later(app, request, unknown, lambda: _status(app))
@@ -66,14 +62,10 @@ def register(plugin: Plugin, app: App) -> None:
         else:
             _audit(app, request, peer_id)
 
-    def stored(request: Any, **unknown: Any) -> None:
-        """Backups that we store for other nodes. Changes nothing."""
-        _answer_later(app, request, unknown, lambda: _list(app))
+    return {"peerstorage-status": status, "peerstorage-push": push, "peerstorage-audit": audit}
 
-    def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
-        """Deletes what we store for a peer; force: even while a channel with it is open."""
-        _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
 
+def _of_files(app: App) -> Methods:
     def export(
         request: Any, file: str | None = None, channel_id: Any = None, *more: Any, **unknown: Any
     ) -> None:
@@ -88,11 +80,33 @@ def register(plugin: Plugin, app: App) -> None:
         """Opens a backup (the local file, or source as in peerstorage-recover) and compares it with this node.
 
         Changes nothing."""
-        _answer_after_reading(app, request, unknown, str(source or app.vault.path or ""), _verify)
+        _answer_after_reading(app, request, unknown, str(source or app.local_file.path or ""), _verify)
 
-    def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
-        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
-        _answer_later(app, request, unknown, lambda: _resume(app, word))
+    return {"peerstorage-export": export, "peerstorage-verify": verify}
+
+
+def _of_others(app: App) -> Methods:
+    def stored(request: Any, **unknown: Any) -> None:
+        """Backups that we store for other nodes. Changes nothing."""
+        _answer_later(app, request, unknown, lambda: _list(app))
+
+    def forget(request: Any, peer_id: str, force: bool = False, **unknown: Any) -> None:
+        """Deletes what we store for a peer; force: even while a channel with it is open."""
+        _answer_later(app, request, unknown, lambda: _forget(app, str(peer_id), _true(force)))
+
+    return {"peerstorage-list": stored, "peerstorage-forget": forget}
+
+
+def _of_recovery(app: App) -> Methods:
+    def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
+        """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
+        input.
+
+        Changes nothing."""
+        if source is None:
+            _answer_later(app, request, unknown, lambda: _recover(app))
+        else:
+            _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
     def restore(
         request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
@@ -108,19 +122,15 @@ def register(plugin: Plugin, app: App) -> None:
         else:
             _restore(app, request, Wishes(_true(dry_run), int(wait), _true(force)))
 
-    for name, function in (
-        ("peerstorage-recover", recover),
-        ("peerstorage-status", status),
-        ("peerstorage-push", push),
-        ("peerstorage-audit", audit),
-        ("peerstorage-list", stored),
-        ("peerstorage-forget", forget),
-        ("peerstorage-export", export),
-        ("peerstorage-verify", verify),
-        ("peerstorage-resume", resume),
-        ("peerstorage-restore", restore),
-    ):
-        plugin.add_method(name, function, background=True, description="Peer storage")
+    def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
+        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
+        _answer_later(app, request, unknown, lambda: _resume(app, word))
+
+    return {
+        "peerstorage-recover": recover,
+        "peerstorage-restore": restore,
+        "peerstorage-resume": resume,
+    }
 
 
 def _answer_later(
@@ -169,7 +179,7 @@ def _answer_after_reading(
     reads it, and then the worker answers."""
 
     def read() -> None:
-        name, blob = handout.read_source(source)
+        name, blob = export.read_source(source)
         _answer_later(app, request, {}, lambda: make(app, name, blob))
 
     if unknown:
@@ -183,17 +193,17 @@ def _recover(app: App) -> dict[str, Any]:
 
 
 def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
-    source = handout.opened(app.key, name, blob, app.node.node_id())
+    source = export.opened(app.key, name, blob, app.node.node_id())
     return _recovered(app, [source], source.rejected)
 
 
 def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
-    return report.recovered(recovery.merge(sources, rejected, app.node.database_ids()))
+    return answers.recovered(merge(sources, rejected, app.node.database_ids()))
 
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
-    source = handout.opened(app.key, name, blob, app.node.node_id())
-    return handout.verified(source, app.node.channels(), app.node.closed_channel_ids())
+    source = export.opened(app.key, name, blob, app.node.node_id())
+    return export.verified(source, app.node.channels(), app.node.closed_channel_ids())
 
 
 def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
@@ -209,17 +219,17 @@ def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: 
         ledger = app.user.ledger
         state = ledger.state
         timestamp = state.next_timestamp(int(time.time()))
-        blob, about = handout.exported(
+        blob, about = export.exported(
             app.key, ledger.channels, chosen, timestamp, state.since, entryless=ledger.entryless.keys()
         )
         ledger.save(replace(state, newest_seen=timestamp))
         if not file:
-            request.set_result(about | handout.as_text(blob))
+            request.set_result(about | export.as_text(blob))
             return
 
         def write() -> None:
             path = Path(file).absolute()
-            handout.write(path, blob)
+            export.write(path, blob)
             request.set_result({"file": str(path)} | about)
 
         threading.Thread(target=_guarded(request, write), name="export", daemon=True).start()
@@ -307,13 +317,13 @@ def _refuse_without_use(app: App) -> None:
 
 def _status(app: App) -> dict[str, Any]:
     app.user.look()
-    return report.status(
+    return status.status(
         app.user,
         app.node.connected_peers(),
-        app.keeper.metas.values(),
-        app.vault,
+        app.storage.metas.values(),
+        app.local_file,
         app.options,
-        todo=app.watch.todo(),
+        todo=app.todo.texts(),
         now=time.time(),
     )
 
@@ -326,14 +336,14 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
 
 def _list(app: App) -> dict[str, Any]:
     node = app.node
-    answer = report.stored_list(app.keeper.metas, node.channel_counts(), node.height(), time.time())
-    return answer | {"left_at_builtin": sorted(app.keeper.inheritance)}
+    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time())
+    return answer | {"left_at_builtin": sorted(app.storage.left_at_builtin)}
 
 
 def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
-    meta = app.keeper.metas.get(peer_id)
+    meta = app.storage.metas.get(peer_id)
     # What there was no room for is given back from where the built-in put it.
-    size = meta.size if meta else len(app.keeper.inheritance.blob(peer_id) or b"")
+    size = meta.size if meta else len(app.storage.left_at_builtin.blob(peer_id) or b"")
     if not size:
         raise UsageError(NOT_STORED, f"nothing is stored for peer {peer_id}: see peerstorage-list")
     if not force and app.node.has_channel_with(peer_id):
@@ -342,7 +352,7 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
             f"peer {peer_id} has a channel with this node, and BOLT 1 asks to keep its backup for as long: it may "
             f"need it. If you are sure: lightning-cli peerstorage-forget {peer_id} true",
         )
-    app.keeper.delete(peer_id)
+    app.storage.delete(peer_id)
     return {"peer_id": peer_id, "deleted_bytes": size}
 
 

@@ -21,14 +21,15 @@ from typing import Any, Protocol
 
 from peerstorage.errors import NOT_SYNCED, NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
 from peerstorage.formats.opening import open_sources
+from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
-from peerstorage.ours.contacts import Contacts
-from peerstorage.ours.user import User
-from peerstorage.plugin import report
+from peerstorage.recovery import answers
 from peerstorage.recovery.gate import Gate
 from peerstorage.recovery.merge import UNCOUNTED, Recovered, merge
+from peerstorage.recovery.old_node import OldNode
 from peerstorage.recovery.plan import (
     CLOSED,
     CLOSING,
@@ -62,6 +63,18 @@ class Screen(Protocol):
     def progress(self, progress: int, total: int) -> None: ...
 
 
+class Side(Protocol):
+    """What a restore needs of the user's side. `heard`: node_ids of peers whose copy was judged; `reached`: by
+    node_id where we connected to a peer ourselves; `old`: this database is an old copy."""
+
+    heard: set[str]
+    reached: dict[str, WireAddress]
+    old_node: OldNode
+
+    @property
+    def old(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """The parameters of peerstorage-restore; `wait` in seconds."""
@@ -75,7 +88,7 @@ class Restore:
     """One run."""
 
     def __init__(
-        self, node: Node, key: bytes, options: Options, *, user: User, gate: Gate, departures: Departures
+        self, node: Node, key: bytes, options: Options, *, user: Side, gate: Gate, departures: Departures
     ) -> None:
         self._key, self._options = key, options
         self._user = user
@@ -83,7 +96,7 @@ class Restore:
         self._node = Node(node.rpc_path)
         self._reach = Reach(self._node, gate, departures, user.heard)
         self._store = Store(self._node)
-        self._contacts = Contacts(self._node, user.reached)
+        self._addresses = Addresses(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
         self._done = 0
         self._unwitnessed = False
@@ -95,7 +108,7 @@ class Restore:
     def work(self, screen: Screen, wishes: Wishes) -> dict[str, Any]:
         """All of it; the answer of the method. Raises UsageError when it is not safe."""
         self._screen, self._wishes = screen, wishes
-        self._stop_beside_rival()
+        self._stop_beside_old_node()
         if not wishes.dry_run:
             self._stop_without_chain()
         recovered = self._gather()
@@ -124,7 +137,7 @@ class Restore:
         lost = [c for c in recovered.candidates if c.entry.channel_id.hex() not in living]
         contacts = directory(recovered.sources)
         peers = {c.entry.node_id.hex() for c in lost} | {contact.node_id.hex() for contact in contacts}
-        known = {peer_id: self._contacts.addresses(peer_id) for peer_id in peers}
+        known = {peer_id: self._addresses.now(peer_id) for peer_id in peers}
         return plan(lost, contacts, known, tor=self._tor)
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
@@ -179,7 +192,7 @@ class Restore:
         its connection. Each peer is compared with itself, so others prove nothing."""
         if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
-        first = self._user.rival.first
+        first = self._user.old_node.first
         witnesses = sorted(
             (peer for peer in plans if peer.addresses and peer.peer_id in first),
             key=lambda p: first[p.peer_id][1],
@@ -194,10 +207,10 @@ class Restore:
         while witnesses and answered < _WITNESSES:
             answered += self._hear_again(witnesses[:_AT_ONCE])
             del witnesses[:_AT_ONCE]
-            self._stop_beside_rival()
+            self._stop_beside_old_node()
         self._unwitnessed = not answered
         if self._unwitnessed:
-            self._say(report.UNWITNESSED)
+            self._say(answers.UNWITNESSED)
 
     def _hear_again(self, peers: Sequence[PeerPlan]) -> int:
         """How many returned a copy."""
@@ -209,8 +222,8 @@ class Restore:
         self._user.heard |= asked
         return answered
 
-    def _stop_beside_rival(self) -> None:
-        sign = self._user.rival.sign
+    def _stop_beside_old_node(self) -> None:
+        sign = self._user.old_node.sign
         if sign and not (self._wishes.force or self._wishes.dry_run):
             raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
 
@@ -233,11 +246,11 @@ class Restore:
         self._done = 0
         self._show_progress(0, steps)
         _all_at_once(lambda peer: self._close_with(peer, steps), open_plans)
-        self._stop_beside_rival()
+        self._stop_beside_old_node()
 
     def _close_with(self, peer: PeerPlan, steps: int) -> None:
         try:
-            self._stop_beside_rival()
+            self._stop_beside_old_node()
             told = self._reach.bring_to_close(peer)
             if told:
                 # Once more, after the outputs were looked at: this can't be taken back.
@@ -301,14 +314,14 @@ class Restore:
         rescan = rescan_height(self._node.height(), time.time() - newest)
         unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
         why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
-        return report.restored(
+        return answers.restored(
             plans,
             recovered,
             states=states,
             rescan=rescan,
             why=why,
             unheard=unheard,
-            old=self._user.ledger.state.old,
+            old=self._user.old,
             unwitnessed=self._unwitnessed,
             unwatched=sorted(self._unwatched),
         )

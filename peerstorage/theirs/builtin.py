@@ -6,7 +6,7 @@ Rules:
 - What is on the list and ours, too, is newer here. What there is no room for stays on it for the next start, and
   is given back to its peer out of the built-in's copy.
 - The node may go back to the built-in for a while. So at each connection of a peer the generation of the
-  built-in's copy tells whether it was written since we last looked; then it is newer than ours (keeper.py).
+  built-in's copy tells whether it was written since we last looked; then it is newer than ours (storing.py).
 - What is deleted here is emptied there, else it would come back.
 """
 
@@ -18,7 +18,7 @@ from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.lightningd.store import Store, TakeOver
 
 
-class Inheritance:
+class LeftAtBuiltin:
     """Peers by node_id in hex whose blob only the built-in has. Raises StoreError."""
 
     def __init__(self, store: Store) -> None:

@@ -19,20 +19,20 @@ from collections.abc import Callable
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import Store, StoredMeta
 from peerstorage.theirs.provider import KEPT_BLOCKS, aged
-from peerstorage.theirs.storing import Keeper
+from peerstorage.theirs.storing import Storage
 
 # An hour or so: what is late here only keeps blobs longer.
 _BLOCKS_BETWEEN_LOOKS = 6
 
 
-class Upkeep:
+class Retention:
     """All methods run on the worker. `log(level, message)`."""
 
     def __init__(
         self,
         node: Node,
         store: Store,
-        keeper: Keeper,
+        storage: Storage,
         log: Callable[[str, str], None],
         *,
         everyone: bool,
@@ -40,7 +40,7 @@ class Upkeep:
     ) -> None:
         """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come;
         `builtin`: the built-in is active and keeps its own copies."""
-        self._node, self._store, self._keeper, self._log = node, store, keeper, log
+        self._node, self._store, self._storage, self._log = node, store, storage, log
         self._everyone, self._builtin = everyone, builtin
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
@@ -59,7 +59,7 @@ class Upkeep:
             self._changed
             or self._uncopied
             or self._look_is_due()
-            or self._keeper.inheritance.next() is not None
+            or self._storage.left_at_builtin.next() is not None
         )
         return float("-inf") if waits else float("inf")
 
@@ -67,33 +67,35 @@ class Upkeep:
         return self._blocks >= _BLOCKS_BETWEEN_LOOKS
 
     def tick(self, _now: float) -> None:
-        peer_id = self._keeper.inheritance.next()
+        peer_id = self._storage.left_at_builtin.next()
         if peer_id is not None:
             self._take_over(peer_id)
         elif self._changed:
             self._settle(self._changed[-1])
             self._changed.pop()
         elif self._uncopied:
-            self._keeper.copy_to_builtin(self._uncopied.pop())
+            self._storage.copy_to_builtin(self._uncopied.pop())
         elif self._look_is_due():
-            if self._keeper.metas and self._node.synced_height() is None:
+            if self._storage.metas and self._node.synced_height() is None:
                 self._blocks = _BLOCKS_BETWEEN_LOOKS - 1  # again at the next block
             else:
                 self._look()
                 self._blocks = 0
 
     def _take_over(self, peer_id: str) -> None:
-        inheritance = self._keeper.inheritance
-        inheritance.tried(peer_id, settled=self._keeper.take_over(peer_id))
-        if inheritance.next() is None:
+        left_at_builtin = self._storage.left_at_builtin
+        left_at_builtin.tried(peer_id, settled=self._storage.take_over(peer_id))
+        if left_at_builtin.next() is None:
             left = (
-                f"; {len(inheritance)} stay there: raise peerstorage-quota and restart" if inheritance else ""
+                f"; {len(left_at_builtin)} stay there: raise peerstorage-quota and restart"
+                if left_at_builtin
+                else ""
             )
             self._log("info", f"what the built-in chanbackup stored for peers is taken over{left}")
 
     def _look(self) -> None:
         """Finds the records that have to change."""
-        metas = self._keeper.metas
+        metas = self._storage.metas
         if not metas:
             return
         self._channels = self._node.channel_counts()
@@ -105,8 +107,8 @@ class Upkeep:
             return  # the chain is being reorganized
         self._height = height
         if self._everyone:
-            self._visited = self._keeper.visitors | self._node.connected_peers().keys()
-        self._keeper.visitors = set()
+            self._visited = self._storage.visitors | self._node.connected_peers().keys()
+        self._storage.visitors = set()
         now = {peer_id: self._aged(peer_id, meta) for peer_id, meta in metas.items()}
         self._changed = [p for p, meta in now.items() if meta != metas[p] and (meta or self._deletes)]
         self._deletes = True
@@ -116,15 +118,15 @@ class Upkeep:
         return aged(meta, self._height, has_channel=has_channel, visited=peer_id in self._visited)
 
     def _settle(self, peer_id: str) -> None:
-        meta = self._keeper.metas.get(peer_id)
+        meta = self._storage.metas.get(peer_id)
         if meta is None:
             return
         now = self._aged(peer_id, meta)
         if now is not None:
             self._store.save_meta(peer_id, now)
-            self._keeper.metas[peer_id] = now
+            self._storage.metas[peer_id] = now
         elif not self._node.has_channel_with(peer_id):
-            self._keeper.delete(peer_id)
+            self._storage.delete(peer_id)
             self._log(
                 "info",
                 f"peer {peer_id}: its backup is deleted: {KEPT_BLOCKS} blocks without a channel with it",

@@ -25,8 +25,8 @@ from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NO_COPY, NOT_COMPARED, Store, StoredMeta
-from peerstorage.theirs import unwritten as spill
-from peerstorage.theirs.builtin import Inheritance
+from peerstorage.theirs import unwritten
+from peerstorage.theirs.builtin import LeftAtBuiltin
 from peerstorage.theirs.provider import Provider
 
 # At a stop: the local file, and what could not be written here in time, need the rest (app.py).
@@ -34,21 +34,21 @@ _FLUSH_SECONDS = 4.0
 _NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
 
 
-class Keeper:
+class Storage:
     """All methods run on the worker."""
 
     def __init__(self, node: Node, store: Store, options: Options, folder: Path, alerts: Alerts) -> None:
         self._node, self._store, self._options, self._folder = node, store, options, folder
         self._alerts, self._log = alerts, alerts.log
         self.metas = store.metas()
-        self.inheritance = Inheritance(store)
+        self.left_at_builtin = LeftAtBuiltin(store)
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
         self.provider = Provider(options.interval, options.quota, sizes)
         self._said = Once()
         try:
-            left_over = spill.take(folder)
+            left_over = unwritten.take(folder)
         except OSError as error:
             self._log("warn", f"what peers sent before the last stop can't be read: {error}")
             left_over = {}
@@ -66,7 +66,7 @@ class Keeper:
         try:
             blob = self.provider.pending(peer_id)
             if blob is None:
-                blob = self._store.blob(peer_id) or self.inheritance.blob(peer_id)
+                blob = self._store.blob(peer_id) or self.left_at_builtin.blob(peer_id)
             if blob:
                 self._node.send(peer_id, Message(PEER_STORAGE_RETRIEVAL, blob))
         except NodeError as error:
@@ -100,23 +100,27 @@ class Keeper:
                 if time.monotonic() < begun + _FLUSH_SECONDS:
                     self._write(peer_id, time.monotonic())
         waiting = {
-            peer_id: spill.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
+            peer_id: unwritten.Waiting(blob, self.metas[peer_id].sha256 if peer_id in self.metas else "")
             for peer_id, blob in self.provider.all_pending().items()
         }
         if not waiting:
             return
         try:
-            spill.save(self._folder, waiting)
+            unwritten.save(self._folder, waiting)
         except OSError as error:
             lost = f"{len(waiting)} backup(s) that peers sent last are lost, what they sent before is stored"
-            self._log("warn", f"{lost}: {spill.NAME} can't be written: {error.strerror}")
+            self._log("warn", f"{lost}: {unwritten.NAME} can't be written: {error.strerror}")
         else:
-            self._log("debug", f"{len(waiting)} backup(s) of peers wait in {spill.NAME} for the next start")
+            self._log(
+                "debug", f"{len(waiting)} backup(s) of peers wait in {unwritten.NAME} for the next start"
+            )
 
     def take_over(self, peer_id: str) -> bool:
         """Makes the built-in's copy ours, unless we have one, which is newer; False: there is no room."""
         # Ours without a record: a crash came between the two.
-        blob = None if peer_id in self.metas else self._store.blob(peer_id) or self.inheritance.blob(peer_id)
+        blob = (
+            None if peer_id in self.metas else self._store.blob(peer_id) or self.left_at_builtin.blob(peer_id)
+        )
         if blob is None:
             return True
         if self._no_room(peer_id, len(blob)):
@@ -137,16 +141,16 @@ class Keeper:
         """Whether the built-in's copy was written since we last looked and is another; then it becomes ours."""
         meta = self.metas.get(peer_id)
         generation = self._store.builtin_generation(peer_id)
-        if peer_id in self.inheritance or generation == (meta.builtin if meta else NO_COPY):
+        if peer_id in self.left_at_builtin or generation == (meta.builtin if meta else NO_COPY):
             return False
         is_newer = meta is None or meta.builtin != NOT_COMPARED
-        blob = self.inheritance.read(peer_id) if is_newer else None
+        blob = self.left_at_builtin.read(peer_id) if is_newer else None
         is_other = blob is not None and (meta is None or hashlib.sha256(blob).hexdigest() != meta.sha256)
         if blob and meta:
             self._save(peer_id, blob)
             self.provider.stored(peer_id, len(blob))
         elif blob:
-            self.inheritance.add(peer_id)
+            self.left_at_builtin.add(peer_id)
         meta = self.metas.get(peer_id)
         if meta and meta.builtin != generation:
             self._save_meta(peer_id, replace(meta, builtin=generation))
@@ -202,7 +206,7 @@ class Keeper:
 
     def _delete(self, peer_id: str) -> None:
         # Before ours: a crash between the two must not bring the built-in's copy back.
-        self.inheritance.forget(peer_id)
+        self.left_at_builtin.forget(peer_id)
         if peer_id in self.metas:
             self._store.delete_blob(peer_id)
             del self.metas[peer_id]

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from peerstorage import cli
-from peerstorage.bolt import peer_storage as wire
+from peerstorage.bolt import peer_storage
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import greenlight, keys
 from peerstorage.formats.backup import MAGIC, Backup, decode, encode, unpadded
@@ -32,14 +32,14 @@ _MAX_SEPARATED = 4
 
 
 def message(data: bytes) -> None:
-    read = wire.Message.from_bytes(data)
+    read = peer_storage.Message.from_bytes(data)
     if read is not None:
         assert data.startswith(read.to_bytes())
 
 
 def tlvs(data: bytes) -> None:
-    records = wire.decode_tlvs(data, lambda kind: kind % 4 == 0, "stream")
-    assert wire.encode_tlvs(records.items()) == data
+    records = peer_storage.decode_tlvs(data, lambda kind: kind % 4 == 0, "stream")
+    assert peer_storage.encode_tlvs(records.items()) == data
 
 
 def entry(data: bytes) -> None:
@@ -105,7 +105,7 @@ def _handed_over(result: Recovered) -> None:
 
 def address(data: bytes) -> None:
     read = WireAddress.parse(data.decode("utf-8", "surrogateescape"))
-    assert WireAddress.read(wire.Reader(read.to_bytes())) == read
+    assert WireAddress.read(peer_storage.Reader(read.to_bytes())) == read
     assert WireAddress.parse(str(read)) == read
 
 
@@ -149,7 +149,7 @@ def hsm_secret(data: bytes) -> None:
     seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, _words())
     assert len(seed) in {32, 64}
     assert all(len(key) == 32 for key in keys.sealing_keys(seed))
-    assert wire.is_point(keys.node_id(keys.node_key(seed)))
+    assert peer_storage.is_point(keys.node_id(keys.node_key(seed)))
     assert not needed or data[:1] == b"p"
 
 
@@ -224,10 +224,10 @@ def _take_over(records: store.Store) -> None:
 
 def peers_words(data: bytes) -> None:
     """What lightningd logged of a peer: only ever lowers what it gets."""
-    before = store.SentRecord(size=wire.MAX_BLOB, misses=1, probing=True)
+    before = store.SentRecord(size=peer_storage.MAX_BLOB, misses=1, probing=True)
     after = capacity.told(before, data.decode("utf-8", "replace").split("\n"))
     assert after == before or (0 <= after.capacity < before.size and not after.probing)
-    wire.offers_storage(data.decode("latin-1"))
+    peer_storage.offers_storage(data.decode("latin-1"))
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,21 @@ else:
         # Without the Rust plugins lightningd doesn't know the options that pyln-testing sets for them.
         os.environ["RUST"] = "0"
     os.environ.setdefault("TIMEOUT", "60")
+    from pyln.testing import utils
     from pyln.testing.fixtures import *  # noqa: F403
     from pyln.testing.utils import LightningNode
+
+    _one_at_a_time = threading.Lock()
+
+    class _Proxy(utils.BitcoinRpcProxy):  # type: ignore[misc]
+        """Nodes start in several threads, and each builds a Flask app, which compiles its routes: in CPython 3.11
+        two threads that use `ast` at once fail ("AST constructor recursion depth mismatch")."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            with _one_at_a_time:
+                super().__init__(*args, **kwargs)
+
+    utils.BitcoinRpcProxy = _Proxy
 
     class _Node(LightningNode):  # type: ignore[misc]
         """lightningd's own leaks, which a development run looks for as it stops, are not ours to test."""

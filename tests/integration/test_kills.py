@@ -1,4 +1,4 @@
-"""A hundred kills without warning, of the plugin and of lightningd, here and at the peers, under traffic.
+"""Kills without warning, of the plugin and of lightningd, here and at the peers, under traffic.
 
 After each: what every peer holds of us opens and is no older than what it held before, together they bring back
 every channel that they ever brought back (until it is closed), and the node goes on as if nothing had been.
@@ -39,10 +39,11 @@ from tests.integration.helpers import (
     status,
 )
 from tests.integration.money import await_money, coins, shares
+from tests.soak import SOAK
 
-_KILLS = 100
+_KILLS = 100 if SOAK else 12
 # After so many the traffic rests until every peer holds every channel.
-_REST_AFTER = 10
+_REST_AFTER = 10 if SOAK else 4
 # Who is killed how often, by weight.
 _VICTIMS = {
     ("user", "plugin"): 4,
@@ -155,8 +156,9 @@ def normal_channels(node: Any) -> list[dict[str, Any]]:
     return [channel for channel in channels if channel["state"] == "CHANNELD_NORMAL"]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(900)
-def test_a_hundred_kills_under_traffic(node_factory: Any) -> None:
+def test_kills_under_traffic(node_factory: Any) -> None:
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
     chance = random.Random(seed)

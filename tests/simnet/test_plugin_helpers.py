@@ -40,27 +40,27 @@ def now():
         return real() + offset
 time.time = now
 sys.path.insert(0, {str(DEFAULT_PLUGIN.parent)!r})
-from peerstorage.lightningd import options as config
+from peerstorage.lightningd import options
 from peerstorage.lightningd import alerts
 from peerstorage.ours import audit
-from peerstorage.file import on_change as onchange
+from peerstorage.file import on_change
 from peerstorage.recovery import restore
 from peerstorage.ours import user
-from peerstorage.file import local_file as vault
-from peerstorage.plugin import watch
+from peerstorage.file import local_file
+from peerstorage.plugin import todo
 from peerstorage.lightningd import worker
-config.MIN_SETTLE_SECONDS = 0
+options.MIN_SETTLE_SECONDS = 0
 alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1
 restore._RECONNECT_SECONDS, restore._FIRST_PAUSE, restore._POLL_SECONDS = 0.2, 0.5, 0.1
 if os.environ.get("SIMNET_GRACE"):
-    watch._GRACE_SECONDS, watch._PERIOD_SECONDS = float(os.environ["SIMNET_GRACE"]), 0.5
+    todo._GRACE_SECONDS, todo._PERIOD_SECONDS = float(os.environ["SIMNET_GRACE"]), 0.5
 if os.environ.get("SIMNET_HURRY"):
     worker.REST_AFTER_FAILURE = 0.3
     audit._PERIOD_SECONDS = 0.5
     user._SHORTEST_REFRESH_SECONDS = 0.5
-    vault._RETRY_SECONDS = vault._RERUN_SECONDS = 0.5
-    onchange._SECONDS = 1.0
+    local_file._RETRY_SECONDS = local_file._RERUN_SECONDS = 0.5
+    on_change._SECONDS = 1.0
 """
 
 

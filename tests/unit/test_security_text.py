@@ -18,7 +18,7 @@ def test_every_named_test_is_there() -> None:
     files: set[str] = set()
     names: set[str] = set()
     for line in re.split(r"\n(?=[-#\n])", TEXT):
-        here = set(re.findall(r"`((?:unit|simnet|integration)/\w+\.py)`", line))
+        here = set(re.findall(r"`((?:unit|simnet|integration)/[\w/]+\.py)`", line))
         prose = re.sub(r"`[^`]*`|\([^)]*\)", "", line)
         named = set(re.findall(r"[a-z0-9]+(?:_[a-z0-9]+)+", prose))
         assert all(any((file, name) in there for file in here) for name in named), line

@@ -1,6 +1,6 @@
 """lightningd, its clock and its peers in memory, for tests of the whole core without a process.
 
-`MemoryNode` is the shell's own Node whose calls end here, so what the core really asks for is what is answered.
+`MemoryNode` is the plugin's own Node whose calls end here, so what the core really asks for is what is answered.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 from peerstorage.formats.scb import ChannelBackup
+from peerstorage.lightningd import addresses
 from peerstorage.lightningd.node import Node, NodeError
-from peerstorage.ours import contacts, placement, sender, user
+from peerstorage.ours import placement, sender, user
 from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 
@@ -22,7 +23,7 @@ _GONE = -32600
 
 
 class Clock:
-    """What the shell takes for the time module; `offset`: wall clock less monotonic seconds."""
+    """What the plugin takes for the time module; `offset`: wall clock less monotonic seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -37,7 +38,7 @@ class Clock:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in (contacts, placement, sender, user):
+            for module in (addresses, placement, sender, user):
                 stack.enter_context(patch.object(module, "time", self))
             yield
 

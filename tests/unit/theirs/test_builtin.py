@@ -7,8 +7,8 @@ import pytest
 from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import StoreError
 from peerstorage.lightningd.store import TAKE_OVER, Store, TakeOver
-from peerstorage.theirs.builtin import Inheritance
-from tests.unit.test_store import MemoryDatastore
+from peerstorage.theirs.builtin import LeftAtBuiltin
+from tests.unit.lightningd.test_store import MemoryDatastore
 
 PEERS = ["02" * 33, "03" * 33, "04" * 33]
 
@@ -30,9 +30,9 @@ def left(datastore: MemoryDatastore) -> list[str]:
 
 def test_the_list_is_made_once() -> None:
     datastore = built_in(1, 2)
-    assert len(Inheritance(Store(datastore))) == 2
+    assert len(LeftAtBuiltin(Store(datastore))) == 2
     datastore.values["chanbackup", "peers", PEERS[2]] = b"later"
-    assert len(Inheritance(Store(datastore))) == 2
+    assert len(LeftAtBuiltin(Store(datastore))) == 2
     assert left(datastore) == PEERS[:2]
 
 
@@ -40,12 +40,12 @@ def test_no_list_no_start() -> None:
     datastore = built_in(1)
     datastore.refuse = ("put", TAKE_OVER)
     with pytest.raises(StoreError):
-        Inheritance(Store(datastore))
+        LeftAtBuiltin(Store(datastore))
 
 
 def test_it_ends_when_all_are_dealt_with() -> None:
     datastore = built_in(1, 2, 3)
-    subject = Inheritance(Store(datastore))
+    subject = LeftAtBuiltin(Store(datastore))
     seen = []
     while (peer_id := subject.next()) is not None:
         assert left(datastore) == PEERS
@@ -54,20 +54,20 @@ def test_it_ends_when_all_are_dealt_with() -> None:
     assert sorted(seen) == PEERS
     assert left(datastore) == [PEERS[1]]
     assert len(subject) == 1
-    again = Inheritance(Store(datastore))
+    again = LeftAtBuiltin(Store(datastore))
     assert again.next() == PEERS[1]
 
 
 @pytest.mark.parametrize(("size", "there"), [(0, False), (1, True), (MAX_BLOB, True), (MAX_BLOB + 1, False)])
 def test_empty_slots_and_what_is_too_large_are_no_blobs(size: int, there: bool) -> None:
-    subject = Inheritance(Store(built_in(size)))
+    subject = LeftAtBuiltin(Store(built_in(size)))
     assert subject.blob(PEERS[0]) == (bytes(size) if there else None)
     assert subject.blob(PEERS[1]) is None
 
 
 def test_what_is_deleted_before_its_turn_never_comes() -> None:
     datastore = built_in(1, 2, 3)
-    subject = Inheritance(Store(datastore))
+    subject = LeftAtBuiltin(Store(datastore))
     for peer_id in PEERS[1:]:
         subject.forget(peer_id)
     assert left(datastore) == PEERS[:1]
@@ -80,7 +80,7 @@ def test_what_is_deleted_before_its_turn_never_comes() -> None:
 
 def test_what_is_deleted_after_its_turn_does_not_come_back_after_a_crash() -> None:
     datastore = built_in(1, 2, 3)
-    subject = Inheritance(Store(datastore))
+    subject = LeftAtBuiltin(Store(datastore))
     subject.tried(PEERS[2], settled=True)
     assert left(datastore) == PEERS
     subject.forget(PEERS[2])
@@ -90,7 +90,7 @@ def test_what_is_deleted_after_its_turn_does_not_come_back_after_a_crash() -> No
 def test_deleting_something_else_later_writes_nothing() -> None:
     datastore = built_in()
     Store(datastore).save_take_over(TakeOver(""))
-    subject = Inheritance(Store(datastore))
+    subject = LeftAtBuiltin(Store(datastore))
     datastore.calls.clear()
     subject.forget(PEERS[0])
     assert {call for call, _ in datastore.calls} == {"get"}
@@ -98,7 +98,7 @@ def test_deleting_something_else_later_writes_nothing() -> None:
 
 def test_what_is_deleted_is_emptied_at_the_built_ins_place() -> None:
     datastore = built_in(1, 0)
-    subject = Inheritance(Store(datastore))
+    subject = LeftAtBuiltin(Store(datastore))
     for peer_id in PEERS:
         subject.forget(peer_id)
     assert [datastore.values.get(("chanbackup", "peers", peer_id)) for peer_id in PEERS] == [b"", b"", None]

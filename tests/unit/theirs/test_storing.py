@@ -10,9 +10,8 @@ import pytest
 from peerstorage.lightningd.alerts import Alerts
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
-from peerstorage.theirs import storing as keeper
-from peerstorage.theirs import unwritten as spill
-from peerstorage.theirs.storing import Keeper
+from peerstorage.theirs import storing, unwritten
+from peerstorage.theirs.storing import Storage
 from tests.unit.world import Clock, MemoryNode
 
 BUSY = Options(provide="all", interval=3600)
@@ -35,16 +34,16 @@ class Disk(MemoryNode):
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     clock = Clock()
-    monkeypatch.setattr(keeper, "time", clock)
+    monkeypatch.setattr(storing, "time", clock)
     return Disk(clock)
 
 
-def started(disk: Disk, folder: Path, options: Options) -> Keeper:
+def started(disk: Disk, folder: Path, options: Options) -> Storage:
     alerts = Alerts(lambda alert: None, lambda level, message: None, disk.clock.now)
-    return Keeper(disk, Store(disk), options, folder, alerts)
+    return Storage(disk, Store(disk), options, folder, alerts)
 
 
-def work(subject: Keeper, now: float) -> None:
+def work(subject: Storage, now: float) -> None:
     """What is due is done."""
     while subject.next_event() <= now:
         subject.tick(now)
@@ -63,7 +62,7 @@ def test_a_stop_loses_nothing_and_ends_in_time_however_slow_the_disk(
     disk.seconds, begun = seconds, disk.clock.now
     subject.flush()
     assert disk.clock.now - begun < 10
-    assert (tmp_path / spill.NAME).exists() == bool(seconds)
+    assert (tmp_path / unwritten.NAME).exists() == bool(seconds)
     disk.seconds = 0.0
     subject = started(disk, tmp_path, BUSY)
     work(subject, disk.clock.now)

@@ -21,12 +21,12 @@ SLACK = 600
 
 
 def earliest(now: int, newest: int) -> int:
-    """What a backup has to be newer than to be a rival's, where recovering begins at `now` (wall-clock seconds);
-    `newest`: of all backups seen so far."""
+    """What a backup has to be newer than to be another node's. Recovering begins at `now`, wall-clock seconds;
+    `newest` is that of all backups seen so far."""
     return max(now - SLACK, newest)
 
 
-class Rival:
+class OldNode:
     """What peers returned since this node began to recover. `sign` is empty while all is quiet."""
 
     def __init__(self, known: Mapping[str, int], now: float) -> None:
@@ -37,7 +37,7 @@ class Rival:
 
     def returned(self, peer_id: str, timestamp: int, now: float, *, after: int) -> bool:
         """A peer returned a backup made at `timestamp`; `after`: see `earliest`. True if that is the first sign
-        of a rival."""
+        of such a node."""
         before, _ = self.first.setdefault(peer_id, (timestamp, now))
         if timestamp <= max(before, after) or self.sign:
             return False

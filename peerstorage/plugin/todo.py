@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.user import User
-from peerstorage.plugin import report
+from peerstorage.plugin.status import holding
 
 _PERIOD_SECONDS = 30.0
 # After an event it is looked at once more, at most so often.
@@ -34,7 +34,7 @@ class Condition:
     lasting: bool = False
 
 
-class Watch:
+class Todo:
     """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
     and is asked first when a peer connects."""
 
@@ -68,7 +68,7 @@ class Watch:
             else:
                 self._at = min(self._at, told_at)
 
-    def todo(self) -> list[str]:
+    def texts(self) -> list[str]:
         """What is wrong now and what to do, the worst first; empty when all is well."""
         order = (CRITICAL, WARNING, INFO)
         found = [(condition.severity, condition.message) for condition in self.conditions()]
@@ -125,14 +125,14 @@ class Watch:
                     "peerstorage-restore dry_run=true, and the README's chapter on recovery",
                 )
             )
-        if self._user.rival.sign:
-            found.append(Condition("old-node-alive", CRITICAL, self._user.rival.sign))
+        if self._user.old_node.sign:
+            found.append(Condition("old-node-alive", CRITICAL, self._user.old_node.sign))
         return found
 
     def _of_the_copies(self) -> list[Condition]:
         replicas = self._options.replicas
-        holding = report.holding(self._user, replicas)
-        without, few = holding["channels_without_copy"], holding["channels_with_few_copies"]
+        held = holding(self._user, replicas)
+        without, few = held["channels_without_copy"], held["channels_with_few_copies"]
         found = self._of_unlisted_channels()
         if without:
             found.append(

@@ -18,7 +18,7 @@ from nacl import bindings as sodium
 from nacl.exceptions import CryptoError
 from nacl.exceptions import RuntimeError as SodiumError
 
-VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+VECTORS = Path(__file__).resolve().parents[2] / "vectors"
 KEY = bytes(range(32))
 P = 2**256 - 2**32 - 977
 HOST_LENGTHS = {1: 4, 2: 16, 3: 10, 4: 35}

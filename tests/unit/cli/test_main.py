@@ -429,7 +429,7 @@ def test_help_documents_the_exit_codes(run: Run) -> None:
 
 def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "peerstorage", *arguments], cwd=Path(__file__).resolve().parents[2], **options
+        [sys.executable, "-m", "peerstorage", *arguments], cwd=Path(__file__).resolve().parents[3], **options
     )
 
 
@@ -459,7 +459,7 @@ def test_closed_streams(tmp_path: Path, closed: str, code: int) -> None:
     key = "-" if closed == "<&-" else REAL["scb_secret"]
     command = f"{sys.executable} -m peerstorage verify --secret-hex {key} {tmp_path}/backup {closed}"
     done = subprocess.run(
-        ["/bin/sh", "-c", command], cwd=Path(__file__).resolve().parents[2], capture_output=True, check=False
+        ["/bin/sh", "-c", command], cwd=Path(__file__).resolve().parents[3], capture_output=True, check=False
     )
     assert done.returncode == code
     assert b"Traceback" not in done.stderr
@@ -480,7 +480,7 @@ def terminal(*arguments: str, typed: bytes) -> tuple[int, bool]:
     if pid == 0:
         # Where the tests run in the background it may be ignored, and that is inherited.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.chdir(Path(__file__).resolve().parents[2])
+        os.chdir(Path(__file__).resolve().parents[3])
         os.execv(command[0], command)
     shown = b""
     sent = False

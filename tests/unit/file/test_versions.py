@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from peerstorage.file import replace as swap
+from peerstorage.file import versions
 
 NAME = "peerstorage.backup"
 CALLS = ("open", "write", "fsync", "close", "link", "replace", "unlink")
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 # Replaces the file in the folder, and dies at the n-th of the calls that change something, before or after it.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from peerstorage.file import replace as swap
+from peerstorage.file import versions
 path, content, archive, number, when = sys.argv[1:]
 left = int(number)
 def deadly(call):
@@ -47,7 +47,7 @@ if not {links!r}:
     def link(*_, **__):
         raise PermissionError(1, "no hard links here")
     os.link = link
-swap.replace(Path(path), content.encode(), int(archive))
+versions.replace(Path(path), content.encode(), int(archive))
 print("done")
 """
 
@@ -62,7 +62,7 @@ def die(path: Path, content: str, archive: int, number: int, when: str = "before
     return child.returncode != 0
 
 
-def versions(path: Path) -> dict[str, str]:
+def all_there(path: Path) -> dict[str, str]:
     """All there is, without what was being written."""
     found = {file.name: file.read_text() for file in path.parent.iterdir()}
     found.pop(f"{NAME}.tmp", None)
@@ -73,13 +73,13 @@ def filled(folder: Path, *contents: str, archive: int = 3) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / NAME
     for content in contents:
-        swap.replace(path, content.encode(), archive)
+        versions.replace(path, content.encode(), archive)
     return path
 
 
 def test_newest_and_the_last_versions(tmp_path: Path) -> None:
     path = filled(tmp_path, *"abcdef")
-    assert versions(path) == {NAME: "f", f"{NAME}.1": "e", f"{NAME}.2": "d", f"{NAME}.3": "c"}
+    assert all_there(path) == {NAME: "f", f"{NAME}.1": "e", f"{NAME}.2": "d", f"{NAME}.3": "c"}
     assert not (tmp_path / f"{NAME}.tmp").exists()
     for file in tmp_path.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -88,17 +88,17 @@ def test_newest_and_the_last_versions(tmp_path: Path) -> None:
 @pytest.mark.parametrize("archive", [0, 1, 2])
 def test_fewer_versions(tmp_path: Path, archive: int) -> None:
     path = filled(tmp_path, *"abcdef")
-    swap.replace(path, b"g", archive)
+    versions.replace(path, b"g", archive)
     expected = {NAME: "g", f"{NAME}.1": "f", f"{NAME}.2": "e"}
-    assert versions(path) == dict(list(expected.items())[: archive + 1])
+    assert all_there(path) == dict(list(expected.items())[: archive + 1])
 
 
 def test_copies_that_the_operator_made_stay(tmp_path: Path) -> None:
     path = filled(tmp_path, *"abcdef")
     for name in (f"{NAME}.2024", f"{NAME}.old", "other.1"):
         (tmp_path / name).write_text("mine")
-    swap.replace(path, b"g", 1)
-    assert versions(path) == {
+    versions.replace(path, b"g", 1)
+    assert all_there(path) == {
         NAME: "g",
         f"{NAME}.1": "f",
         f"{NAME}.2024": "mine",
@@ -116,16 +116,16 @@ def test_killed_at_every_call(tmp_path: Path, before: str, links: bool) -> None:
         number += 1
         for when in ("before", "after"):
             path = filled(tmp_path / f"{number}{when}", *before)
-            there = set(versions(path).values())
+            there = set(all_there(path).values())
             died = die(path, "X", 3, number, when, links=links, half=number > 2)
-            after = versions(path)
+            after = all_there(path)
             assert len(set(after.values())) >= len(there), (number, when, after)
             assert there <= set(after.values()) or after[NAME] == "X", (number, when, after)
             assert all(content in {*before, "X"} for content in after.values()), (number, when, after)
             if links:
                 assert not before or NAME in after
-            swap.replace(path, b"Y", 3)
-            healed = versions(path)
+            versions.replace(path, b"Y", 3)
+            healed = all_there(path)
             assert healed[NAME] == "Y"
             assert len(healed) == len(set(healed.values())) == min(4, len(set(after.values())) + 1)
             # The newest of what was there stay, whatever names they had meanwhile.
@@ -142,10 +142,10 @@ def test_killed_twice_in_a_row(tmp_path: Path) -> None:
         path = filled(tmp_path / str(number), *"abcd")
         died = die(path, "X", 3, number)
         die(path, "Y", 3, number)
-        assert set(versions(path).values()) >= set("abcd") or not died
-        swap.replace(path, b"Z", 3)
-        assert versions(path)[NAME] == "Z"
-        assert len(set(versions(path).values())) == 4
+        assert set(all_there(path).values()) >= set("abcd") or not died
+        versions.replace(path, b"Z", 3)
+        assert all_there(path)[NAME] == "Z"
+        assert len(set(all_there(path).values())) == 4
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, name: str, number: int, code: int) -> None:
@@ -171,12 +171,12 @@ def test_folder_that_cannot_be_synced_is_no_failure(
     path = filled(tmp_path, *"ab")
     with monkeypatch.context() as patched:
         refuse(patched, "fsync", 2, code)
-        swap.replace(path, b"X", 1)
-    assert versions(path) == {NAME: "X", f"{NAME}.1": "b"}
+        versions.replace(path, b"X", 1)
+    assert all_there(path) == {NAME: "X", f"{NAME}.1": "b"}
     with monkeypatch.context() as patched:
         refuse(patched, "fsync", 2, errno.EIO)
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            swap.replace(path, b"Y", 1)
+            versions.replace(path, b"Y", 1)
 
 
 @pytest.mark.parametrize(
@@ -197,24 +197,24 @@ def test_whatever_the_disk_refuses(
     with monkeypatch.context() as patched:
         refuse(patched, name, 1, code)
         with pytest.raises(OSError, match=os.strerror(code)):
-            swap.replace(path, b"X", 3)
-    assert versions(path) == {NAME: "d", f"{NAME}.1": "c", f"{NAME}.2": "b", f"{NAME}.3": "a"}
+            versions.replace(path, b"X", 3)
+    assert all_there(path) == {NAME: "d", f"{NAME}.1": "c", f"{NAME}.2": "b", f"{NAME}.3": "a"}
     assert not (tmp_path / f"{NAME}.tmp").exists()
-    swap.replace(path, b"X", 3)
-    assert versions(path) == {NAME: "X", f"{NAME}.1": "d", f"{NAME}.2": "c", f"{NAME}.3": "b"}
+    versions.replace(path, b"X", 3)
+    assert all_there(path) == {NAME: "X", f"{NAME}.1": "d", f"{NAME}.2": "c", f"{NAME}.3": "b"}
 
 
 def test_file_that_may_not_grow(tmp_path: Path) -> None:
     """The kernel's own refusal in the middle of the file, as a full disk's."""
     path = filled(tmp_path, "a" * 5000)
     text = (
-        "import resource, signal, sys; from pathlib import Path; from peerstorage.file import replace as swap\n"
+        "import resource, signal, sys; from pathlib import Path; from peerstorage.file import versions\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        f"swap.replace(Path({str(path)!r}), b'X' * 10000, 3)"
+        f"versions.replace(Path({str(path)!r}), b'X' * 10000, 3)"
     )
     child = subprocess.run([sys.executable, "-c", text], cwd=REPOSITORY, capture_output=True, check=False)
     assert b"OSError: [Errno 27] File too large" in child.stderr
-    assert versions(path) == {NAME: "a" * 5000}
+    assert all_there(path) == {NAME: "a" * 5000}
     assert not (tmp_path / f"{NAME}.tmp").exists()
 
 
@@ -222,12 +222,12 @@ def test_left_over_of_a_crash_is_no_trap(tmp_path: Path) -> None:
     """Neither a half-written one nor a link that somebody put there."""
     path = filled(tmp_path, "a")
     (tmp_path / f"{NAME}.tmp").symlink_to(tmp_path / "elsewhere")
-    swap.replace(path, b"b", 1)
-    assert versions(path) == {NAME: "b", f"{NAME}.1": "a"}
+    versions.replace(path, b"b", 1)
+    assert all_there(path) == {NAME: "b", f"{NAME}.1": "a"}
 
 
 def test_never_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(FileExistsError):
-        swap.create(tmp_path / "mine", b"other")
+        versions.create(tmp_path / "mine", b"other")
     assert (tmp_path / "mine").read_text() == "mine"

@@ -11,8 +11,8 @@ import pytest
 from peerstorage.lightningd.alerts import CRITICAL, FILE_AHEAD, QUOTA_FULL, WARNING, Alerts
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, State
-from peerstorage.plugin import report
-from peerstorage.plugin.watch import Watch
+from peerstorage.plugin import todo
+from peerstorage.plugin.todo import Todo
 from tests.unit.samples import entry
 
 CHANNEL = entry(1)
@@ -21,7 +21,7 @@ WELL = {"channels_without_copy": 0, "channels_with_few_copies": 0}
 
 
 class Case:
-    """A node with one channel, as far as the watch looks."""
+    """A node with one channel, as far as it is looked at."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *, builtin: bool = False, behind: bool = False, **options: Any
@@ -32,10 +32,8 @@ class Case:
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
-        monkeypatch.setattr(report, "holding", lambda user, replicas: self.holding)
-        self.watch = Watch(
-            self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind
-        )
+        monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
+        self.todo = Todo(self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind)
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
@@ -45,20 +43,20 @@ class Case:
             partners={CHANNEL.node_id.hex()},
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
-        rival = SimpleNamespace(sign="")
-        return SimpleNamespace(recovering=False, fresh=False, halted=False, rival=rival, ledger=ledger)
+        old_node = SimpleNamespace(sign="")
+        return SimpleNamespace(recovering=False, fresh=False, halted=False, old_node=old_node, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
         self.alerts.clear()
-        self.watch.tick(now)
+        self.todo.tick(now)
         self.emitter.tick(now)
         return [(alert["kind"], alert["severity"]) for alert in self.alerts]
 
 
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
-    assert (case.told(0), case.told(1e6), case.watch.todo()) == ([], [], [])
+    assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_missing_copies_are_told_when_it_lasts(
     case = Case(monkeypatch)
     case.holding[key] = 2
     assert case.told(0) == []
-    assert case.watch.todo()[0].startswith("2 "), "status says it at once"
+    assert case.todo.texts()[0].startswith("2 "), "status says it at once"
     assert case.told(599) == []
     # An interruption begins it anew.
     case.holding[key] = 0
@@ -82,7 +80,7 @@ def test_missing_copies_are_told_when_it_lasts(
     case.holding[key] = 1
     assert case.told(700) == []
     assert case.told(1299) == []
-    assert case.watch.next_event() == 1300, "and not half a minute later"
+    assert case.todo.next_event() == 1300, "and not half a minute later"
     assert case.told(1300) == [(kind, severity)]
     case.holding[key] = 3
     assert case.told(2000) == []
@@ -95,7 +93,7 @@ def test_channels_that_lightningd_leaves_out_are_told_by_peer_when_it_lasts(
 ) -> None:
     case = Case(monkeypatch)
     case.entryless |= {bytes([number]) * 32: "bob" if number == 3 else "alice" for number in (1, 2, 3)}
-    alice, bob = case.watch.todo()
+    alice, bob = case.todo.texts()
     assert f"{'01' * 32}, {'02' * 32} are in no new backup" in alice
     assert "lightning-cli disconnect bob true" in bob
     assert case.told(0) == []
@@ -131,17 +129,17 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     case.holding["channels_without_copy"] = 1
     assert case.told(0) == [("recovering", "critical")]
     case.user.ledger.state = State(old=True)
-    case.user.rival.sign = "THE OLD NODE IS ALIVE"
+    case.user.old_node.sign = "THE OLD NODE IS ALIVE"
     assert sorted(case.told(1)) == [
         ("old-database", "critical"),
         ("old-node-alive", "critical"),
         ("recovering", "info"),
     ]
-    assert "are let in" in case.watch.todo()[0]
+    assert "are let in" in case.todo.texts()[0]
     case.user.halted = True
-    assert "are refused" in case.watch.todo()[0]
+    assert "are refused" in case.todo.texts()[0]
     case.user.recovering = False
-    case.user.rival.sign = ""
+    case.user.old_node.sign = ""
     assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
 
 
@@ -159,26 +157,26 @@ def test_todo_has_the_worst_first_and_the_quota(monkeypatch: pytest.MonkeyPatch)
     case.holding["channels_without_copy"] = 1
     case.emitter.raise_(QUOTA_FULL, None, WARNING, "the quota is full")
     case.emitter.raise_(FILE_AHEAD, None, CRITICAL, "the file is ahead")
-    first, second, third, fourth, fifth = case.watch.todo()
+    first, second, third, fourth, fifth = case.todo.texts()
     assert "IN NO BACKUP" in first
     assert second == "the file is ahead"
     assert "does not open" in third
     assert fourth == "the quota is full"
     assert "chanbackup" in fifth
     case.told(0)
-    assert len(case.watch.todo()) == 5, "each once, told or not"
+    assert len(case.todo.texts()) == 5, "each once, told or not"
     case.emitter.clear(FILE_AHEAD)
     case.records = {}
-    assert [line for line in case.watch.todo() if "file" in line or "open" in line] == []
+    assert [line for line in case.todo.texts() if "file" in line or "open" in line] == []
 
 
 def test_an_event_is_looked_at_soon_but_not_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
-    case.watch.tick(100)
-    assert case.watch.next_event() == 130
+    case.todo.tick(100)
+    assert case.todo.next_event() == 130
     for _ in range(2):
-        case.watch.soon()
-        assert case.watch.next_event() == 101
+        case.todo.soon()
+        assert case.todo.next_event() == 101
 
 
 @pytest.mark.parametrize("harmed", ["recovering", "fresh"])
@@ -189,6 +187,6 @@ def test_builtin_that_is_asked_first_is_told_where_it_does_harm(
     assert case.told(0) == [("builtin-active", "info")]
     setattr(case.user, harmed, True)
     assert ("builtin-first", "critical") in case.told(60)
-    assert any("disable-plugin=chanbackup" in line for line in case.watch.todo()[:2])
+    assert any("disable-plugin=chanbackup" in line for line in case.todo.texts()[:2])
     setattr(case.user, harmed, False)
     assert ("builtin-first", "info") in case.told(120)

@@ -1,4 +1,4 @@
-"""The answers of peerstorage-recover, peerstorage-status and peerstorage-list, as JSON objects."""
+"""The answers of peerstorage-status and peerstorage-list, as JSON objects."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peerstorage.bolt.peer_storage import offers_storage
-from peerstorage.file.local_file import Vault
+from peerstorage.file.local_file import LocalFile
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, StoredMeta
 from peerstorage.ours.reliability import honest, rank
 from peerstorage.ours.user import User
-from peerstorage.recovery.merge import UNCOUNTED, Recovered
-from peerstorage.recovery.plan import ADVICE, CLOSED, CLOSING, PeerPlan, advice
 from peerstorage.theirs.provider import blocks_left
+
+_COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
 
 
 def time_text(seconds: int) -> str | None:
@@ -24,114 +24,11 @@ def time_text(seconds: int) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def recovered(result: Recovered) -> dict[str, Any]:
-    return {
-        "scb": [candidate.scb for candidate in result.candidates],
-        "channels": [
-            {
-                "channel_id": candidate.entry.channel_id.hex(),
-                "peer_id": candidate.entry.node_id.hex(),
-                "address": str(candidate.entry.address),
-                "funding": candidate.entry.funding,
-                "funding_sats": candidate.entry.funding_sats,
-                "penalty_data": candidate.entry.shachain is not None,
-                "from": candidate.source.name,
-                "timestamp": candidate.source.backup.timestamp,
-                "scb": candidate.scb,
-            }
-            for candidate in result.candidates
-        ],
-        "sources": [
-            {
-                "from": source.name,
-                "timestamp": source.backup.timestamp,
-                "channels": len(source.backup.entries),
-                "complete": source.backup.summary.complete if source.backup.summary else None,
-            }
-            for source in sorted(result.sources, key=lambda source: -source.backup.timestamp)
-        ],
-        "rejected": _rejected(result),
-        "missing": result.missing,
-        "complete": result.complete,
-        "note": _note(result),
-    }
-
-
-def _note(result: Recovered) -> str | None:
-    """What is to be said where nothing seems to be missing and yet nobody knows."""
-    if result.counted or not result.sources:
-        return None
-    return (
-        f"{UNCOUNTED}, and a recovery does not end by itself. If you have the local file or a copy of it, see "
-        "which channels it names besides: docs/recovery.md, From the local file"
-    )
-
-
-def _rejected(result: Recovered) -> list[dict[str, str]]:
-    return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
-
-
-def restored(
-    plans: Sequence[PeerPlan],
-    result: Recovered,
-    *,
-    states: Mapping[str, str],
-    rescan: int,
-    why: Mapping[str, str],
-    unheard: Sequence[str],
-    old: bool,
-    unwitnessed: bool,
-    unwatched: Sequence[str],
-) -> dict[str, Any]:
-    """The answer of peerstorage-restore: one row a channel, with what to do next.
-
-    `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more; `old`:
-    this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive; `unwatched`:
-    channels that lightningd did not take.
-    """
-    rows: list[dict[str, Any]] = [
-        {
-            "channel_id": candidate.entry.channel_id.hex(),
-            "peer_id": peer.peer_id,
-            "funding": candidate.entry.funding,
-            "funding_sats": candidate.entry.funding_sats,
-            "state": states[candidate.entry.channel_id.hex()],
-            "next": advice(states[candidate.entry.channel_id.hex()], rescan, why[peer.peer_id]),
-            "addresses": [*peer.addresses, *peer.out_of_reach],
-        }
-        for peer in plans
-        for candidate in peer.candidates
-    ]
-    counts = {state: sum(row["state"] == state for row in rows) for state in ADVICE}
-    at_most = {state: sum(row["funding_sats"] for row in rows if row["state"] == state) for state in ADVICE}
-    # The channels that an old copy has are in no row, and are for the operator to decide about.
-    finished = bool(rows) and result.complete and counts[CLOSED] == len(rows) and not old
-    on_chain = bool(rows) and counts[CLOSING] + counts[CLOSED] == len(rows)
-    todo = [
-        (old, _OLD),
-        (unwitnessed, UNWITNESSED),
-        (bool(unwatched), f"{_UNWATCHED}: {', '.join(unwatched)}"),
-        (on_chain and result.complete and not (finished or old), _ONCE_MORE),
-    ]
-    return {
-        "todo": [text for holds, text in todo if holds],
-        "channels": rows,
-        "counts": counts,
-        "at_most_sats": at_most,
-        "missing": result.missing,
-        "may_hold_more": [] if result.complete else list(unheard),
-        "complete": result.complete,
-        "note": _note(result),
-        "finished": finished,
-        "rejected": _rejected(result),
-    }
-
-
 def status(
     user: User,
     connected: Mapping[str, str],
     stored: Iterable[StoredMeta],
-    vault: Vault,
+    local_file: LocalFile,
     options: Options,
     *,
     todo: Sequence[str],
@@ -143,7 +40,7 @@ def status(
     held = holding(user, options.replicas)
     held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
     return {
-        "summary": _sentence(user, vault, held, now),
+        "summary": _sentence(user, local_file, held, now),
         "todo": list(todo),
         "mode": user.ledger.state.mode,
         "backup": {
@@ -152,7 +49,7 @@ def status(
             "newest": time_text(user.ledger.state.newest_sent),
             "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
-        "file": _file(vault),
+        "file": _file(local_file),
         "peers": rows,
         "holding": held,
         "stored_for_others": {
@@ -163,15 +60,15 @@ def status(
     }
 
 
-def _file(vault: Vault) -> dict[str, Any] | None:
+def _file(local_file: LocalFile) -> dict[str, Any] | None:
     """The local file as it was found or written last; None: there is none by peerstorage-file."""
-    if vault.path is None:
+    if local_file.path is None:
         return None
     return {
-        "path": str(vault.path),
-        "channels": len(vault.file.channel_ids) if vault.file else None,
-        "written": time_text(vault.file.timestamp) if vault.file else None,
-        "error": vault.fault,
+        "path": str(local_file.path),
+        "channels": len(local_file.backup.channel_ids) if local_file.backup else None,
+        "written": time_text(local_file.backup.timestamp) if local_file.backup else None,
+        "error": local_file.fault,
     }
 
 
@@ -205,26 +102,6 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     }
 
 
-_OLD = (
-    "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
-    "lightningd and put the newest database in place. If there is none: lightning-cli peerstorage-resume discard "
-    "lets their peers in, and those whose channels have moved on close them (README, Guard)"
-)
-UNWITNESSED = (
-    "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
-    "sure that it is not: two nodes with one key lose funds"
-)
-_UNWATCHED = (
-    "lightningd does not watch the close of these channels, because closed ones of this database have their ids: "
-    "recover them with a new database beside the same hsm_secret"
-)
-_ONCE_MORE = (
-    "run peerstorage-restore once more, a hundred blocks after the last close: that ends the recovery, and "
-    "backups are made again. Till then no peer gets one"
-)
-_COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
-
-
 def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict[str, Any]:
     share = honest(record)
     return {
@@ -242,7 +119,7 @@ def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict
     }
 
 
-def _sentence(user: User, vault: Vault, held: Mapping[str, int], now: float) -> str:
+def _sentence(user: User, local_file: LocalFile, held: Mapping[str, int], now: float) -> str:
     """Could this node be recovered now, from how many peers, and how old is the backup."""
     state = user.ledger.state
     if user.recovering:
@@ -250,8 +127,10 @@ def _sentence(user: User, vault: Vault, held: Mapping[str, int], now: float) -> 
         return f"{what}: nothing is sent to peers. What to do is in todo"
     known = len(user.ledger.channels)
     channels = known + len(user.ledger.entryless)
-    if not channels and vault.file is not None and vault.file.entries:
-        return f"NO CHANNELS here, but {len(vault.file.entries)} in the local file. What to do is in todo"
+    if not channels and local_file.backup is not None and local_file.backup.entries:
+        return (
+            f"NO CHANNELS here, but {len(local_file.backup.entries)} in the local file. What to do is in todo"
+        )
     if not channels:
         return "no channels yet, so nothing to back up"
     covered = known - held["channels_without_copy"]

@@ -6,44 +6,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.recovery.rival import SLACK, Rival, earliest
+from peerstorage.recovery.old_node import SLACK, OldNode, earliest
 
 
-def quiet() -> Rival:
-    return Rival({}, 0.0)
+def quiet() -> OldNode:
+    return OldNode({}, 0.0)
 
 
 def test_the_same_or_an_older_backup_is_no_sign() -> None:
-    rival = quiet()
-    assert not any(rival.returned("aa", timestamp, 1.0, after=0) for timestamp in (100, 100, 99, 0, 100))
-    assert not rival.sign
+    old_node = quiet()
+    assert not any(old_node.returned("aa", timestamp, 1.0, after=0) for timestamp in (100, 100, 99, 0, 100))
+    assert not old_node.sign
 
 
 def test_peers_are_compared_with_themselves_only() -> None:
-    rival = quiet()
-    assert not rival.returned("aa", 100, 1.0, after=0)
-    assert not rival.returned("bb", 200, 2.0, after=0)
-    assert rival.first == {"aa": (100, 1.0), "bb": (200, 2.0)}
+    old_node = quiet()
+    assert not old_node.returned("aa", 100, 1.0, after=0)
+    assert not old_node.returned("bb", 200, 2.0, after=0)
+    assert old_node.first == {"aa": (100, 1.0), "bb": (200, 2.0)}
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3)), max_size=12))
 def test_a_newer_backup_is_told_once(returned: list[tuple[str, int]]) -> None:
-    rival = quiet()
-    told = [rival.returned(peer, timestamp, 0.0, after=0) for peer, timestamp in returned]
+    old_node = quiet()
+    told = [old_node.returned(peer, timestamp, 0.0, after=0) for peer, timestamp in returned]
     first = dict(reversed(returned))
     newer = [timestamp > first[peer] for peer, timestamp in returned]
     assert sum(told) == any(newer)
     assert not any(newer) or told.index(True) == newer.index(True)
-    assert rival.sign.startswith("THE OLD NODE IS ALIVE") is any(newer)
+    assert old_node.sign.startswith("THE OLD NODE IS ALIVE") is any(newer)
 
 
 def test_what_was_made_before_the_loss_is_no_sign_in_any_order() -> None:
-    rival = quiet()
+    old_node = quiet()
     after = earliest(10_000, 5_000)
-    assert not any(rival.returned("aa", timestamp, 0.0, after=after) for timestamp in (100, 4_000, after))
-    assert not rival.sign
-    assert rival.returned("aa", after + 1, 0.0, after=after)
-    assert "less than 10 minutes before" in rival.sign
+    assert not any(old_node.returned("aa", timestamp, 0.0, after=after) for timestamp in (100, 4_000, after))
+    assert not old_node.sign
+    assert old_node.returned("aa", after + 1, 0.0, after=after)
+    assert "less than 10 minutes before" in old_node.sign
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_a_rivals_backup_is_newer_than_all_that_were_seen_and_than_our_clock(
 
 
 def test_what_was_known_before_a_restart_counts() -> None:
-    rival = Rival({"aa": 100}, 7.0)
-    assert rival.first == {"aa": (100, 7.0)}
-    assert rival.returned("aa", 101, 8.0, after=0)
+    old_node = OldNode({"aa": 100}, 7.0)
+    assert old_node.first == {"aa": (100, 7.0)}
+    assert old_node.returned("aa", 101, 8.0, after=0)

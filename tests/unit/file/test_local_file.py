@@ -1,4 +1,4 @@
-"""The local file's keeper: what it refuses to replace, what it tells, and what it tries again."""
+"""The local file: what it refuses to replace, what it tells, and what it tries again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, cast
 import pytest
 
 from peerstorage.errors import PeerstorageError
-from peerstorage.file import local_file as vault
-from peerstorage.file.local_file import Vault
+from peerstorage.file import local_file
+from peerstorage.file.local_file import LocalFile
 from peerstorage.formats.backup import Backup, encode, fingerprints
 from peerstorage.formats.opening import open_source
 from peerstorage.formats.scb import ChannelBackup
@@ -30,7 +30,7 @@ OTHER_KEY = bytes(32)
 
 
 class Ledger:
-    """What the vault uses of the real one."""
+    """What it uses of the real one."""
 
     def __init__(self, *channels: ChannelBackup) -> None:
         self.state = State()
@@ -46,7 +46,7 @@ class Ledger:
 
 
 class Desk:
-    """A vault with everything around it; `work` does what the worker would do."""
+    """A local file with everything around it; `work` does what the worker would do."""
 
     def __init__(self, folder: Path, *channels: ChannelBackup, **options: Any) -> None:
         self.ledger = Ledger(*channels)
@@ -62,7 +62,7 @@ class Desk:
         self.user.learn = self.learned.append
         self.user.placement, self.user.look = SimpleNamespace(directory=[]), lambda: None
         self.node = cast(Any, SimpleNamespace(closed_channel_ids=lambda: self.closed))
-        self.vault = Vault(
+        self.local_file = LocalFile(
             folder,
             Options(**options),
             KEY,
@@ -81,10 +81,10 @@ class Desk:
     def work(self, now: float | None = None) -> bool:
         """One round; whether something was due. What was said is in `alerts`."""
         now = time.monotonic() if now is None else now
-        if self.vault.next_event() > now:
+        if self.local_file.next_event() > now:
             return False
-        self.vault.tick(now)
-        assert self.vault._attempts.wait(10)
+        self.local_file.tick(now)
+        assert self.local_file._attempts.wait(10)
         while not self.tasks.empty():
             self.tasks.get()()
         self.told.tick(now)
@@ -95,7 +95,7 @@ class Desk:
 
 
 def put(folder: Path, content: Backup | None, key: bytes = KEY, name: str = "peerstorage.backup") -> bytes:
-    """A file that is there before the vault."""
+    """A file that is there before that."""
     assert content is not None
     blob = seal(
         key, encode(content.timestamp, content.entries, content.summary or summary(list(content.entries)))
@@ -140,7 +140,7 @@ def test_penalty_data_waits_for_the_interval(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1, revocations=1), interval=60)
     desk.work(1000.0)
     desk.ledger.have(entry(1, revocations=2))
-    assert desk.vault.next_event() == 1060.0
+    assert desk.local_file.next_event() == 1060.0
     assert not desk.work(1059.0)
     # A new channel doesn't wait, and takes it along.
     desk.ledger.have(entry(1, revocations=2), entry(2))
@@ -156,8 +156,8 @@ def test_few_writes_strategy(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1, revocations=1), file_strategy="new-channels-only")
     desk.work()
     desk.ledger.have(entry(1, revocations=2))
-    assert desk.vault.next_event() == float("inf")
-    desk.vault.flush(5)
+    assert desk.local_file.next_event() == float("inf")
+    desk.local_file.flush(5)
     assert read(tmp_path).entries[0].revocations == 1
     desk.ledger.have(entry(1, revocations=2), entry(2))
     assert desk.work()
@@ -173,14 +173,14 @@ def test_what_waits_is_written_at_the_stop(tmp_path: Path) -> None:
 
     desk.user.look = refused
     desk.ledger.have(entry(1, revocations=2))
-    desk.vault.flush(5)
+    desk.local_file.flush(5)
     assert read(tmp_path).entries[0].revocations == 2
 
 
 def test_switched_off(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1), file="")
     assert not desk.work()
-    desk.vault.flush(1)
+    desk.local_file.flush(1)
     assert names(tmp_path) == set()
 
 
@@ -189,7 +189,7 @@ def test_nothing_while_recovering(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(3))
     desk.user.recovering = True
     assert not desk.work()
-    desk.vault.flush(1)
+    desk.local_file.flush(1)
     assert channels_in(tmp_path) == {1, 2}
 
 
@@ -254,15 +254,15 @@ def test_proof_that_could_not_be_looked_at_is_looked_at_again(tmp_path: Path) ->
 
 def test_what_status_shows(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1), entry(2))
-    assert (desk.vault.file, desk.vault.fault) == (None, None)
+    assert (desk.local_file.backup, desk.local_file.fault) == (None, None)
     desk.work()
-    assert desk.vault.file is not None
-    assert (desk.vault.file.timestamp, desk.vault.fault) == (read(tmp_path).timestamp, None)
+    assert desk.local_file.backup is not None
+    assert (desk.local_file.backup.timestamp, desk.local_file.fault) == (read(tmp_path).timestamp, None)
     put(tmp_path, backup(5, entry(1)), key=OTHER_KEY)
     desk.ledger.have(entry(1))
     desk.work()
-    assert len(desk.vault.file.entries) == 2, "what is in it now nobody knows"
-    assert desk.vault.fault == desk.alerts[0]["message"]
+    assert len(desk.local_file.backup.entries) == 2, "what is in it now nobody knows"
+    assert desk.local_file.fault == desk.alerts[0]["message"]
 
 
 def test_last_channel_was_closed(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_never_replaced(
     assert desk.work()
     desk.ledger.have(entry(2), entry(3))
     assert not desk.work()
-    assert desk.work(time.monotonic() + vault._RETRY_SECONDS + 1)
+    assert desk.work(time.monotonic() + local_file._RETRY_SECONDS + 1)
     assert names(tmp_path) == {place}
     assert (tmp_path / place).read_bytes() == content
     # Told once; and over when it is out of the way.
@@ -326,7 +326,7 @@ def test_never_replaced(
     assert says in desk.alerts[0]["message"]
     assert str(tmp_path / place) in desk.alerts[0]["message"]
     (tmp_path / place).rename(tmp_path / "aside")
-    assert desk.work(time.monotonic() + 2 * vault._RETRY_SECONDS)
+    assert desk.work(time.monotonic() + 2 * local_file._RETRY_SECONDS)
     assert channels_in(tmp_path) == {2, 3}
     assert desk.kinds()[1:] == [("file-unreadable", "info")]
 
@@ -350,7 +350,7 @@ def test_every_truncation_and_every_flipped_bit(tmp_path: Path) -> None:
         count += 1
         path.write_bytes(altered)
         with pytest.raises(PeerstorageError, match="is not replaced"):
-            desk.vault._there(path)
+            desk.local_file._there(path)
     assert count == 9 * len(blob)
 
 
@@ -361,11 +361,11 @@ def test_folder_that_is_not_there(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1), file="usb/peerstorage.backup")
     assert desk.work()
     assert not desk.work()
-    assert desk.work(time.monotonic() + vault._RETRY_SECONDS + 1)
+    assert desk.work(time.monotonic() + local_file._RETRY_SECONDS + 1)
     assert desk.kinds() == [("file-failed", "warning")]
     assert "No such file or directory" in desk.alerts[0]["message"]
     (tmp_path / "usb").mkdir()
-    assert desk.work(time.monotonic() + 2 * vault._RETRY_SECONDS)
+    assert desk.work(time.monotonic() + 2 * local_file._RETRY_SECONDS)
     assert channels_in(tmp_path, "usb/peerstorage.backup") == {1}
     assert desk.kinds()[1:] == [("file-failed", "info")]
 
@@ -387,7 +387,7 @@ def test_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code
     assert names(tmp_path) == {"peerstorage.backup"}
     assert desk.kinds() == [("file-failed", "warning")]
     assert os.strerror(code) in desk.alerts[0]["message"]
-    assert desk.work(time.monotonic() + vault._RETRY_SECONDS + 1)
+    assert desk.work(time.monotonic() + local_file._RETRY_SECONDS + 1)
     assert channels_in(tmp_path) == {1, 2}
 
 

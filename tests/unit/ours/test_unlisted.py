@@ -20,7 +20,7 @@ from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, Store
 from peerstorage.ours.guard import Verdict
 from peerstorage.ours.user import User
-from peerstorage.plugin.watch import Watch
+from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.merge import Recovered, merge
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
@@ -52,7 +52,7 @@ class World:
     def start(self) -> None:
         options = Options(padding="none")
         self.user = User(self.node, Store(self.node), KEY, options, lambda level, line: None)
-        self.watch = Watch(
+        self.todo = Todo(
             self.user, Alerts(lambda alert: None, lambda level, line: None, 0), options, builtin=False
         )
 
@@ -87,7 +87,7 @@ class World:
         return merge([Source("older", one) for one in older] + [Source(BOB, self.held(BOB))], [], {})
 
     def unlisted_told(self) -> list[str]:
-        return [each.message for each in self.watch.conditions() if each.kind == "unlisted"]
+        return [each.message for each in self.todo.conditions() if each.kind == "unlisted"]
 
 
 def ids(*entries: Any) -> set[bytes]:

@@ -16,7 +16,7 @@ from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.ours import crowd, reliability
 from peerstorage.ours.user import User
-from peerstorage.plugin import report
+from peerstorage.plugin.status import holding
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
 from tests.unit.world import Clock, MemoryNode
@@ -336,19 +336,19 @@ def test_a_peer_that_keeps_nothing_is_no_copy_however_small_the_blobs_get(world:
     for _ in range(4):
         held(world, MALLORY)
         world.user.look()
-        holding = report.holding(world.user, 2)
+        counts = holding(world.user, 2)
         record = world.user.ledger.record(MALLORY)
         first = record.checks == 0
         if record.state == "unverified":
             # Planned for it is: its blob has what no other has room for, and the way to the others.
             assert bytes.fromhex(MALLORY) in world.user.placement.plan.contents
             chances.append(record.checks)
-        assert holding["up_to_date_peers"] == holding["got_all_channels"] == 1 + first
-        assert holding["channels_with_few_copies"] == 1 - first
+        assert counts["up_to_date_peers"] == counts["got_all_channels"] == 1 + first
+        assert counts["channels_with_few_copies"] == 1 - first
     assert len(world.got[MALLORY][-1]) == 1024
     assert chances == [0, 2]
     # One that keeps that much proves it at its next connection.
     world.connect(MALLORY)
     world.user.retrieved(MALLORY, world.got[MALLORY][-1])
     world.user.look()
-    assert report.holding(world.user, 2)["channels_with_enough_copies"] == 1
+    assert holding(world.user, 2)["channels_with_enough_copies"] == 1

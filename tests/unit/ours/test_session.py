@@ -395,7 +395,7 @@ class SessionModel(RuleBasedStateMachine):
         self.not_before: dict[str, float] = {}
 
     def work(self) -> None:
-        """What the shell does at every event, with the model's own idea of what may be sent."""
+        """What the worker does at every event, with the model's own idea of what may be sent."""
         for name in self.sessions.unanswered(self.now):
             assert self.settle_at[name] <= self.now
         for name in self.sessions.due(self.now):

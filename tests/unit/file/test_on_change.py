@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstorage.file import on_change as onchange
+from peerstorage.file import on_change
 from peerstorage.file.on_change import OnChange
 from peerstorage.lightningd.newest import Newest
 
@@ -70,7 +70,7 @@ def test_program_that_can_t_be_run(tmp_path: Path) -> None:
 
 
 def test_hanging_program_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onchange, "_SECONDS", 0.5)
+    monkeypatch.setattr(on_change, "_SECONDS", 0.5)
     runner = Runner(tmp_path, f"sleep 300 & echo $! > {tmp_path}/child; echo begun; wait")
     said = runner.run()
     assert said == f"{runner.program} was killed: it took longer than 0 seconds"
@@ -106,7 +106,7 @@ def test_output_without_end_is_cut(tmp_path: Path) -> None:
     assert said is not None
     assert len(said) < 200
     assert sum(len(line) for _, line in runner.log) < 100 * len(str(runner.program)) * 50
-    assert len(runner.log) <= onchange._MOST_OUTPUT // 2
+    assert len(runner.log) <= on_change._MOST_OUTPUT // 2
 
 
 def test_child_that_keeps_the_output_open_holds_nobody_up(tmp_path: Path) -> None:

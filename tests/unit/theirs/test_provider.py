@@ -27,7 +27,7 @@ def total(subject: Provider) -> int:
 
 
 def write(subject: Provider, name: str, now: float) -> bytes:
-    """What the shell does with a blob that is due."""
+    """What the worker does with a blob that is due."""
     blob = subject.pending(name)
     assert blob is not None
     subject.written(name, blob, now)
@@ -403,7 +403,7 @@ def test_blocks_left(since: int, height: int, left: int) -> None:
 
 
 class ProviderModel(RuleBasedStateMachine):
-    """Peers send what they like; the shell writes what is due."""
+    """Peers send what they like; the worker writes what is due."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -80,7 +80,7 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.patches.close()
 
-    # The process, as shell/app.py has it
+    # The process, as plugin/app.py has it
 
     def _start(self) -> None:
         self.node.calls_left = None

@@ -1,0 +1,46 @@
+"""Where peers can be reached, by what this node knows itself.
+
+Rules:
+- An address at which we reached a peer comes before what gossip says.
+- Where an old answer will do lightningd is asked about a peer at most once an hour, and about a few at a time:
+  addresses change rarely, and the worker has hooks to answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.node import Node
+
+_FRESH_SECONDS = 3600.0
+_MOST_QUESTIONS = 20
+
+
+class Addresses:
+    """`reached`: by node_id in hex, where we connected to a peer ourselves."""
+
+    def __init__(self, node: Node, reached: Mapping[str, WireAddress]) -> None:
+        self._node, self._reached = node, reached
+        self._announced: dict[str, tuple[float, list[WireAddress]]] = {}
+
+    def now(self, peer_id: str) -> list[WireAddress]:
+        """Where a peer can be reached, best first, as lightningd says now."""
+        announced = self._node.announced_addresses(peer_id)
+        self._announced[peer_id] = time.monotonic(), announced
+        return self.remembered(peer_id)
+
+    def remembered(self, peer_id: str) -> list[WireAddress]:
+        """The same without asking; of a peer that was never asked for only where we reached it."""
+        _, announced = self._announced.get(peer_id, (0.0, []))
+        mine = [self._reached[peer_id]] if peer_id in self._reached else []
+        return list(dict.fromkeys((*mine, *announced)))
+
+    def refresh(self, peer_ids: Iterable[str]) -> None:
+        """Asks for some of those whose answer is old."""
+        oldest = time.monotonic() - _FRESH_SECONDS
+        stale = (peer_id for peer_id in peer_ids if self._announced.get(peer_id, (oldest,))[0] <= oldest)
+        for peer_id in list(islice(stale, _MOST_QUESTIONS)):
+            self.now(peer_id)
