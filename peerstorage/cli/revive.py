@@ -23,7 +23,7 @@ from pathlib import Path
 
 from peerstorage.bolt.transport import Proxy
 from peerstorage.cli.inputs import Inputs, label
-from peerstorage.cli.output import FINE, INCOMPLETE, ask, print_json, print_lines, say
+from peerstorage.cli.output import FINE, INCOMPLETE, print_json, print_lines, say
 from peerstorage.cli.show import Object
 from peerstorage.errors import (
     INVALID_PARAMS,
@@ -40,7 +40,7 @@ from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.recovery.alive import Fate, Plan, Row, decide
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, hear_all, tell
 from peerstorage.recovery.rebuild import Rebuilt, rebuild
-from peerstorage.recovery.rival import Rival, earliest
+from peerstorage.recovery.rival import Rival, earliest, moved
 
 _ROUNDS = 3
 # A node that was connected to a peer comes back within seconds once our connection has taken its place.
@@ -168,10 +168,10 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     answer = _answer(arguments, known, plan, rebuilt)
     say(_text(answer))
     closing = plan.of(Fate.MOVED, Fate.UNPROVED)
-    if not arguments.yes:
-        ask(
-            f"Bring {len(plan.of(Fate.ALIVE))} channels back and have {len(closing)} closed for good? yes/no: "
-        )
+    question = f"Bring {len(plan.of(Fate.ALIVE))} channels back, and have {len(closing)} closed? yes/no: "
+    if not arguments.yes and not inputs.is_yes(question):
+        say(["nothing was closed, and no database was written"])
+        return INCOMPLETE
     path = Path(arguments.out)
     temporary = _write(path, rebuilt.database)
     try:
@@ -290,16 +290,13 @@ def _look_again(known: _Known, plan: Plan) -> None:
     for source in again.sources()[0]:
         after = earliest(now, max(newest.values(), default=0))
         rival.returned(source.name, source.backup.timestamp, 0, after=after)
-    if rival.sign:
-        raise UsageError(STILL_ALIVE, f"{rival.sign} Nothing was closed")
+    sign = moved(known.heard, again.heard) or rival.sign
+    if sign:
+        raise UsageError(STILL_ALIVE, f"{sign}. Nothing was closed")
     fates = {row.channel_id: row.fate for row in again.plan().rows}
-    changed = [row for row in plan.of(Fate.ALIVE) if fates.get(row.channel_id) is not Fate.ALIVE]
+    changed = [row.channel_id.hex() for row in plan.of(Fate.ALIVE) if fates.get(row.channel_id) != row.fate]
     if changed:
-        raise UsageError(
-            NOT_HEARD,
-            f"channel {changed[0].channel_id.hex()} was current and now is not: a node with this key may be alive, "
-            "or its peer was not reached this time. Nothing was closed: run it again",
-        )
+        raise UsageError(NOT_HEARD, f"{changed[0]} was not heard of again. Nothing was closed: run it again")
 
 
 def _tell(known: _Known, rows: Sequence[Row]) -> list[Object]:

@@ -12,8 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from peerstorage.errors import FormatError
@@ -71,6 +70,7 @@ INCOMING, OUTGOING = 0, 1
 
 _STATEMENT = re.compile(r"CREATE (?:TABLE|(?:UNIQUE )?INDEX) ([a-z0-9_]+) *(?:\(|ON )")
 _TABLE = re.compile(r"CREATE TABLE ([a-z0-9_]+)")
+_CONSTRAINTS = ("", "PRIMARY", "UNIQUE", "FOREIGN", "CHECK", "CONSTRAINT")
 _MAX_STATEMENTS = 200
 
 Columns = Mapping[str, tuple[str, ...]]
@@ -78,32 +78,31 @@ Columns = Mapping[str, tuple[str, ...]]
 
 @lru_cache(maxsize=8)
 def columns(schema: tuple[str, ...]) -> Columns:
-    """The columns of each table, in order. Raises FormatError for anything but tables and indexes that we know."""
-    database = empty(schema)
-    try:
-        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {
-            name: tuple(row[1] for row in database.execute(f"PRAGMA table_info({name})")) for name in names
-        }
-    finally:
-        database.close()
-
-
-def empty(schema: Sequence[str]) -> sqlite3.Connection:
-    """A database in memory with this schema and without rows. Raises FormatError."""
+    """The columns of each table, in order. Raises FormatError for anything but tables and indexes."""
     if len(schema) > _MAX_STATEMENTS:
         raise FormatError(f"schema: {len(schema)} statements, where {_MAX_STATEMENTS} are allowed")
-    foreign = [statement for statement in schema if not _STATEMENT.match(statement)]
-    if foreign:
-        raise FormatError(f"schema: no table and no index: {foreign[0][:60]!r}")
-    database = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        for statement in schema:
-            database.execute(statement)
-    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
-        database.close()
-        raise FormatError(f"schema: {error}") from error
-    return database
+    found: dict[str, tuple[str, ...]] = {}
+    for statement in schema:
+        if not _STATEMENT.match(statement):
+            raise FormatError(f"schema: no table and no index: {statement[:60]!r}")
+        table = _TABLE.match(statement)
+        if table:
+            found[table.group(1)] = tuple(_column_names(statement))
+    return found
+
+
+def _column_names(statement: str) -> Iterator[str]:
+    """What stands first between the commas of CREATE TABLE, but for constraints of the table."""
+    depth, definition = 0, ""
+    for character in statement[statement.find("(") + 1 :]:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0 or (depth == 0 and character == ","):
+            name = definition.split(maxsplit=1)[0] if definition.strip() else ""
+            if name.partition("(")[0] not in _CONSTRAINTS:
+                yield name
+            definition = ""
+        else:
+            definition += character
 
 
 def unknown_tables(schema: Sequence[str]) -> list[str]:

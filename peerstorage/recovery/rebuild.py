@@ -58,7 +58,7 @@ def rebuild(
     if not alive and not paid_out:
         raise FormatError("no channel has a live part: there is nothing to build a database of")
     schema = live_tables.columns(base.schema)
-    database = live_tables.empty(base.schema)
+    database = _empty(base.schema)
     try:
         for name, rows in base.tables.items():
             _insert(database, name, rows)
@@ -77,6 +77,25 @@ def rebuild(
         return Rebuilt(database.serialize(), left_out, highest)
     finally:
         database.close()
+
+
+def _empty(schema: tuple[str, ...]) -> sqlite3.Connection:
+    """A database in memory with this schema and without rows. Raises FormatError."""
+    expected = live_tables.columns(schema)
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for statement in schema:
+            database.execute(statement)
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        database.close()
+        raise FormatError(f"schema: {error}") from error
+    found = {
+        table: tuple(row[1] for row in database.execute(f"PRAGMA table_info({table})")) for table in expected
+    }
+    if found != expected:
+        database.close()
+        raise FormatError("schema: the columns of its tables can't be told")
+    return database
 
 
 def _insert(database: sqlite3.Connection, table: str, rows: Iterable[Row], conflict: str = "ABORT") -> None:
