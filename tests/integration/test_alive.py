@@ -1,0 +1,196 @@
+"""Everything lost but hsm_secret: what was quiet since its last copy lives, what moved is closed and paid out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyln.testing.utils import wait_for
+
+from peerstorage.bolt.peer_storage import PEER_STORAGE
+from peerstorage.cli import revive
+from peerstorage.cli.inputs import Inputs
+from peerstorage.formats import live
+from peerstorage.formats.backup import Summary, encode
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import seal
+from peerstorage.lightningd import live_reading
+from peerstorage.recovery import rebuild
+from tests.integration.helpers import (
+    LOSING,
+    OURS,
+    STOCK,
+    connect,
+    fund,
+    held_blob,
+    is_connected,
+    is_idle,
+    lose_everything,
+    pay_over,
+    pay_over_each,
+    secret,
+)
+from tests.integration.money import Share, await_money, coins, shares, spend_all
+from tests.integration.raw_peer import storage
+
+Channel = dict[str, Any]
+# Without the plugin at the node that is lost: the way back must not need it.
+LOST: dict[str, Any] = STOCK | LOSING | {"disable-plugin": "chanbackup"}
+KEEPER: dict[str, Any] = OURS | {"allow_bad_gossip": True}
+MOVED = (0, 1, 4) if os.environ.get("PEERSTORAGE_SOAK") or os.environ.get("SOAK") else (1,)
+
+
+@dataclass
+class Node:
+    """A node with two channels to each of two peers that keep its backups: two announced, two opened by it."""
+
+    node: Any
+    peers: dict[str, Any]
+
+    @property
+    def database(self) -> Path:
+        return Path(self.node.daemon.lightning_dir) / "regtest/lightningd.sqlite3"
+
+    @property
+    def channels(self) -> list[Channel]:
+        found: list[Channel] = self.node.rpc.listpeerchannels()["channels"]
+        return found
+
+    def pay(self, channel: Channel, msat: int) -> None:
+        """Over this channel, to the peer and back."""
+        peer = self.peers[channel["peer_id"]]
+        pay_over(channel, self.node, peer, msat)
+        pay_over(channel, peer, self.node, msat // 2)
+        wait_for(lambda: is_idle(self.node) and is_idle(peer))
+
+    def connect(self) -> None:
+        for peer in self.peers.values():
+            if not is_connected(self.node, peer):
+                connect(self.node, peer)
+
+    def await_alive(self, channels: list[Channel]) -> None:
+        self.connect()
+        wanted = {channel["channel_id"] for channel in channels}
+
+        def are_alive() -> bool:
+            now = {one["channel_id"] for one in self.channels if is_normal(one) and one["peer_connected"]}
+            return wanted == now
+
+        wait_for(are_alive)
+
+    def back_up(self, timestamp: int) -> live_reading.Reading:
+        """A whole backup with its live part to every peer, as our sender will send it."""
+        reading = live_reading.read(self.database)
+        entries = [
+            ChannelBackup.from_bytes(bytes.fromhex(one)) for one in self.node.rpc.staticbackup()["scb"]
+        ]
+        summary = Summary.of(entries, complete=True, since=1)
+        plaintext = encode(timestamp, entries, summary, live=live.encode(reading.part))
+        blob = seal(secret(self.node), plaintext)
+        for peer in self.peers.values():
+            self.node.rpc.sendcustommsg(peer.info["id"], storage(PEER_STORAGE, blob).hex())
+            wait_for(lambda peer=peer: held_blob(peer, self.node) == blob)
+        return reading
+
+
+@pytest.fixture
+def lost(node_factory: Any) -> Node:
+    alice, bob, carol = node_factory.get_nodes(3, opts=[LOST, KEEPER, KEEPER])
+    fund(alice, bob, push_sat=300_000)
+    fund(alice, carol, push_sat=300_000, announce=False)
+    fund(bob, alice, push_sat=300_000, announce=False)
+    fund(carol, alice, push_sat=300_000)
+    for peer in (bob, carol):
+        pay_over_each(alice, peer, 10_000_000)
+        pay_over_each(peer, alice, 5_000_000)
+    wait_for(lambda: is_idle(alice))
+    return Node(alice, {peer.info["id"]: peer for peer in (bob, carol)})
+
+
+def run(lost: Node, *, only: Any = None, **options: Any) -> tuple[int, dict[str, Any]]:
+    """revive, as the operator runs it with the address of one peer; its exit code and answer."""
+    peer = only or next(iter(lost.peers.values()))
+    answers: list[dict[str, Any]] = []
+    arguments = argparse.Namespace(
+        sources=[f"{peer.info['id']}@127.0.0.1:{peer.port}"],
+        out=str(lost.database),
+        hsm_secret=str(lost.database.with_name("hsm_secret")),
+        **{
+            "quiet_for": 0,
+            "trust": False,
+            "proxy": None,
+            "yes": True,
+            "json": True,
+            "mnemonic": False,
+            "ask_passphrase": False,
+        }
+        | options,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(revive, "print_json", answers.append)
+        code = revive.run_revive(arguments, Inputs())
+    return code, answers[0]
+
+
+def fates(answer: dict[str, Any]) -> dict[str, str]:
+    return {one["channel_id"]: one["fate"] for one in answer["channels"]}
+
+
+@pytest.mark.parametrize("moved", MOVED)
+def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: Any, moved: int) -> None:
+    alice = lost.node
+    lost.back_up(int(time.time()))
+    channels = lost.channels
+    gone, quiet = channels[:moved], channels[moved:]
+    for channel in gone:
+        lost.pay(channel, 7_000_000)
+    wallet, shared = coins(alice), of(gone, shares(alice))
+    since = bitcoind.rpc.getblockcount() + 1
+    lose_everything(alice)
+
+    code, answer = run(lost)
+
+    assert code == revive.FINE
+    assert fates(answer) == {
+        **{one["channel_id"]: "moved since" for one in gone},
+        **{one["channel_id"]: "comes back alive" for one in quiet},
+    }
+    assert {one["outcome"] for one in answer["told"]} <= {"closing"}
+    alice.start()
+    lost.await_alive(quiet)
+    bitcoind.generate_block(6, wait_for_mempool=moved or None)
+    for _ in range(2):
+        for channel in quiet:
+            lost.pay(channel, 2_000_000)
+        await_money(alice, wallet, shared, since)
+        alice.restart()
+        lost.await_alive(quiet)
+    # A new channel has an id that no channel ever had, lost ones included.
+    alice.fundwallet(1_000_000)
+    opened = alice.rpc.fundchannel(channels[0]["peer_id"], 500_000)
+    bitcoind.generate_block(6, wait_for_mempool=opened["txid"])
+    wait_for(lambda: opened["channel_id"] in {c["channel_id"] for c in lost.channels if is_normal(c)})
+    with sqlite3.connect(f"{lost.database.as_uri()}?mode=ro", uri=True) as database:
+        ids = [one for (one,) in database.execute("SELECT id FROM channels ORDER BY id")]
+    assert ids[:4] == [1, 2, 3, 4]
+    assert ids[-1] == 4 + rebuild.CHANNEL_MARGIN + 1
+    for channel in quiet[:1]:
+        txid = alice.rpc.close(channel["channel_id"])["txid"]
+        bitcoind.generate_block(6, wait_for_mempool=txid)
+    wait_for(lambda: len(coins(alice)) >= len(wallet) + moved)
+    spend_all(alice)
+
+
+def is_normal(channel: Channel) -> bool:
+    return bool(channel["state"] == "CHANNELD_NORMAL")
+
+
+def of(channels: list[Channel], all_shares: list[Share]) -> list[Share]:
+    fundings = {f"{one['funding_txid']}:{one['funding_outnum']}" for one in channels}
+    return [share for share in all_shares if share.funding in fundings]
