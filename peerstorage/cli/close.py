@@ -22,7 +22,7 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, UsageError
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Told, tell
 from peerstorage.recovery.conversation import Outcome as Close
-from peerstorage.recovery.rival import Rival, earliest, moved
+from peerstorage.recovery.old_node import OldNode, earliest, moved
 from peerstorage.recovery.survey import Row, Survey
 
 _TOLD_AT_ONCE = 20
@@ -117,7 +117,7 @@ def _plan(rows: Sequence[Row], result: Survey) -> list[str]:
 def _rival(first: Survey, second: Survey, now: int) -> str:
     """Whether a peer got a newer copy between the hearings."""
     known = {copy.name: copy.backup.timestamp for copy in first.copies}
-    rival = Rival(known, 0)
+    rival = OldNode(known, 0)
     after = earliest(now, max(known.values(), default=0))
     for copy in second.copies:
         rival.returned(copy.name, copy.backup.timestamp, 0, after=after)

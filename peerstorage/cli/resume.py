@@ -166,11 +166,11 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
             given.setdefault(endpoint.node_id, []).append(endpoint)
     except FormatError as error:
         raise UsageError(INVALID_PARAMS, f"--peer: {error}") from error
-    proxy = _proxy(arguments)
+    proxy = proxy_of(arguments)
     if not is_url(arguments.database):
         if arguments.hsm_secret is None and not arguments.mnemonic:
             arguments.hsm_secret = str(Path(arguments.database).with_name("hsm_secret"))
-        _refuse_running(Path(arguments.database).parent)
+        refuse_running(Path(arguments.database).parent)
     elif arguments.hsm_secret is None and not arguments.mnemonic:
         raise UsageError(INVALID_PARAMS, "with PostgreSQL the key is needed: --hsm-secret or --mnemonic")
     seed = inputs.secret(arguments).seed
@@ -187,7 +187,8 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     return Resume(name, seed, database, given, proxy, chain, height)
 
 
-def _proxy(arguments: argparse.Namespace) -> Proxy | None:
+def proxy_of(arguments: argparse.Namespace) -> Proxy | None:
+    """What --proxy and --always-proxy say."""
     if arguments.proxy is None:
         if arguments.always_proxy:
             raise UsageError(INVALID_PARAMS, "--always-proxy goes with --proxy")
@@ -198,7 +199,7 @@ def _proxy(arguments: argparse.Namespace) -> Proxy | None:
     return Proxy(host.removeprefix("[").removesuffix("]"), int(port), arguments.always_proxy)
 
 
-def _refuse_running(folder: Path) -> None:
+def refuse_running(folder: Path) -> None:
     """Raises UsageError where lightningd answers in the database's folder."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2)

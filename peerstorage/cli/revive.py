@@ -15,18 +15,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerstorage.bolt.transport import Proxy
-from peerstorage.cli.inputs import Inputs, label
-from peerstorage.cli.output import FINE, INCOMPLETE, print_json, print_lines, say
+from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_lines, say
+from peerstorage.cli.inputs import Inputs, add_key_options, label
+from peerstorage.cli.onchain import Command
+from peerstorage.cli.resume import proxy_of, refuse_running
 from peerstorage.cli.show import Object
 from peerstorage.errors import (
-    INVALID_PARAMS,
     NOT_HEARD,
     SOURCE_UNREADABLE,
     STILL_ALIVE,
@@ -39,8 +39,8 @@ from peerstorage.formats import keys, live, live_tables
 from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.recovery.alive import Fate, Plan, Row, decide
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, hear_all, tell
+from peerstorage.recovery.old_node import OldNode, earliest, moved
 from peerstorage.recovery.rebuild import Rebuilt, rebuild
-from peerstorage.recovery.rival import Rival, earliest, moved
 
 _ROUNDS = 3
 # A node that was connected to a peer comes back within seconds once our connection has taken its place.
@@ -48,14 +48,23 @@ _LISTEN_AGAIN_AFTER = 15
 _CLAIM = "a peer can claim less than it knows"
 
 
-def add_rebuild(parser: argparse.ArgumentParser) -> None:
+def add_commands(command: Command) -> None:
+    text = "Builds a database for lightningd of backups' live parts, and says which channels come back alive."
+    _add_options(command("rebuild", f"{text} It closes nothing."))
+    revive = command("revive", f"{text} What can't live is closed by its peer.")
+    _add_options(revive)
+    revive.add_argument("--yes", action="store_true", help="don't ask")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources",
         nargs="+",
         metavar="PEER|FILE",
         help="NODE_ID@HOST:PORT of a peer, or a backup: a file, - for standard input, or its text",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help="where the database is written")
+    parser.add_argument("--out", required=True, metavar="DATABASE", help="where the database is written")
+    add_key_options(parser, seed_only=True, beside="DATABASE")
     parser.add_argument(
         "--quiet-for",
         type=_minutes,
@@ -66,12 +75,10 @@ def add_rebuild(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="also channels of which nobody but their own peer holds a copy"
     )
-    parser.add_argument("--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses")
-
-
-def add_revive(parser: argparse.ArgumentParser) -> None:
-    add_rebuild(parser)
-    parser.add_argument("--yes", action="store_true", help="don't ask")
+    parser.add_argument(
+        "--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses; see --always-proxy"
+    )
+    parser.add_argument("--always-proxy", action="store_true", help="every connection goes by --proxy")
 
 
 def _minutes(text: str) -> int:
@@ -168,8 +175,8 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     answer = _answer(arguments, known, plan, rebuilt)
     say(_text(answer))
     closing = plan.of(Fate.MOVED, Fate.UNPROVED)
-    question = f"Bring {len(plan.of(Fate.ALIVE))} channels back, and have {len(closing)} closed? yes/no: "
-    if not arguments.yes and not inputs.is_yes(question):
+    question = f"Bring {len(plan.of(Fate.ALIVE))} channels back, and have {len(closing)} closed for good?"
+    if not arguments.yes and not agreed(question):
         say(["nothing was closed, and no database was written"])
         return INCOMPLETE
     path = Path(arguments.out)
@@ -191,10 +198,13 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
 
 def _prepared(arguments: argparse.Namespace, inputs: Inputs) -> tuple[_Known, Plan, Rebuilt]:
     path = Path(arguments.out)
-    _refuse(path)
+    if os.path.lexists(path):
+        raise UsageError(SOURCE_UNREADABLE, f"{path} is there already, and is not written over: move it away")
+    refuse_running(path.absolute().parent)
+    if arguments.hsm_secret is None and not arguments.mnemonic:
+        arguments.hsm_secret = str(path.with_name("hsm_secret"))
     seed = inputs.secret(arguments).seed
-    if seed is None:
-        raise UsageError(INVALID_PARAMS, "a database needs the node's own key: --hsm-secret or --mnemonic")
+    assert seed is not None  # noqa: S101  of these options each gives one
     known = _known(arguments, inputs, seed)
     known.hear()
     plan = known.plan()
@@ -253,29 +263,7 @@ def _known(arguments: argparse.Namespace, inputs: Inputs, seed: bytes) -> _Known
             files.append(open_source(keys.sealing_keys(seed), name, inputs.source(argument)))
         except PeerstorageError as error:
             rejected.append(Rejected(name, str(error)))
-    return _Known(seed, arguments, _proxy(arguments.proxy), given, files, rejected)
-
-
-def _proxy(text: str | None) -> Proxy | None:
-    if text is None:
-        return None
-    host, _, port = text.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 0xFFFF:
-        raise UsageError(INVALID_PARAMS, f"--proxy {text}: it needs HOST:PORT")
-    return Proxy(host.removeprefix("[").removesuffix("]"), int(port))
-
-
-def _refuse(path: Path) -> None:
-    """Raises UsageError where a file is there already, or lightningd answers in its folder."""
-    if os.path.lexists(path):
-        raise UsageError(SOURCE_UNREADABLE, f"{path} is there already, and is not written over: move it away")
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(2)
-        try:
-            probe.connect(str(path.absolute().parent / "lightning-rpc"))
-        except OSError:  # not there, nobody listens, or too long a name for a socket
-            return
-    raise UsageError(STILL_ALIVE, f"lightningd is running in {path.absolute().parent}: stop it first")
+    return _Known(seed, arguments, proxy_of(arguments), given, files, rejected)
 
 
 def _look_again(known: _Known, plan: Plan) -> None:
@@ -283,7 +271,7 @@ def _look_again(known: _Known, plan: Plan) -> None:
     say([f"listening once more in {_LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
     newest = {source.name: source.backup.timestamp for source in known.sources()[0]}
     now = int(time.time())
-    rival = Rival(newest, 0)
+    rival = OldNode(newest, 0)
     time.sleep(_LISTEN_AGAIN_AFTER)
     again = _Known(known.seed, known.options, known.proxy, known.given, known.files, known.rejected)
     again.hear()
@@ -292,7 +280,7 @@ def _look_again(known: _Known, plan: Plan) -> None:
         rival.returned(source.name, source.backup.timestamp, 0, after=after)
     sign = moved(known.heard, again.heard) or rival.sign
     if sign:
-        raise UsageError(STILL_ALIVE, f"{sign}. Nothing was closed")
+        raise UsageError(STILL_ALIVE, f"{sign} Nothing was closed")
     fates = {row.channel_id: row.fate for row in again.plan().rows}
     changed = [row.channel_id.hex() for row in plan.of(Fate.ALIVE) if fates.get(row.channel_id) != row.fate]
     if changed:
@@ -378,3 +366,6 @@ def _print(arguments: argparse.Namespace, answer: Object) -> None:
         return
     told = [f"{one['outcome']}: {one['channel_id']} at {one['peer_id']}" for one in answer.get("told", ())]
     print_lines([*_text(answer), *told, answer["next"]])
+
+
+COMMANDS = {"rebuild": run_rebuild, "revive": run_revive}

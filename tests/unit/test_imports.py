@@ -28,10 +28,20 @@ ROOMS = (
 PURE = {
     "errors": {"errors"},
     "bolt": {"peer_storage"},
-    "formats": {"backup", "greenlight", "keys", "opening", "scb", "sealing", "textform"},
+    "formats": {
+        "backup",
+        "greenlight",
+        "keys",
+        "live",
+        "live_tables",
+        "opening",
+        "scb",
+        "sealing",
+        "textform",
+    },
     "lightningd": {"alerts", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
-    "recovery": {"answers", "merge", "old_node", "plan"},
+    "recovery": {"alive", "answers", "merge", "old_node", "plan"},
     "ours": {"capacity", "copies", "guard", "ledger", "plan", "reliability", "session"},
     "file": {"contents"},
 }
