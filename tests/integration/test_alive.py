@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -16,7 +17,7 @@ import pytest
 from pyln.testing.utils import wait_for
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE
-from peerstorage.formats import live
+from peerstorage.formats import live, live_tables
 from peerstorage.formats.backup import Summary, encode
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
@@ -140,6 +141,7 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: A
         lost.pay(channel, 7_000_000)
     wallet, shared = coins(alice), of(gone, shares(alice))
     since = bitcoind.rpc.getblockcount() + 1
+    before = rows(lost.database)
     lose_everything(alice)
 
     code, answer = run(lost)
@@ -150,6 +152,7 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: A
         **{one["channel_id"]: "comes back alive" for one in quiet},
     }
     assert {one["outcome"] for one in answer["told"]} <= {"closing"}
+    assert_same(before, rows(lost.database), {one["channel_id"] for one in gone})
     alice.start()
     lost.await_alive(quiet)
     bitcoind.generate_block(6, wait_for_mempool=moved or None)
@@ -169,10 +172,32 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: A
     assert ids[:4] == [1, 2, 3, 4]
     assert ids[-1] == 4 + rebuild.CHANNEL_MARGIN + 1
     for channel in quiet[:1]:
-        txid = alice.rpc.close(channel["channel_id"])["txid"]
+        [txid] = alice.rpc.close(channel["channel_id"])["txids"]
         bitcoind.generate_block(6, wait_for_mempool=txid)
-    wait_for(lambda: len(coins(alice)) >= len(wallet) + moved)
+        wait_for(lambda txid=txid: any(coin.startswith(txid) for coin in coins(alice)))
     spend_all(alice)
+
+
+def rows(path: Path) -> dict[str, set[tuple[Any, ...]]]:
+    """A database's rows by table."""
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        names = [one for (one,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: set(database.execute(f"SELECT * FROM {name}")) for name in names}
+
+
+def assert_same(lost: dict[str, set[Any]], found: dict[str, set[Any]], gone: set[str]) -> None:
+    """Nothing differs from the lost database but what may: counters, moved channels, and what a node lives without."""
+    assert set(lost) == set(found)
+    fewer = {"blocks", "outputs", "transactions", "channel_htlcs", "runes", *live_tables.LEFT_OUT}
+    for name in set(lost) - {"vars", "channels"}:
+        more = found[name] - lost[name]
+        less = lost[name] - found[name]
+        if not gone:
+            assert not more, name
+            assert name in fewer or not less, name
+    assert {one[0] for one in lost["vars"]} == {one[0] for one in found["vars"]}
+    quiet = {row for row in lost["channels"] if not any(bytes.fromhex(one) in row for one in gone)}
+    assert quiet <= found["channels"]
 
 
 def is_normal(channel: Channel) -> bool:

@@ -27,9 +27,11 @@ ROOMS = (
 # an interface that is given to them.
 PURE = {
     "errors": {"errors"},
-    "bolt": {"peer_storage"},
+    "bolt": {"init", "peer_storage", "reestablish"},
     "formats": {
         "backup",
+        "channel_keys",
+        "database",
         "greenlight",
         "keys",
         "live",
@@ -41,7 +43,7 @@ PURE = {
     },
     "lightningd": {"alerts", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
-    "recovery": {"alive", "answers", "merge", "old_node", "plan"},
+    "recovery": {"answers", "hearing", "merge", "old_node", "plan"},
     "ours": {"capacity", "copies", "guard", "ledger", "plan", "reliability", "session"},
     "file": {"contents"},
 }
