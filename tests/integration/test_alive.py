@@ -186,7 +186,7 @@ def rows(path: Path) -> dict[str, set[tuple[Any, ...]]]:
 
 
 def assert_same(lost: dict[str, set[Any]], found: dict[str, set[Any]], gone: set[str]) -> None:
-    """Nothing differs from the lost database but what may: counters, moved channels, and what a node lives without."""
+    """Nothing differs from the lost database but what may: counters, what moved, what a node lives without."""
     assert set(lost) == set(found)
     fewer = {"blocks", "outputs", "transactions", "channel_htlcs", "runes", *live_tables.LEFT_OUT}
     for name in set(lost) - {"vars", "channels"}:

@@ -14,6 +14,7 @@ from peerstorage.formats import live, live_tables
 from peerstorage.formats.backup import Backup, Summary
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import StoredChannel
+from peerstorage.formats.keys import node_id, node_key
 from peerstorage.formats.live import LiveChannel, LivePart, Row, Value
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
@@ -131,3 +132,11 @@ def heard(part: LivePart, more: Mapping[bytes, int] | None = None) -> dict[str, 
         node_id: Heard(node_id, Endpoint(node_id, "127.0.0.1", 9735), channels=spoken)
         for node_id, spoken in everybody.items()
     }
+
+
+def mine() -> LivePart:
+    """The real one as if it were of the node whose seed is SEED."""
+    own = node_id(node_key(SEED))
+    base = real().base
+    rows = tuple((*row[:3], own) if row[0] == "node_id" else row for row in base.tables["vars"])
+    return replace(real(), base=replace(base, tables={**base.tables, "vars": rows}))
