@@ -2,8 +2,9 @@
 
 Rules:
 - Read-only in every way: SQLite is told so twice, no journal is made or rolled back, nothing is written.
-- Short: lightningd keeps a rollback journal, so it can't commit while we read. One transaction, only rows that an
-  index or a small table gives, no work in between; it counts milliseconds, and says so.
+- Short: lightningd keeps a rollback journal, so it can't commit while we read. A transaction reads few channels,
+  each of them whole, or the base, by an index or from a small table, and nothing is worked on meanwhile.
+- The base is read last: no counter in it is older than a channel.
 - What can't be read has a reason that names what to do. Then there is no live part, and the backup is what it was.
 """
 
@@ -11,59 +12,104 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerstorage.errors import StoreError
 from peerstorage.formats import live_tables
 from peerstorage.formats.database import DEAD_HTLC_STATES, State
 from peerstorage.formats.live import Base, LiveChannel, LivePart, Row, Value
-from peerstorage.formats.live_tables import INCOMING, OUTGOING, Columns
+from peerstorage.formats.live_tables import INCOMING, OUTGOING
 
 # lightningd itself waits a minute for a lock; who only wants a backup tries again the next time.
 _LOCK_SECONDS = 2.0
 _SQLITE = b"SQLite format 3\0"
 # Offset of the versions in SQLite's file header: 2 means a write-ahead log.
 _VERSIONS = slice(18, 20)
+_AT_ONCE = 50
 # Payments that are done: with them their outputs of a revoked commitment can be taken. The greatest of the latest.
 _LATEST_HTLCS = 200
 _KEPT_HTLCS = 32
 _SPENT, _RECENT_BLOCKS = 2, 100
-_LIVE = f"SELECT id FROM channels WHERE state = {State.CHANNELD_NORMAL:d}"  # noqa: S608
+_NORMAL = f"channels WHERE state = {State.CHANNELD_NORMAL:d}"
+_THESE = f"{_NORMAL} AND id BETWEEN :low AND :high"
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """`not_live`: channels in CHANNELD_NORMAL without a live part, and why. `milliseconds`: how long lightningd
-    could not have committed."""
+    could not have committed, at most."""
 
     part: LivePart
     not_live: Mapping[bytes, str]
     milliseconds: float
 
 
+@dataclass(slots=True)
+class _Rows:
+    """By table, as they lie there, and the columns of each."""
+
+    by_table: dict[str, list[Row]] = field(default_factory=dict)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def read(self, database: sqlite3.Connection, queries: Mapping[str, str], **values: Value) -> None:
+        for name, query in queries.items():
+            cursor = database.execute(query, values)
+            self.columns[name] = tuple(column[0] for column in cursor.description)
+            self.by_table.setdefault(name, []).extend(cursor.fetchall())
+
+
 def read(path: Path) -> Reading:
     """The live part of the database. Raises StoreError with the reason where there is none."""
     _check_file(path)
+    channels, base, flags = _Rows(), _Rows(), _Rows()
+    taken: list[float] = []
+    try:
+        with closing(_connect(path)) as database:
+            schema = _schema(database)
+            for low, high in _ranges(database):
+                with _transaction(database, taken):
+                    channels.read(database, _CHANNEL_QUERIES, low=low, high=high)
+                    flags.read(database, {"flags": _FLAGS}, low=low, high=high)
+            # What is done changes no more.
+            for one, *_ in flags.by_table.get("flags", ()):
+                for direction in (INCOMING, OUTGOING):
+                    channels.read(database, {"channel_htlcs": _DONE_HTLCS}, channel=one, direction=direction)
+            with _transaction(database, taken):
+                base.read(database, _BASE_QUERIES)
+                [(highest_id,)] = database.execute("SELECT COALESCE(MAX(id), 0) FROM channels")
+    except sqlite3.Error as error:
+        raise StoreError(_reason(path, error)) from error
+    if not base.by_table["version"] or not base.by_table["blocks"]:
+        raise StoreError(f"{path} has no version or no block yet: lightningd was never synchronised")
+    version = base.by_table["version"][0][0]
+    if not isinstance(version, int):
+        raise StoreError(f"{path} has a version that is no number: {version!r}")
+    found, not_live = _assemble(channels, flags.by_table.get("flags", []))
+    tables = {name: tuple(rows) for name, rows in base.by_table.items() if rows}
+    return Reading(LivePart(Base(version, highest_id, schema, tables), found), not_live, max(taken))
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_LOCK_SECONDS, isolation_level=None
     )
+    database.execute("PRAGMA query_only = ON")
     # A peer's words lie in some columns; they needn't be UTF-8.
     database.text_factory = lambda text: text.decode("utf-8", "replace")
-    try:
-        database.execute("PRAGMA query_only = ON")
-        database.execute("BEGIN")
-        begun = time.perf_counter()
-        found = _rows(database)
-        database.execute("ROLLBACK")
-        milliseconds = (time.perf_counter() - begun) * 1000
-    except sqlite3.Error as error:
-        raise StoreError(_reason(path, error)) from error
-    finally:
-        database.close()
-    part, not_live = _assemble(found)
-    return Reading(part, not_live, milliseconds)
+    return database
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection, taken: list[float]) -> Iterator[None]:
+    """`taken`: gets how many milliseconds it was open."""
+    database.execute("BEGIN")
+    begun = time.perf_counter()
+    yield
+    database.execute("ROLLBACK")
+    taken.append((time.perf_counter() - begun) * 1000)
 
 
 def _check_file(path: Path) -> None:
@@ -95,70 +141,60 @@ def _reason(path: Path, error: sqlite3.Error) -> str:
     return f"{path} can't be read: {error}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """As it lies there. `flags`, by database id: payments are in flight, the funding is being replaced."""
-
-    schema: tuple[str, ...]
-    columns: Columns
-    highest_id: int
-    rows: dict[str, list[Row]]
-    flags: dict[int, tuple[bool, bool]]
-
-
-def _rows(database: sqlite3.Connection) -> _Found:
-    """Everything that is needed. Nothing is worked on here: lightningd may be waiting."""
-    schema = tuple(
-        statement
-        for (statement,) in database.execute(
-            "SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY rowid"
-        )
-    )
+def _schema(database: sqlite3.Connection) -> tuple[str, ...]:
+    found = database.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL ORDER BY rowid")
+    schema = tuple(statement for (statement,) in found)
     unknown = live_tables.unknown_tables(schema)
     if unknown:
         raise StoreError(f"lightningd's database has tables that are not known here: {', '.join(unknown)}")
-    rows: dict[str, list[Row]] = {}
-    columns: dict[str, tuple[str, ...]] = {}
-    for name, query in _QUERIES.items():
-        cursor = database.execute(query)
-        columns[name] = tuple(column[0] for column in cursor.description)
-        rows[name] = cursor.fetchall()
-    flags = {one: (bool(busy), bool(changing)) for one, busy, changing in database.execute(_FLAGS)}
-    columns["channel_htlcs"] = tuple(row[1] for row in database.execute("PRAGMA table_info(channel_htlcs)"))
-    rows["channel_htlcs"] = [row for one in flags for row in _done_htlcs(database, one)]
-    [(highest_id,)] = database.execute("SELECT COALESCE(MAX(id), 0) FROM channels")
-    return _Found(schema, columns, highest_id, rows, flags)
+    return schema
 
 
-def _queries() -> dict[str, str]:
+def _ranges(database: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Database ids from and to which there are few live channels."""
+    ids = [one for (one,) in database.execute(f"SELECT id FROM {_NORMAL} ORDER BY id")]  # noqa: S608
+    groups = [ids[at : at + _AT_ONCE] for at in range(0, len(ids), _AT_ONCE)]
+    return [(group[0], group[-1]) for group in groups]
+
+
+def _channel_queries() -> dict[str, str]:
     """By table. Constants only: no value of the database or a peer is in any of them."""
-    by_channel = {
-        name: f"SELECT * FROM {name} WHERE {column} IN ({_LIVE})"  # noqa: S608
+    of_these = {
+        name: f"{column} IN (SELECT id FROM {_THESE}) ORDER BY rowid"  # noqa: S608
         for name, column in live_tables.BY_CHANNEL.items()
         if name != "channel_htlcs"
     }
+    configs = f"SELECT channel_config_local FROM {_THESE} UNION SELECT channel_config_remote FROM {_THESE}"  # noqa: S608
+    shachains = f"SELECT shachain_remote_id FROM {_THESE}"  # noqa: S608
+    fundings = f"SELECT funding_tx_id FROM {_THESE}"  # noqa: S608
+    heights = f"SELECT blockheight FROM transactions WHERE id IN ({fundings})"  # noqa: S608
+    where = of_these | {
+        "channels": f"id IN (SELECT id FROM {_THESE})",  # noqa: S608
+        "peers": f"id IN (SELECT peer_id FROM {_THESE})",  # noqa: S608
+        "channel_configs": f"id IN ({configs})",
+        "shachains": f"id IN ({shachains})",
+        "shachain_known": f"shachain_id IN ({shachains}) ORDER BY shachain_id, pos",
+        "transactions": f"id IN ({fundings})",
+        "blocks": f"height IN ({heights})",
+    }
+    return {name: f"SELECT * FROM {name} WHERE {condition}" for name, condition in where.items()}  # noqa: S608
+
+
+def _base_queries() -> dict[str, str]:
     coins = (
         f"SELECT * FROM outputs WHERE status != {_SPENT} OR spend_height > "  # noqa: S608
         f"(SELECT MAX(height) FROM blocks) - {_RECENT_BLOCKS}"
     )
-    pointed = f"channels WHERE state = {State.CHANNELD_NORMAL:d}"
-    transactions = (
-        f"SELECT * FROM transactions WHERE id IN (SELECT funding_tx_id FROM {pointed}) "  # noqa: S608
-        f"OR id IN (SELECT prev_out_tx FROM ({coins}))"
+    transactions = f"SELECT * FROM transactions WHERE id IN (SELECT prev_out_tx FROM ({coins})) ORDER BY id"  # noqa: S608
+    # The last block is where lightningd goes on to scan.
+    heights = (
+        f"SELECT blockheight FROM ({transactions}) UNION SELECT confirmation_height FROM ({coins}) "  # noqa: S608
+        f"UNION SELECT spend_height FROM ({coins}) UNION SELECT MAX(height) FROM blocks"
     )
-    return by_channel | {
-        "channels": f"SELECT * FROM {pointed}",  # noqa: S608
-        "peers": f"SELECT * FROM peers WHERE id IN (SELECT peer_id FROM {pointed})",  # noqa: S608
-        "channel_configs": "SELECT * FROM channel_configs WHERE id IN "  # noqa: S608
-        f"(SELECT channel_config_local FROM {pointed} UNION ALL SELECT channel_config_remote FROM {pointed})",
-        "shachains": f"SELECT * FROM shachains WHERE id IN (SELECT shachain_remote_id FROM {pointed})",  # noqa: S608
-        "shachain_known": "SELECT * FROM shachain_known WHERE shachain_id IN "  # noqa: S608
-        f"(SELECT shachain_remote_id FROM {pointed}) ORDER BY shachain_id, pos",
+    return {
         "outputs": coins,
         "transactions": transactions,
-        "blocks": "SELECT * FROM blocks WHERE height = (SELECT MAX(height) FROM blocks) "  # noqa: S608
-        f"OR height IN (SELECT blockheight FROM ({transactions})) "
-        f"OR height IN (SELECT confirmation_height FROM ({coins}) UNION SELECT spend_height FROM ({coins}))",
+        "blocks": f"SELECT * FROM blocks WHERE height IN ({heights}) ORDER BY height",  # noqa: S608
         "addresses": "SELECT * FROM addresses ORDER BY keyidx, addrtype",
         "db_upgrades": "SELECT * FROM db_upgrades",
         "runes": "SELECT * FROM runes ORDER BY id DESC LIMIT 1",
@@ -177,81 +213,65 @@ def _unfinished(direction: int) -> str:
     )
 
 
+_CHANNEL_QUERIES, _BASE_QUERIES = _channel_queries(), _base_queries()
 _FLAGS = (
     f"SELECT id, {_unfinished(INCOMING)} OR {_unfinished(OUTGOING)}, "  # noqa: S608
     "EXISTS (SELECT 1 FROM channel_funding_inflights i WHERE i.channel_id = channels.id) "
-    f"FROM channels WHERE state = {State.CHANNELD_NORMAL:d}"
+    f"FROM {_THESE}"
 )
-_QUERIES = _queries()
+_DONE_HTLCS = (
+    "SELECT * FROM (SELECT * FROM channel_htlcs WHERE channel_id = :channel AND direction = :direction "  # noqa: S608
+    f"ORDER BY channel_htlc_id DESC LIMIT {_LATEST_HTLCS}) WHERE hstate IN {DEAD_HTLC_STATES} "
+    f"ORDER BY msatoshi DESC, id LIMIT {_KEPT_HTLCS // 2}"
+)
 
 
-def _done_htlcs(database: sqlite3.Connection, channel: int) -> list[Row]:
-    """The greatest of a channel's latest payments, both directions."""
-    found: list[Row] = []
-    for direction in (INCOMING, OUTGOING):
-        found += database.execute(
-            "SELECT * FROM (SELECT * FROM channel_htlcs WHERE channel_id = ? AND direction = ? "
-            "ORDER BY channel_htlc_id DESC LIMIT ?) ORDER BY msatoshi DESC, id LIMIT ?",
-            (channel, direction, _LATEST_HTLCS, _KEPT_HTLCS // 2),
-        )
-    return found
-
-
-def _assemble(found: _Found) -> tuple[LivePart, dict[bytes, str]]:
-    columns, rows = found.columns, found.rows
-    index = _Index(columns, rows)
+def _assemble(rows: _Rows, flags: list[Row]) -> tuple[tuple[LiveChannel, ...], dict[bytes, str]]:
+    """The live channels in rising order of channel_id, and why the others are not."""
+    index = _Index(rows)
+    states = {one: (bool(busy), bool(changing)) for one, busy, changing in flags}
     channels: list[LiveChannel] = []
     not_live: dict[bytes, str] = {}
-    for row in rows["channels"]:
-        named = dict(zip(columns["channels"], row, strict=True))
+    for row in rows.by_table.get("channels", ()):
+        named = dict(zip(rows.columns["channels"], row, strict=True))
         channel_id = named["full_channel_id"]
-        if not isinstance(channel_id, bytes) or not isinstance(named["id"], int):
+        if not isinstance(channel_id, bytes):
             continue
-        busy, changing = found.flags[named["id"]]
+        busy, changing = states[named["id"]]
         reason = live_tables.why_not(named, in_flight=busy, changing=changing)
         if reason:
             not_live[channel_id] = reason
         else:
             channels.append(LiveChannel(channel_id, index.of_channel(row, named)))
-    coins = {row[0] for row in rows["outputs"]}
-    base_rows = {name: rows[name] for name in live_tables.BASE_TABLES} | {
-        "transactions": [row for row in rows["transactions"] if row[0] in coins],
-        "blocks": index.blocks_of_base(coins),
-    }
-    [(version,)] = rows["version"]
-    if not isinstance(version, int) or not rows["blocks"]:
-        raise StoreError("the database has no version or no block yet: lightningd was never synchronised")
-    tables = {name: tuple(some) for name, some in base_rows.items() if some}
-    channels.sort(key=lambda channel: channel.channel_id)
-    return LivePart(Base(version, found.highest_id, found.schema, tables), tuple(channels)), not_live
+    return tuple(sorted(channels, key=lambda channel: channel.channel_id)), not_live
 
 
 class _Index:
-    """The rows that were read, by the value of a column."""
+    """Channels' rows by the value of a column."""
 
-    def __init__(self, columns: Columns, rows: Mapping[str, list[Row]]) -> None:
-        self._columns, self._rows = columns, rows
+    def __init__(self, rows: _Rows) -> None:
+        self._rows = rows
         self._by: dict[tuple[str, str], dict[Value, list[Row]]] = {}
 
     def find(self, table: str, column: str, values: Iterable[Value]) -> tuple[Row, ...]:
         by = self._by.get((table, column))
         if by is None:
-            place = self._columns[table].index(column)
+            place = self._rows.columns[table].index(column)
             by = self._by[table, column] = {}
-            for row in self._rows[table]:
+            # A peer, a transaction and a block may have come with several groups of channels.
+            for row in dict.fromkeys(self._rows.by_table[table]):
                 by.setdefault(row[place], []).append(row)
         return tuple(row for value in values for row in by.get(value, ()))
 
     def of_channel(self, row: Row, named: Mapping[str, Value]) -> dict[str, tuple[Row, ...]]:
         shachain = named["shachain_remote_id"]
         funding = self.find("transactions", "id", [named["funding_tx_id"]])
-        height = self._columns["transactions"].index("blockheight")
+        height = self._rows.columns["transactions"].index("blockheight")
+        configs = [named["channel_config_local"], named["channel_config_remote"]]
         tables = {
             "channels": (row,),
             "peers": self.find("peers", "id", [named["peer_id"]]),
-            "channel_configs": self.find(
-                "channel_configs", "id", [named["channel_config_local"], named["channel_config_remote"]]
-            ),
+            "channel_configs": self.find("channel_configs", "id", configs),
             "shachains": self.find("shachains", "id", [shachain]),
             "shachain_known": self.find("shachain_known", "shachain_id", [shachain]),
             "transactions": funding,
@@ -261,13 +281,3 @@ class _Index:
             name: self.find(name, column, [named["id"]]) for name, column in live_tables.BY_CHANNEL.items()
         }
         return {name: found for name, found in tables.items() if found}
-
-    def blocks_of_base(self, coins: Iterable[Value]) -> list[Row]:
-        """The last one, where lightningd goes on to scan, and those that the wallet's rows name."""
-        columns = self._columns
-        places = [columns["outputs"].index(name) for name in ("confirmation_height", "spend_height")]
-        heights = {row[place] for row in self._rows["outputs"] for place in places}
-        place = columns["transactions"].index("blockheight")
-        heights |= {row[place] for row in self.find("transactions", "id", set(coins))}
-        heights.add(max((row[0] for row in self._rows["blocks"]), default=None))  # type: ignore[type-var]
-        return [row for row in self._rows["blocks"] if row[0] in heights]

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from tests.bench import (
+    alive,
     bandwidth,
     codec,
     connect,
@@ -56,6 +57,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     limit,
     restore,
     payments,
+    alive,
     connect,
     bandwidth,
     gate,

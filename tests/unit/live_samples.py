@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.formats import live, live_tables
@@ -25,10 +26,10 @@ _VECTORS = Path(__file__).resolve().parents[1] / "vectors/live.json"
 
 
 @cache
-def vector() -> dict[str, str]:
+def vector() -> dict[str, Any]:
     document = json.loads(_VECTORS.read_text())
     assert document["total"] == len(document["cases"])
-    found: dict[str, str] = document["cases"][0]
+    found: dict[str, Any] = document["cases"][0]
     return found
 
 

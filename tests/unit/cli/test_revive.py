@@ -223,7 +223,7 @@ def test_a_node_that_is_alive_stops_it_by_a_channel_that_moves(
 def test_a_node_that_is_alive_stops_it_by_a_newer_copy(
     network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revive.time, "time", lambda: float(NOW))
+    monkeypatch.setattr("time.time", lambda: float(NOW))
     network.says = [peers(mine()), peers(mine(), owner=blob(mine(), NOW + 5))]
     code, _, err = run(capsys, "revive", PEER, "--yes")
     assert code == 5

@@ -88,7 +88,7 @@ def test_closed_channels_and_what_no_channel_needs_stay_behind(path: Path) -> No
     assert b"\xaa" not in coins
     assert "datastore" not in reading.part.base.tables
     assert 3 not in {row[0] for row in reading.part.base.tables["blocks"]}
-    assert max(row[0] for row in reading.part.base.tables["blocks"]) == 150
+    assert 150 in {row[0] for row in reading.part.base.tables["blocks"]}
 
 
 def test_of_the_latest_payments_the_greatest_come_along(tmp_path: Path) -> None:

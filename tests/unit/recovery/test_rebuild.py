@@ -72,7 +72,7 @@ def test_every_row_of_the_lost_database_is_there_but_those_that_may_be_missing(t
 
 
 def test_every_counter_is_ahead_of_what_was_used() -> None:
-    before = {row[0]: row[2] for row in real().base.tables["vars"]}
+    before: dict[Any, Any] = {row[0]: row[2] for row in real().base.tables["vars"]}
     after = variables(all_alive().database)
     counted = {name for name in before if name.startswith("last_") and name.endswith("_index")}
     assert "last_htlcs_created_index" in counted
