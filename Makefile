@@ -1,22 +1,31 @@
 # `make` builds the virtual environment that plugin.py finds by itself. There are no other set-up steps.
-PYTHON ?= python3
+# What is broken is made anew: its interpreter is gone, or is another one by now and finds no libraries.
 VENV := .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if $$python -c '$(NEW_ENOUGH)' 2>/dev/null; then echo $$python; break; fi; done)
+BROKEN := $(if $(wildcard $(VENV)),$(shell $(BIN)/python -c 'import nacl, pyln.client' 2>/dev/null || echo broken))
 PYTEST := $(BIN)/python -m pytest
 FUZZ_RUNS ?= 1000000
 # Simulated and real nodes wait more than they compute: more at once than there are processors.
 WORKERS ?= 4
 TOGETHER := -n $(WORKERS) --dist worksteal
 
-.PHONY: all demo test soak check lint types integration bench fuzz mutation fmt clean
+.PHONY: all broken demo test soak check lint types integration bench fuzz mutation fmt clean
 
 # lightningd's user may not be allowed to write here: it would compile everything anew at each start.
 all: $(VENV)/runtime
 	$(BIN)/python -m compileall -q peerstorage
 
-$(VENV)/runtime: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+broken:
+	rm -rf $(VENV)
+
+$(VENV)/runtime: requirements.txt $(BROKEN)
+	@$(or $(PYTHON),false) -c '$(NEW_ENOUGH)' || \
+		{ echo 'peerstorage needs Python 3.11 or later: make PYTHON=/path/to/python3.11'; exit 1; }
+	umask 022; $(PYTHON) -m venv $(VENV)
+	umask 022; $(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/tests: $(VENV)/runtime tests/requirements.txt
@@ -31,7 +40,8 @@ test: $(VENV)/tests
 	$(PYTEST) $(TOGETHER) tests/unit
 	$(PYTEST) $(TOGETHER) tests/simnet tests/integration
 
-# The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks.
+# The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks,
+# ten thousand channels that come and go.
 soak: $(VENV)/tests
 	SOAK=1 $(PYTEST) -m soak tests/simnet tests/integration
 

@@ -92,7 +92,11 @@ class Inputs:
         return _of_seed(keys.seed_of_hsm_secret(content, passphrase, _words()))
 
     def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
-        mnemonic = b" ".join(self._line("Mnemonic (the words, with spaces)").lower().split())
+        line = self._line("Mnemonic (the words, with spaces)")
+        seed = keys.seed_of_text(line)
+        if seed is not None:
+            return _of_seed(seed)
+        mnemonic = b" ".join(line.lower().split())
         fault = keys.mnemonic_fault(mnemonic, _words())
         if fault is not None:
             print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)

@@ -16,7 +16,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage.errors import FormatError, PeerstorageError, SealError
@@ -159,8 +159,7 @@ class LocalFile:
         self.backup = outcome.file
         if outcome.file is not None:
             ledger = self._user.ledger
-            newest = max(ledger.state.newest_seen, outcome.file.timestamp)
-            ledger.save(replace(ledger.state, newest_seen=newest))
+            ledger.save(ledger.state.seen(outcome.file.timestamp))
             self._user.learn(outcome.file)
         if outcome.next is not None and outcome.next.ahead:
             try:

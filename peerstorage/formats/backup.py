@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, is_point
 from peerstorage.errors import FormatError
-from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.facts import read as read_facts
+from peerstorage.formats.scb import NOWHERE, ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD
 
 LEGACY, MODERN = 6135, 6137
@@ -114,7 +116,7 @@ class Contact:
 @dataclass(frozen=True, slots=True)
 class Backup:
     """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
-    `summary` is None, and `directory` and `live` (see live.py) are empty, for the built-in's."""
+    `summary` is None, and `directory`, `facts` and `live` (live.py) are empty, for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
@@ -124,6 +126,7 @@ class Backup:
     faults: tuple[str, ...] = ()
     lost: int = 0
     version: int = VERSION
+    facts: NodeFacts = NOTHING
     live: bytes = b""
 
     @property
@@ -137,13 +140,17 @@ def digest(channel_ids: Iterable[bytes]) -> bytes:
 
 
 def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
-    """Fingerprints of the channels: their structure (a new host of the peer counts, not its port, which is new
-    at every inbound connection), and everything."""
+    """Fingerprints of the channels: their structure, and everything, penalty data and addresses too.
+
+    An address is no structure, for lightningd gives the one of the last connection, in or out. One from which the
+    peer connected counts nowhere: nobody can call it there, and a phone has another one all the time.
+    """
     structure, everything = hashlib.sha256(), hashlib.sha256()
     for entry in sorted(channels, key=lambda entry: entry.channel_id):
-        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type, entry.address.host)
+        parts = (entry.channel_id, entry.funding.encode(), entry.channel_type)
         structure.update(b"".join(len(part).to_bytes(2, "big") + part for part in parts))
-        everything.update(entry.to_bytes())
+        known = entry if entry.address.may_listen else replace(entry, address=NOWHERE)
+        everything.update(known.to_bytes())
     return structure.digest(), everything.digest()
 
 
@@ -154,6 +161,7 @@ def encode(
     length: int | None = None,
     directory: Sequence[Contact] = (),
     *,
+    facts: NodeFacts = NOTHING,
     live: bytes = b"",
 ) -> bytes:
     """The plaintext of a backup, padded to `length` bytes; None: not padded."""
@@ -172,10 +180,9 @@ def encode(
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
-    last = encode_tlvs([(_LIVE, live)]) if live else b""
-    if length is None:
-        return content + last
-    return content + _padding(length - len(content) - len(last)) + last
+    rest = encode_tlvs([*facts.records(), *([(_LIVE, live)] if live else [])])
+    padding = b"" if length is None else _padding(length - len(content) - len(rest))
+    return content + padding + rest
 
 
 def _padding(length: int) -> bytes:
@@ -244,10 +251,12 @@ def decode(plaintext: bytes) -> Backup:
     lost = count - len(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
+    facts = NOTHING
     records: dict[int, bytes] = {}
     try:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
+        facts = read_facts(records, faults)
         summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
@@ -255,7 +264,9 @@ def decode(plaintext: bytes) -> Backup:
         summary = None
         faults.append(f"extension: {error}")
     live = records.get(_LIVE, b"")
-    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, live)
+    return Backup(
+        timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, facts, live
+    )
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:

@@ -7,6 +7,9 @@ Source of the formats: Core Lightning's common/hsm_secret.h and hsmd/libhsmd.c. 
     SHA-256 of the seed, 32 || mnemonic                          the same, with a passphrase
     73 bytes                                                     the seed, encrypted with a password (legacy)
 
+The 32 bytes are also written as text, which people keep and which may stand in a file of any name: 64 hex digits,
+or a codex32 secret cl1… (codex32.py).
+
 Rules:
 - No message holds a piece of a secret: a wrong word is told by its place.
 - lightningd doesn't normalise words and passphrases, so we don't either: their bytes are taken as they came.
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +27,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from peerstorage.errors import SecretError
+from peerstorage.errors import FormatError, SecretError
+from peerstorage.formats import codex32
 from peerstorage.formats.sealing import derive_key
 
 RAW_LENGTH = 32
@@ -33,8 +38,34 @@ _HASH_LENGTH = 32
 _WORD_COUNTS = (12, 15, 18, 21, 24)
 
 
+def seed_of_text(text: bytes) -> bytes | None:
+    """The seed in 64 hex digits or a codex32 secret, as lightningd's --recover takes them; None: it is neither.
+    Raises SecretError for a codex32 string that is damaged, or none of a node."""
+    word = text.strip()
+    if re.fullmatch(rb"[0-9a-fA-F]{64}", word):
+        return bytes.fromhex(word.decode())
+    if not re.fullmatch(rb"(cl|ms)1[a-z0-9]+", word, re.IGNORECASE):
+        return None
+    try:
+        found = codex32.decode(word.decode())
+    except FormatError as error:
+        raise SecretError(str(error)) from error
+    if found.prefix != "cl" or len(found.payload) != RAW_LENGTH:
+        raise SecretError(
+            f"this codex32 string {found.prefix}1… holds {len(found.payload)} bytes: a hsm_secret is cl1… with "
+            f"{RAW_LENGTH}"
+        )
+    if not found.is_secret:
+        raise SecretError(
+            f"this codex32 string is one share of {found.threshold}: the secret that they make together is needed"
+        )
+    return found.payload
+
+
 def needs_passphrase(hsm_secret: bytes) -> bool:
     """Whether this is a mnemonic with a passphrase."""
+    if seed_of_text(hsm_secret) is not None:
+        return False
     mnemonic = len(hsm_secret) > RAW_LENGTH and len(hsm_secret) != ENCRYPTED_LENGTH
     return mnemonic and any(hsm_secret[:_HASH_LENGTH])
 
@@ -43,6 +74,9 @@ def seed_of_hsm_secret(hsm_secret: bytes, passphrase: bytes | None, words: Seque
     """The seed, 32 or 64 bytes; `words`: BIP 39's English list. Raises SecretError."""
     if len(hsm_secret) == RAW_LENGTH:
         return hsm_secret
+    written = seed_of_text(hsm_secret)
+    if written is not None:
+        return written
     if len(hsm_secret) == ENCRYPTED_LENGTH:
         raise SecretError(
             f"this hsm_secret is encrypted ({ENCRYPTED_LENGTH} bytes, the legacy format): decrypt a copy of it "

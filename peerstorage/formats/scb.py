@@ -36,6 +36,8 @@ _BASEPOINTS = 4
 
 _IPV4, _IPV6, _TOR_V2, _TOR_V3, _DNS = 1, 2, 3, 4, 5
 _ADDRESS_LENGTHS = {_IPV4: 4, _IPV6: 16, _TOR_V2: 10, _TOR_V3: 35}
+# lightningd's default ports: bitcoin, testnet, testnet4, signet, regtest.
+_USUAL_PORTS = {9735, 19735, 49735, 39735, 19846}
 _HOST_NAME_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._")
 
 
@@ -100,10 +102,19 @@ class WireAddress:
     def is_tor(self) -> bool:
         return self.type in {_TOR_V2, _TOR_V3}
 
+    @property
+    def may_listen(self) -> bool:
+        """Whether the peer may be called here, as far as the address tells: an IP with a port that is no network's
+        usual one is most likely where it connected from (behind a NAT that may be any port)."""
+        return self.type not in {_IPV4, _IPV6} or self.port in _USUAL_PORTS
+
     def check(self) -> None:
         valid = 1 <= len(self.host) <= 0xFF and _HOST_NAME_CHARACTERS.issuperset(self.host)
         if self.type == _DNS and not valid:
             raise FormatError(f"address name {self.host!r} is no host name")
+
+
+NOWHERE = WireAddress(_IPV4, bytes(4), 0)
 
 
 @dataclass(frozen=True, slots=True)

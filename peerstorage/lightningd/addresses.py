@@ -3,7 +3,8 @@
 Rules:
 - An address at which we reached a peer comes before what gossip says.
 - Where an old answer will do lightningd is asked about a peer at most once an hour, and about a few at a time:
-  addresses change rarely, and the worker has hooks to answer.
+  addresses change rarely. It asks its gossip plugin, which may hang, so a thread of its own waits for that, never
+  the worker, which has hooks to answer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from peerstorage.formats.scb import WireAddress
-from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.newest import Newest
+from peerstorage.lightningd.node import Node, NodeError
 
 _FRESH_SECONDS = 3600.0
 _MOST_QUESTIONS = 20
@@ -25,6 +27,7 @@ class Addresses:
     def __init__(self, node: Node, reached: Mapping[str, WireAddress]) -> None:
         self._node, self._reached = node, reached
         self._announced: dict[str, tuple[float, list[WireAddress]]] = {}
+        self._gossip: Newest[list[str]] = Newest("gossip", self._ask)
 
     def now(self, peer_id: str) -> list[WireAddress]:
         """Where a peer can be reached, best first, as lightningd says now."""
@@ -39,8 +42,17 @@ class Addresses:
         return list(dict.fromkeys((*mine, *announced)))
 
     def refresh(self, peer_ids: Iterable[str]) -> None:
-        """Asks for some of those whose answer is old."""
+        """Asks for some of those whose answer is old; it comes later."""
         oldest = time.monotonic() - _FRESH_SECONDS
         stale = (peer_id for peer_id in peer_ids if self._announced.get(peer_id, (oldest,))[0] <= oldest)
-        for peer_id in list(islice(stale, _MOST_QUESTIONS)):
-            self.now(peer_id)
+        if questions := list(islice(stale, _MOST_QUESTIONS)):
+            self._gossip.put(questions)
+
+    def _ask(self, peer_ids: list[str]) -> None:
+        node = self._node.another()
+        for peer_id in peer_ids:
+            try:
+                announced = node.announced_addresses(peer_id)
+            except NodeError:
+                return  # asked again the next time
+            self._announced[peer_id] = time.monotonic(), announced

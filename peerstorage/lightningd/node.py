@@ -1,4 +1,10 @@
-"""lightningd's RPC as this plugin uses it, typed, with errors that never carry a payload."""
+"""lightningd's RPC as this plugin uses it, typed, with errors that never carry a payload.
+
+Rules:
+- Every call has a deadline. What is not answered by then fails like a call that was refused, and is named in
+  `hanging` until a call of that method is answered again.
+- What another plugin answers (listnodes) may hang with it: nothing that a hook waits for asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +15,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from pyln.client import LightningRpc, RpcError
-
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import FormatError, PeerstorageError, StoreError
 from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.lightningd.connection import ask
 from peerstorage.lightningd.store import Key
 
 _SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
@@ -27,6 +32,10 @@ BUILTIN = "chanbackup"
 _PARENT = os.getppid()
 _DEFERRED = "Deferring registration of hook peer_connected"
 _UPDATED = "Updating hooks for peer_connected"
+# lightningd itself may be busy for a while, with ten thousand channels or a database that is being moved.
+CALL_SECONDS = 60.0
+# A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
+_PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
 # The short_channel_id of every channel that recoverchannel makes.
 _STUB = "1x1x1"
 
@@ -40,12 +49,27 @@ class NodeError(PeerstorageError):
         self.reason = message
 
 
-class Node:
-    """One connection's worth of calls; used by one thread."""
+def _result(method: str, answer: Any) -> dict[str, Any]:
+    """Of an answer object. Raises NodeError."""
+    if isinstance(answer, dict) and "error" in answer:
+        details = answer["error"]
+        if not isinstance(details, dict):
+            details = {"message": details}
+        raise NodeError(method, int(details.get("code", 0)), str(details.get("message", "refused")))
+    result = answer.get("result") if isinstance(answer, dict) else None
+    if not isinstance(result, dict):
+        raise NodeError(method, 0, "the answer is not an object")
+    return result
 
-    def __init__(self, rpc_path: str) -> None:
+
+class Node:
+    """Used by one thread, each has its own; `hanging`, the methods whose last call was not answered in time, may
+    be one for all of them."""
+
+    def __init__(self, rpc_path: str, hanging: set[str] | None = None) -> None:
         self.rpc_path = rpc_path
-        self._rpc = LightningRpc(rpc_path)
+        self.hanging: set[str] = set() if hanging is None else hanging
+        self._number = 0
         self._entries: dict[str, ChannelBackup] = {}
         # What `channels` found that lightningd leaves out of staticbackup: the peer's node_id in hex by
         # channel_id.
@@ -55,18 +79,26 @@ class Node:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
         if os.getppid() != _PARENT:
             raise NodeError(method, 0, "the lightningd that started this plugin has died")
+        self._number += 1
+        given = {name: value for name, value in params.items() if value is not None}
+        name = f"peerstorage:{method}#{self._number}"
+        request: dict[str, Any] = {"jsonrpc": "2.0", "id": name, "method": method, "params": given}
+        if only is not None:
+            request["filter"] = only
+        seconds = _PATIENCE.get(method, CALL_SECONDS)
         try:
-            answer = self._rpc.call(method, params, filter=only)
-        except RpcError as error:
-            # str(error) holds the whole payload, which may be a backup of 131 kB.
-            details = error.error if isinstance(error.error, dict) else {"message": str(error.error)}
-            message = str(details.get("message", "refused"))
-            raise NodeError(method, int(details.get("code", 0)), message) from None
+            answer = ask(self.rpc_path, request, seconds)
+        except TimeoutError:
+            self.hanging.add(method)
+            raise NodeError(method, 0, f"lightningd did not answer in {seconds:.0f} seconds") from None
         except (OSError, ValueError) as error:
             raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
-        if not isinstance(answer, dict):
-            raise NodeError(method, 0, "the answer is not an object")
-        return answer
+        self.hanging.discard(method)
+        return _result(method, answer)
+
+    def another(self) -> Node:
+        """For another thread."""
+        return Node(self.rpc_path, self.hanging)
 
     # The datastore, as the store wants it.
 

@@ -42,7 +42,12 @@ DECLARATIONS = (
     Declaration(
         "peerstorage-interval",
         "60",
-        "Seconds between two updates to one peer, and between two writes of one peer's backup; 0: no limit",
+        "Seconds between two updates to one peer; 0: no limit",
+    ),
+    Declaration(
+        "peerstorage-write-delay",
+        "10",
+        "Seconds between two writes of one peer's backup, but for the first after a connection or a quiet time",
     ),
     Declaration("peerstorage-replicas", "3", "Peers that get each refresh of penalty data"),
     Declaration(
@@ -88,6 +93,7 @@ class Options:
     use: bool = True
     provide: str = "channels"
     interval: int = 60
+    write_delay: int = 10
     replicas: int = 3
     padding: str = "full"
     settle: int = 5
@@ -107,6 +113,7 @@ class Options:
             use=_boolean("peerstorage-use", given),
             provide=_choice("peerstorage-provide", given, PROVIDE),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
+            write_delay=_integer("peerstorage-write-delay", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
             padding=_choice("peerstorage-padding", given, PADDING),
             settle=_integer("peerstorage-settle", given, MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS, "seconds"),

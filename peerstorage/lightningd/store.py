@@ -22,26 +22,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, TypeVar
 
 from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import StoreError
-from peerstorage.formats.backup import MAX_TIMESTAMP
+from peerstorage.lightningd.history import ADDED, History
 
 Key = tuple[str, ...]
 
 ROOT = "peerstorage"
 _VERSION = 1
-# As many starts are remembered.
-_MOST_GAPS = 200
 _GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
 _BUILTIN_PEERS: Key = ("chanbackup", "peers")
-# Marks a field that records of earlier versions do not have.
-_ADDED = {"added": True}
 
 NORMAL, RECOVERING = "normal", "recovering"
 # In place of a generation: the built-in has no copy; nobody looked.
@@ -65,43 +61,21 @@ class Datastore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """Our own mode and history. Timestamps are those of backups: seconds, always rising; 0: none yet.
+class State(History):
+    """Our own mode, and our history.
 
-    `newest_sent` ages with the database, so a retrieval that is newer tells of a lost or an old database.
-    `newest_seen` is the newest timestamp sent or retrieved: the next backup is newer than that.
-    `since` is the timestamp of the first backup that this database made.
-    `acknowledged`: the operator has dealt with everything up to here.
-    `gaps`: "after-before" pairs, in which this database sent nothing because the plugin was not running: from
-    the last backup before a start to just before the first one after it. A backup from within was made by a
-    database that is not this one: this one is a copy from before.
     `rival_after`: while recovering, a backup that is newer was made by another node with our key (old_node.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
     true one hasn't it.
     """
 
     mode: str = NORMAL
-    newest_sent: int = 0
-    newest_seen: int = 0
-    since: int = 0
-    acknowledged: int = 0
-    gaps: str = field(default="", metadata=_ADDED)
-    old: bool = field(default=False, metadata=_ADDED)
-    rival_after: int = field(default=0, metadata=_ADDED)
+    old: bool = field(default=False, metadata=ADDED)
+    rival_after: int = field(default=0, metadata=ADDED)
 
-    def next_timestamp(self, now: int) -> int:
-        """For the next backup; `now`: wall-clock seconds. Newer than all before, whatever the clock does."""
-        return min(max(now, self.newest_seen + 1), MAX_TIMESTAMP)
-
-    def with_gap(self, after: int, before: int) -> State:
-        """The state at the first backup since a start: `after` was the newest at the start, `before` is when the
-        next one would be. A database that was lost may have got as far in that very second, so ours is later."""
-        return replace(self, gaps=" ".join((*self.gaps.split()[1 - _MOST_GAPS :], f"{after}-{before}")))
-
-    def is_foreign(self, timestamp: int) -> bool:
-        """Whether a backup of this time can't have been sent by this database."""
-        gaps = (gap.split("-") for gap in self.gaps.split())
-        return timestamp > self.newest_sent or any(int(a) < timestamp <= int(b) for a, b in gaps)
+    @property
+    def recovering(self) -> bool:
+        return self.mode == RECOVERING
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,26 +96,21 @@ class SentRecord:
     sha256: str = ""
     size: int = 0
     channels: int = 0
-    content: str = field(default="", metadata=_ADDED)
+    content: str = field(default="", metadata=ADDED)
     sent_at: int = 0
     state: str = "unverified"
     checked_at: int = 0
     verified_at: int = 0
     verified_timestamp: int = 0
     withheld: bool = False
-    capacity: int = field(default=MAX_BLOB, metadata=_ADDED)
-    proven: int = field(default=0, metadata=_ADDED)
-    misses: int = field(default=0, metadata=_ADDED)
-    probed_at: int = field(default=0, metadata=_ADDED)
-    probing: bool = field(default=False, metadata=_ADDED)
-    checks: int = field(default=0, metadata=_ADDED)
-    failures: int = field(default=0, metadata=_ADDED)
-    failing: int = field(default=0, metadata=_ADDED)
-
-    @property
-    def counts(self) -> bool:
-        """Whether the peer got something and was not found without it."""
-        return bool(self.timestamp) and self.state not in {"missing", "altered"}
+    capacity: int = field(default=MAX_BLOB, metadata=ADDED)
+    proven: int = field(default=0, metadata=ADDED)
+    misses: int = field(default=0, metadata=ADDED)
+    probed_at: int = field(default=0, metadata=ADDED)
+    probing: bool = field(default=False, metadata=ADDED)
+    checks: int = field(default=0, metadata=ADDED)
+    failures: int = field(default=0, metadata=ADDED)
+    failing: int = field(default=0, metadata=ADDED)
 
     @property
     def unproven(self) -> bool:
@@ -167,9 +136,9 @@ class StoredMeta:
     size: int
     sha256: str
     stored_at: int
-    free_since: int = field(default=0, metadata=_ADDED)
-    builtin: int = field(default=NOT_COMPARED, metadata=_ADDED)
-    copied: bool = field(default=False, metadata=_ADDED)
+    free_since: int = field(default=0, metadata=ADDED)
+    builtin: int = field(default=NOT_COMPARED, metadata=ADDED)
+    copied: bool = field(default=False, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)

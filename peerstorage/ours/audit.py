@@ -51,8 +51,8 @@ class Screen(Protocol):
 class Audit:
     """One run over some peers, used by one thread."""
 
-    def __init__(self, rpc_path: str, user: User, options: Options) -> None:
-        self._node = Node(rpc_path)
+    def __init__(self, node: Node, user: User, options: Options) -> None:
+        self._node = node
         self._user, self._options = user, options
         self._addresses = Addresses(self._node, user.reached)
 
@@ -80,12 +80,12 @@ class Audit:
             raise _LeftAloneError(
                 "where it can be reached is not known: it is asked when it connects to us the next time"
             )
-        before = self._user.verdicts[peer_id]
+        before = self._user.strangers.verdicts[peer_id]
         if peer_id in self._node.connected_peers():
             self._node.disconnect(peer_id)
         self._connect(peer_id, addresses)
         deadline = time.monotonic() + self._options.settle + _JUDGE_SECONDS
-        while self._user.verdicts[peer_id] == before:
+        while self._user.strangers.verdicts[peer_id] == before:
             if time.monotonic() > deadline:
                 raise _LeftAloneError("it was connected again, but not for long enough to return anything")
             time.sleep(_POLL_SECONDS)

@@ -1,4 +1,8 @@
-"""The directory in our backups: who else holds one, and where."""
+"""The directory in our backups: who else holds one, and where.
+
+Rules:
+- A peer has a few places in it, whatever it announces: the others need theirs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import SentRecord
+from peerstorage.ours.peers import is_holder, partners
 from peerstorage.ours.reliability import rank
+
+_MOST_ADDRESSES = 3
 
 
 class Contacts:
@@ -23,17 +30,17 @@ class Contacts:
     ) -> list[Contact]:
         """Peers that hold our backup, those with a channel first, then the most reliable; then peers of channels
         whose entry has another address than where they are."""
-        partners = dict.fromkeys(entry.node_id.hex() for entry in channels)
-        holders = [peer_id for peer_id, record in records.items() if record.counts]
-        holders.sort(key=lambda peer_id: (peer_id not in partners, rank(records[peer_id]), peer_id))
-        self._addresses.refresh(dict.fromkeys((*holders, *partners)))
+        ours = partners(channels)
+        holders = [peer_id for peer_id, record in records.items() if is_holder(record)]
+        holders.sort(key=lambda peer_id: (peer_id not in ours, rank(records[peer_id]), peer_id))
+        self._addresses.refresh(dict.fromkeys((*holders, *sorted(ours))))
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
             for peer_id in holders
-            for address in self._addresses.remembered(peer_id)
+            for address in self._addresses.remembered(peer_id)[:_MOST_ADDRESSES]
         ]
         for entry in channels:
             known = self._addresses.remembered(entry.node_id.hex())
             if entry.address not in known:
-                contacts += [Contact(entry.node_id, address) for address in known]
+                contacts += [Contact(entry.node_id, address) for address in known[:_MOST_ADDRESSES]]
         return list(dict.fromkeys(contacts))

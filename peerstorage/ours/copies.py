@@ -1,10 +1,9 @@
 """The backups of ours that peers returned, kept in the datastore: the newest of each peer, sealed.
 
 Rules:
-- Whoever has one authentic backup can come with it under any number of names. So what a stranger (a peer without
-  a channel, in the database or in any copy) returns is kept under one name, and of strangers' copies so many, the
-  newest.
-- What a peer with a channel returned is kept in any case.
+- Whoever has one authentic backup can come with it under any number of names. So what a stranger returns, who is
+  no former partner either, is kept under one name, and of strangers' copies so many, the newest.
+- What a partner or a former one returned is kept in any case.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from peerstorage.formats import backup as format_
 from peerstorage.formats.backup import MAX_TIMESTAMP, Backup
 from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.store import Store
+from peerstorage.ours.peers import former_partners
 from peerstorage.ours.reliability import MOST_STRANGERS
 
 
@@ -36,8 +36,8 @@ class Copies:
         self._store, self._key, self._forget = store, key, forget
         # By node_id. Read when the first stranger comes, because there may be many.
         self._copies: dict[str, _Copy] | None = None
-        # Who has a channel in any of them, by node_id.
-        self._named: set[str] = set()
+        # By any of them.
+        self._former_partners: set[str] = set()
         # By digest: a stranger whose copy is not kept, because it is the same as another one's.
         self._twins: dict[bytes, str] = {}
 
@@ -46,7 +46,7 @@ class Copies:
 
     def keep(self, peer_id: str, plaintext: bytes, backup: Backup | None, partners: Collection[str]) -> bool:
         """Keeps what a peer returned, in place of what it returned before; False if it is not worth it. `backup`:
-        None if it can't be read; `partners`: peers with a channel in the database."""
+        None if it can't be read."""
         content = _worth_keeping(plaintext)
         if self._copies is None and backup is not None and peer_id in partners:
             self._store.save_retrieved(peer_id, seal(self._key, content))
@@ -54,8 +54,8 @@ class Copies:
         copies, copy = self._all(), _copy(content, backup)
         if copies.get(peer_id) == copy:
             return True
-        self._named |= _named(backup)
-        if peer_id not in partners and peer_id not in self._named and not self._has_room(copy, partners):
+        self._former_partners |= former_partners(backup)
+        if self._is_stranger(peer_id, partners) and not self._has_room(copy, partners):
             self._twins.setdefault(copy.digest, peer_id)
             return False
         self._hand_on(peer_id)
@@ -80,9 +80,12 @@ class Copies:
                 except (SealError, FormatError):
                     pass
                 copies[peer_id] = _copy(content, backup)
-                self._named |= _named(backup)
+                self._former_partners |= former_partners(backup)
             self._copies = copies
         return self._copies
+
+    def _is_stranger(self, peer_id: str, partners: Collection[str]) -> bool:
+        return peer_id not in partners and peer_id not in self._former_partners
 
     def _has_room(self, copy: _Copy, partners: Collection[str]) -> bool:
         """Whether a stranger's copy is to be kept; where there are too many, the oldest makes room for it."""
@@ -91,7 +94,7 @@ class Copies:
             return False
         if len(copies) < MOST_STRANGERS:
             return True
-        strangers = [peer_id for peer_id in copies if peer_id not in partners and peer_id not in self._named]
+        strangers = [peer_id for peer_id in copies if self._is_stranger(peer_id, partners)]
         if len(strangers) < MOST_STRANGERS:
             return True
         oldest = min(strangers, key=lambda peer_id: copies[peer_id].timestamp)
@@ -120,7 +123,3 @@ def _worth_keeping(plaintext: bytes) -> bytes:
 def _copy(content: bytes, backup: Backup | None) -> _Copy:
     digest = hashlib.sha256(content).digest()
     return _Copy(digest, MAX_TIMESTAMP if backup is None else backup.timestamp)
-
-
-def _named(backup: Backup | None) -> set[str]:
-    return set() if backup is None else {entry.node_id.hex() for entry in backup.entries}

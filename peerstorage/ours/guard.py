@@ -7,18 +7,19 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
-An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt peers
-with channels wait after a start until some have answered (Vigil).
+An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt
+partners wait after a start until some peers have answered (StartGrace).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from peerstorage.formats.backup import Backup
-from peerstorage.lightningd.store import State
+from peerstorage.lightningd.store import NORMAL, RECOVERING, State
+from peerstorage.recovery.old_node import earliest
 
 
 class Verdict(Enum):
@@ -73,16 +74,31 @@ def judge(
         if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
     )
     verdict = Verdict.FINE
-    if backup.timestamp > state.acknowledged:
+    if not state.is_acknowledged(backup.timestamp):
         if ahead or (unknown and state.is_foreign(backup.timestamp)):
             verdict = Verdict.LOST
-        elif backup.timestamp < state.since and unknown:
+        elif unknown and state.is_earlier(backup.timestamp):
             verdict = Verdict.EARLIER
-    return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.newest_sent))
+    return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
 
 
-class Vigil:
-    """The time after a start in which peers with channels wait: until `replicas` of `asked` (or all, if it has
+def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compared: bool) -> State:
+    """The state after a judgement. `now`: wall-clock seconds; `compared`: whether revocations were."""
+    state = state.seen(backup.timestamp)
+    if judgement.verdict is not Verdict.LOST:
+        return state
+    if not state.recovering:
+        state = replace(state, rival_after=earliest(now, state.newest_seen))
+    return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+
+
+def resumed(state: State) -> State:
+    """The state after the operator's word that the recovery is over."""
+    return replace(state.acknowledge(), mode=NORMAL, old=False, rival_after=0)
+
+
+class StartGrace:
+    """The time after a start in which partners wait: until `replicas` of `asked` (or all, if it has
     less; anybody, if it is empty) returned something that proves nothing against our database, at most until
     `limit` (monotonic seconds)."""
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from peerstorage.formats.backup import Summary, fingerprints
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
-from peerstorage.lightningd.store import RECOVERING, SentRecord, State, Store
+from peerstorage.lightningd.store import SentRecord, State, Store
+from peerstorage.ours.peers import partners
 
 Log = Callable[[str, str], None]
 
@@ -20,13 +21,15 @@ Log = Callable[[str, str], None]
 class Ledger:
     """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
     channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
-    they are in no backup; `partners`: peers with a channel, by node_id in hex. Used on the worker."""
+    they are in no backup; `partners`, by node_id in hex. Used on the worker."""
 
     def __init__(
         self, store: Store, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], log: Log
     ) -> None:
         self.store = store
         self.state = store.state() or State()
+        # Until the first backup since this start went out.
+        self._newest_at_start = self.state.newest_sent
         self.records = store.sent_records()
         self._set(channels, unlisted)
         self._log = log
@@ -44,7 +47,7 @@ class Ledger:
             channel_id: peer_id for channel_id, peer_id in unlisted.items() if channel_id not in there
         }
         self.marks = fingerprints(channels)
-        self.partners = frozenset(entry.node_id.hex() for entry in channels) | frozenset(unlisted.values())
+        self.partners = partners(channels, unlisted)
 
     def summary(self, *, complete: bool) -> Summary:
         """For a backup; `complete`: it has all of `channels`."""
@@ -54,7 +57,7 @@ class Ledger:
 
     @property
     def recovering(self) -> bool:
-        return self.state.mode == RECOVERING
+        return self.state.recovering
 
     @property
     def returned(self) -> dict[str, int]:
@@ -72,6 +75,12 @@ class Ledger:
         if state != self.state:
             self.store.save_state(state)
             self.state = state
+
+    def take_timestamp(self, now: int) -> int:
+        """For a backup that goes out to peers; on disk before it is used. `now`: wall-clock seconds."""
+        self.save(self.state.sent(now, self._newest_at_start))
+        self._newest_at_start = 0
+        return self.state.newest_sent
 
     def remember(self, peer_id: str, record: SentRecord) -> None:
         if self.records.get(peer_id) != record:

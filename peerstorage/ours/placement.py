@@ -1,9 +1,8 @@
 """Whose blob holds which channels: the plan for the peers that we have.
 
 Rules:
-- Peers count as holders while they are connected, or got something in the last month. One that returned nothing
-  or something altered gets what fits all the same, but no copy is counted on it; nor on more than a few strangers,
-  those that passed the most checks.
+- Some peers are counted on (peers.py), but of peers that are not partners only a few, those that passed the most
+  checks. Who returned nothing or something altered gets what fits all the same, but no copy is counted on it.
 - A blob is up to date while it names the channels that the plan gives its peer; penalty data aside.
 - The last copy of a channel is not replaced before another one can be made.
 """
@@ -18,14 +17,12 @@ from collections.abc import Iterable
 from peerstorage.formats.backup import Contact, fingerprints
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.peers import is_counted_on
 from peerstorage.ours.plan import Contents, Plan, StoragePeer, plan
 from peerstorage.ours.session import Sessions
 
-_MONTH = 30 * 86_400
-_UNRELIABLE = {"missing", "altered"}
 # A plan takes the longer the more strangers there are to ask. So many passed checks are as good as any number: who
 # is counted should not change with each.
 _MOST_STRANGERS, _MOST_PASSED = 32, 10
@@ -62,7 +59,7 @@ class Placement:
         self.directory = self._contacts.directory(records, self._ledger.channels)
         peers = [
             StoragePeer(bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity)
-            for peer_id in self._counted()
+            for peer_id in self._counted_on()
         ]
         lengths = [len(contact.to_bytes()) for contact in self.directory]
         basis = (self._ledger.marks, peers, lengths)
@@ -72,12 +69,14 @@ class Placement:
             self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan)
             self._basis = basis
 
-    def _counted(self) -> list[str]:
+    def _counted_on(self) -> list[str]:
         partners = self._ledger.partners
         found = [
             peer_id
             for peer_id in sorted({*self._sessions, *self._ledger.records})
-            if self._counts(peer_id, self._ledger.record(peer_id))
+            if is_counted_on(
+                self._ledger.record(peer_id), connected=peer_id in self._sessions, now=time.time()
+            )
         ]
         strangers = [peer_id for peer_id in found if peer_id not in partners]
         strangers.sort(key=self._passed, reverse=True)
@@ -87,12 +86,6 @@ class Placement:
     def _passed(self, peer_id: str) -> int:
         record = self._ledger.record(peer_id)
         return min(record.checks - record.failures, _MOST_PASSED)
-
-    def _counts(self, peer_id: str, record: SentRecord) -> bool:
-        # Nor is it recent what a clock that jumped dated into the future.
-        recent = bool(record.timestamp) and abs(time.time() - record.sent_at) < _MONTH
-        alive = peer_id in self._sessions or recent
-        return alive and not record.withheld and record.state not in _UNRELIABLE
 
     def contents(self, peer_id: str) -> Contents:
         """What the peer's blob holds now."""

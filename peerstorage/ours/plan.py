@@ -29,6 +29,7 @@ from peerstorage.bolt.peer_storage import MAX_BLOB, bigsize
 from peerstorage.formats.backup import FIXED_LENGTH
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD
+from peerstorage.ours.peers import partners
 
 # LDK keeps 1024 bytes, Core Lightning and eclair all that BOLT 1 allows.
 SMALL_PEER = 8192
@@ -81,9 +82,9 @@ def plan(
     """What each peer's blob holds. `contacts`: the lengths in bytes of the directory's records, the most important
     first. `previous`: an earlier plan; it saves work and changes nothing of the outcome."""
     by_id = {peer.node_id: peer for peer in sorted(peers, key=lambda peer: (peer.node_id, -peer.capacity))}
-    partners = {entry.node_id for entry in channels}
+    ours = partners(channels)
     tiers = {
-        node_id: _STRANGER * (node_id not in partners) + (peer.capacity < SMALL_PEER)
+        node_id: _STRANGER * (node_id.hex() not in ours) + (peer.capacity < SMALL_PEER)
         for node_id, peer in by_id.items()
     }
     ranked = tuple(node_id for node_id, tier in tiers.items() if not tier)

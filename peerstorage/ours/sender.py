@@ -58,7 +58,6 @@ class Sender:
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
-        self._newest_at_start = ledger.state.newest_sent
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[float, list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
@@ -119,11 +118,11 @@ class Sender:
         # history: it would be the end of looking before leaping.
         # Nor while there are channels without an entry: a peer may have one.
         return bool(self._ledger.channels) or (
-            not self._ledger.entryless and self._ledger.state.newest_sent > 0 and peer_id in self.may_replace
+            not self._ledger.entryless and self._ledger.state.has_sent and peer_id in self.may_replace
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        timestamp = self._next_timestamp()
+        timestamp = self._ledger.take_timestamp(int(time.time()))
         blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
         sent = []
         failure: NodeError | None = None
@@ -188,20 +187,6 @@ class Sender:
         self._forget_traffic()
         if self._ledger.channels:
             self.may_replace.add(peer_id)
-
-    def _next_timestamp(self) -> int:
-        """Newer than all before; it is on disk before it is used."""
-        state = self._ledger.state
-        timestamp = state.next_timestamp(int(time.time()))
-        if self._newest_at_start:
-            # The gap ends before our own: what we sent must not be foreign when a peer returns it later.
-            state = replace(state.with_gap(self._newest_at_start, timestamp), newest_seen=timestamp)
-            timestamp = state.next_timestamp(timestamp)
-        self._ledger.save(
-            replace(state, newest_sent=timestamp, newest_seen=timestamp, since=state.since or timestamp)
-        )
-        self._newest_at_start = 0
-        return timestamp
 
     def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
         """A sealed backup of at most `limit` bytes."""

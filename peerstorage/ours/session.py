@@ -15,30 +15,41 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Connections(Protocol):
+    """Whether connected peers were heard (recovery/connections.py)."""
+
+    def connected(self, peer_id: str) -> None: ...
+
+    def disconnected(self, peer_id: str) -> None: ...
+
+    def judged(self, peer_id: str, timestamp: int) -> None: ...
+
+    def settled(self, peer_id: str) -> bool: ...
+
+    def is_settling(self, peer_id: str) -> bool: ...
+
+    def is_ready(self, peer_id: str) -> bool: ...
 
 
 @dataclass(slots=True)
 class _Peer:
     settle_until: float
-    settled: bool
     dirty: bool = True
     chosen: bool = False
 
 
 class Sessions:
-    """The connected peers that offer storage, by node_id in hex."""
+    """The connected peers that offer storage, by node_id in hex. `connections` knows which of them are settled."""
 
-    def __init__(self, interval: float, settle: float) -> None:
+    def __init__(self, interval: float, settle: float, connections: Connections) -> None:
         self._interval = interval
         self._settle = settle
+        self._connections = connections
         self._peers: dict[str, _Peer] = {}
-        # Peers whose retrieval is here but not judged yet; the shell adds to it as soon as a message comes.
-        self.unjudged: set[str] = set()
-        # Peers that were heard before `connected`: another plugin may have held its hook before ours.
-        self._early: set[str] = set()
-        # Peers that left before what they returned was judged: it says nothing of their next connection.
-        self._left: set[str] = set()
-        # Peers with a channel; the shell says who.
+        # The shell says who.
         self.partners: Collection[str] = ()
         self._moved: Collection[str] | None = None
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
@@ -55,8 +66,8 @@ class Sessions:
     def connected(self, peer_id: str, now: float, last_sent_ago: float | None = None) -> None:
         """A peer that offers storage connected; `last_sent_ago`: what our record says, after a restart."""
         self._soonest = None
-        self._peers[peer_id] = _Peer(now + self._settle, settled=peer_id in self._early)
-        self._early.discard(peer_id)
+        self._connections.connected(peer_id)
+        self._peers[peer_id] = _Peer(now + self._settle)
         self._last_sent = {
             known: at
             for known, at in self._last_sent.items()
@@ -69,30 +80,22 @@ class Sessions:
     def disconnected(self, peer_id: str) -> None:
         """The peer is gone; if it was to get penalty data that moved, another one gets it instead."""
         self._soonest = None
-        self._early.discard(peer_id)
-        if peer_id in self.unjudged:
-            self._left.add(peer_id)
+        self._connections.disconnected(peer_id)
         peer = self._peers.pop(peer_id, None)
         if peer is not None and peer.chosen:
             self._choose(1)
 
-    def retrieved(self, peer_id: str) -> None:
-        """The peer's retrieval came and was judged: no more reason to wait, now or when it is `connected`."""
+    def retrieved(self, peer_id: str, timestamp: int = 0) -> None:
+        """The peer's retrieval came and was judged: no more reason to wait, now or when it is `connected`.
+        `timestamp`: see Connections."""
         self._soonest = None
-        self.unjudged.discard(peer_id)
-        if peer_id in self._peers:
-            self._peers[peer_id].settled = True
-        elif peer_id not in self._left:
-            self._early.add(peer_id)
-        self._left.discard(peer_id)
+        self._connections.judged(peer_id, timestamp)
 
     def unanswered(self, now: float) -> list[str]:
         """Peers whose settle time ended without a retrieval, each named once."""
         self._soonest = None
         late = [peer_id for peer_id in self._peers if self._settles_at(peer_id) <= now]
-        for peer_id in late:
-            self._peers[peer_id].settled = True
-        return late
+        return [peer_id for peer_id in late if self._connections.settled(peer_id)]
 
     def structure_changed(self, peer_ids: Iterable[str] | None = None) -> None:
         """The blobs of these peers changed; None: of all."""
@@ -112,7 +115,7 @@ class Sessions:
         able = [
             peer_id
             for peer_id, peer in self._peers.items()
-            if peer.settled
+            if not self._connections.is_settling(peer_id)
             and not peer.chosen
             and (peer.dirty or self._moved is None or peer_id in self._moved)
         ]
@@ -127,7 +130,7 @@ class Sessions:
 
     def is_ready(self, peer_id: str) -> bool:
         """Whether a peer was heard, or had its time: only then may anything be sent."""
-        return peer_id in self._peers and self._peers[peer_id].settled and peer_id not in self.unjudged
+        return peer_id in self._peers and self._connections.is_ready(peer_id)
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: the interval doesn't count."""
@@ -137,7 +140,7 @@ class Sessions:
 
     def due(self, now: float) -> list[str]:
         """Peers to send to now."""
-        # `unjudged` may have grown since.
+        # Something may have arrived since.
         self._soonest = None
         return [peer_id for peer_id in self._peers if self._due_at(peer_id) <= now]
 
@@ -150,8 +153,7 @@ class Sessions:
         return self._soonest
 
     def _settles_at(self, peer_id: str) -> float:
-        peer = self._peers[peer_id]
-        return float("inf") if peer.settled or peer_id in self.unjudged else peer.settle_until
+        return self._peers[peer_id].settle_until if self._connections.is_settling(peer_id) else float("inf")
 
     def _due_at(self, peer_id: str) -> float:
         peer = self._peers[peer_id]

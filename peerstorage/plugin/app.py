@@ -50,8 +50,6 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
-        self._inbox: dict[tuple[str, int], bytes] = {}
-        self._inbox_lock = threading.Lock()
         self._said = Once()
         self.departures = Departures()
         self.restoring, self.auditing = threading.Lock(), threading.Lock()
@@ -103,7 +101,7 @@ class App:
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
-        self.gate = Gate(options.settle)
+        self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
@@ -119,14 +117,21 @@ class App:
             folder,
             options,
             self.key,
-            node=Node(self.node.rpc_path),
+            node=self.node.another(),
             user=self.user,
             alerts=self.alerts,
             submit=self.worker.submit,
             ahead=self._file_is_ahead,
         )
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(self.user, self.alerts, options, builtin=builtin, behind_builtin=behind)
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -135,7 +140,7 @@ class App:
 
     def audit(self) -> Audit:
         """For a thread of its own."""
-        return Audit(self.node.rpc_path, self.user, self.options)
+        return Audit(self.node.another(), self.user, self.options)
 
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
@@ -158,12 +163,6 @@ class App:
 
     def _flush(self) -> None:
         try:
-            # Their tasks come after the stop, and the hooks are answered: the peers won't send them again.
-            with self._inbox_lock:
-                inbox = list(self._inbox.items())
-            for (peer_id, kind), blob in inbox:
-                if kind == PEER_STORAGE:
-                    self.storage.received(peer_id, blob)
             self.storage.flush()
         finally:
             self.local_file.flush(_FILE_SECONDS)
@@ -177,7 +176,7 @@ class App:
                 self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
         if self.options.use:
-            decision = self.gate.decide(self.user, peer_id, offers=offers)
+            decision = self.gate.decide(self.user.entrance, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
             self._turned_away(peer_id)
@@ -192,7 +191,7 @@ class App:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
             self.storage.serve(peer_id)
-            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.fresh:
+            if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.entrance.fresh:
                 # The database knows the peer by now, or is no longer empty.
                 self.gate.release(peer_id, CONTINUE)
         finally:
@@ -201,8 +200,8 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.halted or (self.options.use and self.user.recovering)
-        if suspicious and self.gate.decide(self.user, peer_id, offers=offers) is not Decision.ENTER:
+        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -235,46 +234,37 @@ class App:
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
-        if payload.startswith(_RETRIEVAL_HEX) and self.gate.ends_by_retrieval(peer_id):
+        at_gate = payload.startswith(_RETRIEVAL_HEX) and self.gate.holds(peer_id)
+        if at_gate and self.gate.ends_by_retrieval(peer_id):
             self._turned_away(peer_id)
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
-            self.gate.judged(peer_id)
             self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
-        if message is None or (message.type == PEER_STORAGE_RETRIEVAL and not self.options.use):
+        if message is None:
             return CONTINUE
-        key = (peer_id, message.type)
-        if message.type == PEER_STORAGE_RETRIEVAL:
-            # From now on nothing is sent to this peer until its retrieval is judged.
-            self.user.sessions.unjudged.add(peer_id)
-        with self._inbox_lock:
-            waiting = key in self._inbox
-            self._inbox[key] = message.blob
-        if not waiting:
-            self.worker.submit("custommsg", lambda: self._receive(key))
+        if message.type == PEER_STORAGE:
+            if self.storage.arrived(peer_id, message.blob):
+                self.worker.submit("custommsg", self.storage.take_in)
+        # From now on nothing is sent to this peer until its retrieval is judged.
+        elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
+            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
         return CONTINUE
 
-    def _receive(self, key: tuple[str, int]) -> None:
-        with self._inbox_lock:
-            blob = self._inbox.pop(key)
-        peer_id, kind = key
-        if kind == PEER_STORAGE:
-            self.storage.received(peer_id, blob)
-        else:
-            try:
-                self.user.retrieved(peer_id, blob)
-            except PeerstorageError:
-                self._receive_again(key, blob)
-                raise
-            self.gate.judged(peer_id)
-            self._heed_guard()
-            self.todo.soon()
+    def _retrieve(self, peer_id: str) -> None:
+        blob = self.user.connections.take(peer_id)
+        try:
+            self.user.retrieved(peer_id, blob)
+        except PeerstorageError:
+            self._retrieve_again(peer_id, blob)
+            raise
+        self._heed_guard()
+        self.todo.soon()
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
-        if self.user.halted:
+        if self.user.entrance.halted:
             for peer_id in self.gate.release_waiting(DISCONNECT):
                 self._refused(peer_id)
             if not self._refusing:
@@ -282,9 +272,9 @@ class App:
                 for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
                     with contextlib.suppress(NodeError):
                         self.node.disconnect(peer_id)
-        elif not self.user.guarding:
+        elif not self.user.entrance.guarding:
             self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.halted
+        self._refusing = self.user.entrance.halted
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)
@@ -297,16 +287,13 @@ class App:
         self._heed_guard()
         self.todo.soon()
 
-    def _receive_again(self, key: tuple[str, int], blob: bytes) -> None:
+    def _retrieve_again(self, peer_id: str, blob: bytes) -> None:
         """A retrieval that could not be judged waits, unless a newer one came; its peer is neither sent anything
         nor let in before."""
 
         def again() -> None:
-            with self._inbox_lock:
-                if key in self._inbox:
-                    return
-                self._inbox[key] = blob
-            self.worker.submit("custommsg", lambda: self._receive(key))
+            if self.user.connections.put_back(peer_id, blob):
+                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True

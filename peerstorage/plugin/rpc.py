@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +221,7 @@ def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: 
         blob, about = export.exported(
             app.key, ledger.channels, chosen, timestamp, state.since, entryless=ledger.entryless.keys()
         )
-        ledger.save(replace(state, newest_seen=timestamp))
+        ledger.save(state.seen(timestamp))
         if not file:
             request.set_result(about | export.as_text(blob))
             return

@@ -10,6 +10,7 @@ from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import LocalFile
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, StoredMeta
+from peerstorage.ours.peers import is_holder
 from peerstorage.ours.reliability import honest, rank
 from peerstorage.ours.user import User
 from peerstorage.theirs.provider import blocks_left
@@ -76,7 +77,7 @@ def _holders_first(user: User) -> list[str]:
     """Peers that have, had or should have a backup of ours, the most useful first."""
     records = user.ledger.records
     known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
-    known |= user.insiders & set(user.sessions)
+    known |= user.entrance.admitted & set(user.sessions)
     return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
 
 
@@ -88,7 +89,7 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     current = [
         peer_id
         for peer_id, record in user.ledger.records.items()
-        if record.counts and not record.unproven and user.placement.is_current(peer_id)
+        if is_holder(record) and not record.unproven and user.placement.is_current(peer_id)
     ]
     everything = len(user.ledger.channels)
     counted = user.placement.copies()

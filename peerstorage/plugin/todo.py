@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
@@ -36,13 +37,20 @@ class Condition:
 
 class Todo:
     """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
-    and is asked first when a peer connects."""
+    and is asked first when a peer connects; `hanging`: RPC methods that are not answered."""
 
     def __init__(
-        self, user: User, alerts: Alerts, options: Options, *, builtin: bool, behind_builtin: bool = False
+        self,
+        user: User,
+        alerts: Alerts,
+        options: Options,
+        *,
+        builtin: bool,
+        behind_builtin: bool = False,
+        hanging: Set[str] = frozenset(),
     ) -> None:
         self._user, self._alerts, self._options = user, alerts, options
-        self._builtin, self._behind_builtin = builtin, behind_builtin
+        self._builtin, self._behind_builtin, self._hanging = builtin, behind_builtin, hanging
         self._at = self._looked_at = 0.0
         # Since when (monotonic seconds) each condition holds, by kind and peer.
         self._since: dict[tuple[str, str | None], float] = {}
@@ -82,7 +90,7 @@ class Todo:
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies()
             found += self._of_peers()
-        if self._behind_builtin and (self._user.recovering or self._user.fresh):
+        if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
             found.append(
                 Condition(
                     "builtin-first",
@@ -90,6 +98,15 @@ class Todo:
                     "THE BUILT-IN chanbackup IS ASKED FIRST when a peer connects, since this plugin was started "
                     "again: it sends an empty backup in place of the good one. Connect to nobody. Restart "
                     "lightningd with disable-plugin=chanbackup in its configuration",
+                )
+            )
+        if hanging := sorted(frozenset(self._hanging)):
+            found.append(
+                Condition(
+                    "rpc-hangs",
+                    WARNING,
+                    f"LIGHTNINGD DOES NOT ANSWER {', '.join(hanging)}: it hangs, or a plugin that it asks. What "
+                    "needed the answer is tried again. See its log, and lightning-cli plugin list",
                 )
             )
         if self._builtin:
@@ -106,7 +123,7 @@ class Todo:
     def _of_the_database(self) -> list[Condition]:
         found = []
         if self._user.ledger.state.old:
-            peers = "are refused" if self._user.halted else "are let in (peerstorage-guard=warn)"
+            peers = "are refused" if self._user.entrance.halted else "are let in (peerstorage-guard=warn)"
             found.append(
                 Condition(
                     "old-database",

@@ -102,9 +102,7 @@ def tell(
     telling = Telling(channel_ids)
 
     def work(talk: _Talk) -> None:
-        talk.listen(lambda: telling.is_all_spoken_of(talk.hearing))
-        if talk.say(telling.answer(talk.hearing)):
-            talk.listen()
+        talk.listen(telling.answer)
         if talk.say(telling.ask(talk.hearing)):
             talk.listen()
 
@@ -144,13 +142,15 @@ class _Talk:
             self._line.send(message, self._deadline.within(self._limits.handshake))
         return bool(messages)
 
-    def listen(self, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Until there was no news for Limits.quiet seconds, or it is enough."""
+    def listen(self, answer: Callable[[Hearing], list[bytes]] = lambda _: []) -> None:
+        """Until there was no news for Limits.quiet seconds; to each there may be an answer."""
         quiet = self._deadline.within(self._limits.quiet)
-        while not is_enough() and self._line.is_saying_something(quiet):
+        self.say(answer(self.hearing))
+        while self._line.is_saying_something(quiet):
             news = self.hearing.news
             self._take(self._deadline.within(self._limits.handshake))
             if self.hearing.news != news:
+                self.say(answer(self.hearing))
                 quiet = self._deadline.within(self._limits.quiet)
         if not self._deadline.left:
             raise LineError(f"it had not said everything within {self._limits.total:g} s")

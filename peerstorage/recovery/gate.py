@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from peerstorage.recovery.connections import Connections
+
 CONTINUE = {"result": "continue"}
 # lightningd v26.06.6 aborts on a `disconnect` without error_message. The peer gets the text as a warning, so it
 # must not tell that we lost data: a peer that knows could try a revoked state.
@@ -41,11 +43,11 @@ class Hook(Protocol):
 
 
 class Watch(Protocol):
-    """What the gate reads of the user's side; plain attributes, safe from any thread."""
+    """What the gate reads of the user's side; plain attributes, safe from any thread. `admitted`: node_ids of
+    peers that may get as far as channel_reestablish whatever is found out."""
 
     fresh: bool
-    insiders: frozenset[str]
-    heard: set[str]
+    admitted: frozenset[str]
 
     @property
     def recovering(self) -> bool: ...
@@ -74,39 +76,34 @@ class _Held:
 class Gate:
     """The hooks that wait, by node_id."""
 
-    def __init__(self, settle: float) -> None:
-        self._settle = settle
+    def __init__(self, settle: float, connections: Connections) -> None:
+        self._settle, self._connections = settle, connections
         self._held: dict[str, _Held] = {}
-        self._unjudged: set[str] = set()
         self._invited: set[str] = set()
         self._lock = threading.Lock()
 
-    def ends_by_retrieval(self, peer_id: str) -> bool:
-        """The peer's retrieval is here: turns it away if it is held. Until `judged` it is not let in (again)."""
-        held = self._held.get(peer_id)
-        if held is None:
-            return False
-        with self._lock:
-            self._unjudged.add(peer_id)
-        return not held.for_verdict and self.release(peer_id, DISCONNECT)
+    def holds(self, peer_id: str) -> bool:
+        return peer_id in self._held
 
-    def judged(self, peer_id: str) -> None:
-        with self._lock:
-            self._unjudged.discard(peer_id)
+    def ends_by_retrieval(self, peer_id: str) -> bool:
+        """The peer's retrieval is here: turns it away if it is held, but for a verdict."""
+        held = self._held.get(peer_id)
+        return held is not None and not held.for_verdict and self.release(peer_id, DISCONNECT)
 
     def decide(self, watch: Watch, peer_id: str, *, offers: bool) -> Decision:
         """What happens to a peer that connects; `offers`: it offers storage."""
         if peer_id in self._invited:
             return Decision.ENTER
-        if peer_id in self._unjudged:
+        if self._connections.waits_at_gate(peer_id):
             return Decision.LEAVE
+        may_tell = offers and not self._connections.knows(peer_id)
         if watch.recovering:
-            if peer_id in watch.insiders:
+            if peer_id in watch.admitted:
                 return Decision.ENTER
-            return Decision.HOLD if offers and peer_id not in watch.heard else Decision.LEAVE
-        if watch.fresh and offers and peer_id not in watch.heard:
+            return Decision.HOLD if may_tell else Decision.LEAVE
+        if watch.fresh and may_tell:
             return Decision.HOLD
-        return Decision.WAIT if watch.guarding and peer_id in watch.insiders else Decision.ENTER
+        return Decision.WAIT if watch.guarding and peer_id in watch.admitted else Decision.ENTER
 
     @contextmanager
     def invitation(self, peer_id: str) -> Iterator[None]:
@@ -154,5 +151,7 @@ class Gate:
 
     def _ends(self) -> Iterator[tuple[str, float]]:
         return (
-            (peer_id, held.until) for peer_id, held in self._held.items() if peer_id not in self._unjudged
+            (peer_id, held.until)
+            for peer_id, held in self._held.items()
+            if not self._connections.waits_at_gate(peer_id)
         )

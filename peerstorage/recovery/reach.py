@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from peerstorage.lightningd.node import Node, NodeError
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import Gate
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import SPENT_STATES, PeerPlan, surely_funded
@@ -56,10 +57,10 @@ class _Outcome(Enum):
 
 
 class Reach:
-    """The peers of one restore. `heard`: node_ids of peers whose copy was judged; the worker adds to it."""
+    """The peers of one restore."""
 
-    def __init__(self, node: Node, gate: Gate, departures: Departures, heard: set[str]) -> None:
-        self._node, self._gate, self._departures, self._heard = node, gate, departures, heard
+    def __init__(self, node: Node, gate: Gate, departures: Departures, connections: Connections) -> None:
+        self._node, self._gate, self._departures, self._connections = node, gate, departures, connections
         # Peers that were to be told to close.
         self.closing: set[str] = set()
         # By node_id: why each address that was tried last failed; empty for a peer that was reached.
@@ -74,7 +75,7 @@ class Reach:
         for address in peer.addresses:
             self._connect(peer, address)
             if not self._failures[peer.peer_id]:
-                heard = _wait_until(lambda: peer.peer_id in self._heard, _JUDGE_SECONDS)
+                heard = _wait_until(lambda: self._connections.knows(peer.peer_id), _JUDGE_SECONDS)
                 return "returned its copy" if heard else "returned no copy"
         return None
 

@@ -27,6 +27,7 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import Gate
 from peerstorage.recovery.merge import UNCOUNTED, Recovered, merge
 from peerstorage.recovery.old_node import OldNode
@@ -64,10 +65,10 @@ class Screen(Protocol):
 
 
 class Side(Protocol):
-    """What a restore needs of the user's side. `heard`: node_ids of peers whose copy was judged; `reached`: by
-    node_id where we connected to a peer ourselves; `old`: this database is an old copy."""
+    """What a restore needs of the user's side. `reached`: by node_id where we connected to a peer ourselves;
+    `old`: this database is an old copy."""
 
-    heard: set[str]
+    connections: Connections
     reached: dict[str, WireAddress]
     old_node: OldNode
 
@@ -93,8 +94,8 @@ class Restore:
         self._key, self._options = key, options
         self._user = user
         # A connection of its own.
-        self._node = Node(node.rpc_path)
-        self._reach = Reach(self._node, gate, departures, user.heard)
+        self._node = node.another()
+        self._reach = Reach(self._node, gate, departures, user.connections)
         self._store = Store(self._node)
         self._addresses = Addresses(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
@@ -167,7 +168,7 @@ class Restore:
         tried: set[str] = set()
         while True:
             recovered = self._merge()
-            known = self._user.heard | tried
+            known = self._user.connections.known | tried
             unheard = [peer for peer in self._open(self._plan(recovered)) if peer.peer_id not in known]
             if not unheard:
                 return recovered
@@ -216,10 +217,10 @@ class Restore:
         """How many returned a copy."""
         asked = {peer.peer_id for peer in peers}
         # Else the gate turns them away before they return anything.
-        self._user.heard -= asked
+        self._user.connections.forget(asked)
         _all_at_once(self._hear, peers)
-        answered = len(self._user.heard & asked)
-        self._user.heard |= asked
+        answered = len(self._user.connections.known & asked)
+        self._user.connections.know(asked)
         return answered
 
     def _stop_beside_old_node(self) -> None:
@@ -312,7 +313,7 @@ class Restore:
                     states[channel_id] = SPENT
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)
-        unheard = [peer.peer_id for peer in plans if peer.peer_id not in self._user.heard]
+        unheard = [peer.peer_id for peer in plans if not self._user.connections.knows(peer.peer_id)]
         why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
         return answers.restored(
             plans,

@@ -3,20 +3,22 @@
 No clock here: `now` is monotonic seconds, `height` the number of the newest block.
 
 Rules:
-- The first blob of a peer is written at once; after that at most one write per interval and peer. BOLT 1 lets
-  the receiver delay storing; the latest waits in memory and is never dropped for an older one.
-- A peer that disconnects gets one write more per interval, see `leaves`.
+- The first blob after a connection, or after a quiet time, is written at once: it may be a wallet's first with a
+  new channel. After that one write per peer and `delay`, which is how much a power loss here can take from it.
+  BOLT 1 lets the receiver delay storing; the latest waits in memory and is never dropped for an older one.
+- What waits when a peer disconnects is written: a peer may be gone because its disk is. So a loop of connections
+  costs two writes each, less than lightningd's own work for them.
 - A pending time is never put off by a newer blob, else a chatty peer would never be stored.
 - Each peer that we store for has room for the largest blob, so its updates always fit; when there is no such room
   left, newcomers are refused. Nothing stored is dropped for them.
 - A name costs nothing, nor does a channel that is never funded, and BOLT 1 asks to store for whoever has an open
   one. So a newcomer with a channel that is in a block has room until the quota is used twice over.
-- Nothing is remembered for longer than an interval of peers for whom nothing is stored.
+- Nothing is remembered for longer than the delay of peers for whom nothing is stored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.lightningd.store import StoredMeta
@@ -27,31 +29,30 @@ _AFTER_REFUSAL_SECONDS = 5.0
 _DOUBT_SECONDS = 2.0
 
 
-@dataclass(slots=True)
-class _Rest:
-    """A peer's time until its next blob is looked at; `early`: a disconnection may still end it."""
-
-    until: float
-    early: bool
-
-
 class Provider:
-    """Peers by node_id in hex. `sizes`: what lies in the datastore already, in bytes."""
+    """Peers by node_id in hex. `delay`: seconds between two writes of one peer's blob; `sizes`: what lies in the
+    datastore already, in bytes."""
 
-    def __init__(self, interval: float, quota: int, sizes: dict[str, int]) -> None:
-        self._interval = interval
+    def __init__(self, delay: float, quota: int, sizes: dict[str, int]) -> None:
+        self._delay = delay
         self._quota = quota
         self._sizes = sizes
         self._pending: dict[str, bytes] = {}
         # Those of them that were looked at without result.
         self._doubted: set[str] = set()
-        self._rests: dict[str, _Rest] = {}
+        # Until when a peer's next blob waits.
+        self._rests: dict[str, float] = {}
         # When the first of them is due; None: to be found out. With a thousand peers it is asked for all the time.
         self._next: float | None = None
 
     @property
     def peers(self) -> int:
         return len(self._sizes)
+
+    def connected(self, peer_id: str) -> None:
+        """What the peer sends first is written at once."""
+        self._rests.pop(peer_id, None)
+        self._next = None
 
     def received(self, peer_id: str, blob: bytes) -> None:
         """The peer sent a blob; it replaces what was waiting."""
@@ -81,21 +82,7 @@ class Provider:
         return self._next
 
     def _due_at(self, peer_id: str) -> float:
-        rest = self._rests.get(peer_id)
-        return rest.until if rest else float("-inf")
-
-    def leaves(self, peer_id: str, now: float) -> bool:
-        """Whether the blob of a peer that disconnects is written before its time.
-
-        A peer may be gone because its disk is: its newest backup should be safe even if this process is killed
-        in the next moment. But one that connects, sends and disconnects again and again must not cost a write
-        each time. So the first disconnection in an interval writes; after that the newest waits in memory, from
-        where the peer gets it at its next connection, and a stop of the plugin or of the node writes it.
-        """
-        if peer_id not in self._pending:
-            return False
-        rest = self._rests.get(peer_id)
-        return rest is None or rest.early or rest.until <= now
+        return self._rests.get(peer_id, float("-inf"))
 
     def has_room(self, peer_id: str, size: int, *, funded: bool = False) -> bool:
         """Whether `size` bytes of this peer may be stored; `funded`: a channel with it is in a block. An update of
@@ -109,9 +96,7 @@ class Provider:
 
     def written(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is in the datastore now, or deleted there if it is empty; a newer one goes on waiting."""
-        rest = self._rests.get(peer_id)
-        before_its_time = rest is not None and rest.until > now
-        self._rest(peer_id, _Rest(now + self._interval, early=not before_its_time), now)
+        self._rest(peer_id, now + self._delay, now)
         if blob:
             self.stored(peer_id, len(blob))
         else:
@@ -124,14 +109,14 @@ class Provider:
         if peer_id in self._doubted:
             return False
         self._doubted.add(peer_id)
-        self._rest(peer_id, _Rest(now + _DOUBT_SECONDS, early=True), now)
+        self._rest(peer_id, now + _DOUBT_SECONDS, now)
         self._next = None
         return True
 
     def refused(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is not stored. The next one is looked at soon, but a flood of them costs nothing; when the
         peer disconnects it is looked at again, so that nothing of a refused peer stays in memory."""
-        self._rest(peer_id, _Rest(now + min(self._interval, _AFTER_REFUSAL_SECONDS), early=True), now)
+        self._rest(peer_id, now + min(self._delay, _AFTER_REFUSAL_SECONDS), now)
         self._drop(peer_id, blob)
 
     def stored(self, peer_id: str, size: int) -> None:
@@ -151,13 +136,13 @@ class Provider:
         self._doubted.discard(peer_id)
         self._next = None
 
-    def _rest(self, peer_id: str, rest: _Rest, now: float) -> None:
-        """Notes a peer's rest, and forgets the oldest ones that are over."""
+    def _rest(self, peer_id: str, until: float, now: float) -> None:
+        """Notes until when a peer's next blob waits, and forgets the oldest of these times that are over."""
         self._rests.pop(peer_id, None)
-        self._rests[peer_id] = rest
+        self._rests[peer_id] = until
         while self._rests:
             oldest = next(iter(self._rests))
-            if self._rests[oldest].until > now:
+            if self._rests[oldest] > now:
                 break
             del self._rests[oldest]
 

@@ -1,7 +1,8 @@
 """The provider's side: peers' blobs come in, lie in the datastore, and go back to them.
 
 Rules:
-- What is stored is given back at every connection, whatever the policy says by now.
+- What is stored is given back at every connection, whatever the policy says by now. What a peer sent just before
+  is newer, so it is taken in first: the hook leaves it here, not with a task of the worker, which may be late.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
 - Of a peer without a channel a backup is looked at twice: to whom we open one stores with us a moment before our
   lightningd has the channel, and if it runs the built-in, not again before it reconnects.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +36,28 @@ _FLUSH_SECONDS = 4.0
 _NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
 
 
+class Arrivals:
+    """What peers sent a moment ago, of each the newest. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def put(self, peer_id: str, blob: bytes) -> bool:
+        """Whether nothing was here before: somebody should come for it."""
+        with self._lock:
+            first = not self._blobs
+            self._blobs[peer_id] = blob
+        return first
+
+    def take(self) -> dict[str, bytes]:
+        with self._lock:
+            taken, self._blobs = self._blobs, {}
+        return taken
+
+
 class Storage:
-    """All methods run on the worker."""
+    """All methods but `arrived` run on the worker."""
 
     def __init__(self, node: Node, store: Store, options: Options, folder: Path, alerts: Alerts) -> None:
         self._node, self._store, self._options, self._folder = node, store, options, folder
@@ -45,21 +67,56 @@ class Storage:
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
-        self.provider = Provider(options.interval, options.quota, sizes)
+        self.provider = Provider(options.write_delay, options.quota, sizes)
+        self._arrivals = Arrivals()
         self._said = Once()
+        # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
+        self._left_over = self._take_left_over()
+
+    def _take_left_over(self) -> dict[str, bytes] | None:
         try:
-            left_over = unwritten.take(folder)
+            left_over = unwritten.read(self._folder)
+            # One that doesn't say what it replaces could replace something newer at the next start.
+            if any(waiting.replaces is None for waiting in left_over.values()):
+                left_over = {
+                    peer_id: waiting._replace(replaces=self._digest(peer_id))
+                    for peer_id, waiting in left_over.items()
+                    if waiting.replaces in {None, self._digest(peer_id)}
+                }
+                unwritten.save(self._folder, left_over)
         except OSError as error:
             self._log("warn", f"what peers sent before the last stop can't be read: {error}")
-            left_over = {}
+            return None
         for peer_id, (blob, replaces) in left_over.items():
-            stored = store.blob(peer_id)
-            is_next = replaces in {None, hashlib.sha256(stored).hexdigest() if stored else ""}
-            if not self._heeded(peer_id) and is_next:
+            if not self._heeded(peer_id) and replaces == self._digest(peer_id):
                 self.provider.received(peer_id, blob)
+        return {peer_id: waiting.blob for peer_id, waiting in left_over.items()}
+
+    def _digest(self, peer_id: str) -> str:
+        """SHA-256 in hex of what is stored for a peer; empty: nothing is."""
+        stored = self._store.blob(peer_id)
+        return hashlib.sha256(stored).hexdigest() if stored else ""
+
+    def _is_done_with_left_over(self) -> bool:
+        """Whether its file is of no more use. Asked by the worker, so the start went well."""
+        return self._left_over is not None and not any(
+            self.provider.pending(peer_id) == blob for peer_id, blob in self._left_over.items()
+        )
+
+    def _drop_left_over(self) -> None:
+        if self._is_done_with_left_over():
+            self._left_over = None
+            try:
+                unwritten.remove(self._folder)
+            except OSError as error:
+                self._log(
+                    "warn", f"{unwritten.NAME} can't be removed: {error.strerror}; what is in it is stored"
+                )
 
     def serve(self, peer_id: str) -> None:
         """Gives a peer its newest blob back, if we have one."""
+        self.take_in()
+        self.provider.connected(peer_id)
         self._heeded(peer_id)
         if peer_id in self.metas:
             self.visitors.add(peer_id)
@@ -74,27 +131,32 @@ class Storage:
         except StoreError as error:
             self._log("warn", f"peer {peer_id} does not get its backup at this connection: {error}")
 
-    def received(self, peer_id: str, blob: bytes) -> None:
-        if self._options.provide != "none":
+    def arrived(self, peer_id: str, blob: bytes) -> bool:
+        """A peer sent a blob; whether the worker is to be told to `take_in`."""
+        return self._options.provide != "none" and self._arrivals.put(peer_id, blob)
+
+    def take_in(self) -> None:
+        for peer_id, blob in self._arrivals.take().items():
             self.provider.received(peer_id, blob)
 
     def disconnected(self, peer_id: str) -> None:
-        now = time.monotonic()
-        if self.provider.leaves(peer_id, now):
-            self._write(peer_id, now, leaving=True)
+        self.take_in()
+        self._write(peer_id, time.monotonic(), leaving=True)
 
     def next_event(self) -> float:
-        return self.provider.next_event()
+        return float("-inf") if self._is_done_with_left_over() else self.provider.next_event()
 
     def tick(self, now: float) -> None:
         # One at a time: a peer that connects must not wait for a thousand writes.
         for peer_id in self.provider.due(now)[:1]:
             self._write(peer_id, now)
+        self._drop_left_over()
 
     def flush(self) -> None:
         """Writes what waits, for the plugin is about to stop: to the datastore, and what can't be, or not in time,
         or may have a channel in a moment, to a file."""
         begun = time.monotonic()
+        self.take_in()
         with contextlib.suppress(PeerstorageError):
             for peer_id in self.provider.due(begun, flush=True):
                 if time.monotonic() < begun + _FLUSH_SECONDS:
@@ -104,6 +166,7 @@ class Storage:
             for peer_id, blob in self.provider.all_pending().items()
         }
         if not waiting:
+            self._drop_left_over()
             return
         try:
             unwritten.save(self._folder, waiting)

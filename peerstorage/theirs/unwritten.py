@@ -3,8 +3,9 @@
 At a node's stop lightningd refuses RPC before it tells plugins to shut down, so the datastore is out of reach by
 then. One line a peer: `node_id hex || space || blob hex || space || what it replaces`, the SHA-256 in hex of what
 is stored for the peer, or nothing; earlier versions left that and the space out. The file must never replace
-something newer: it is taken away before what it holds is used, and a blob counts only where what it replaces is
-still there. For after lightningd died one process may write it when the next one runs already.
+something newer: a blob counts only where what it replaces is still there. So it can stay until all that it holds
+is stored, and a start that fails or is killed takes nothing from a peer. For after lightningd died one process may
+write it when the next one runs already.
 """
 
 from __future__ import annotations
@@ -43,14 +44,12 @@ def save(folder: Path, waiting: Mapping[str, Waiting]) -> None:
         raise
 
 
-def take(folder: Path) -> dict[str, Waiting]:
-    """What the last run left, and removes it. Lines that can't be read are left out. Raises OSError."""
-    path = folder / NAME
+def read(folder: Path) -> dict[str, Waiting]:
+    """What the last run left. Lines that can't be read are left out. Raises OSError."""
     try:
-        text = path.read_text("ascii", "replace")
+        text = (folder / NAME).read_text("ascii", "replace")
     except FileNotFoundError:
         return {}
-    path.unlink()
     waiting: dict[str, Waiting] = {}
     for line in text.splitlines():
         try:
@@ -61,3 +60,8 @@ def take(folder: Path) -> dict[str, Waiting]:
         if len(node_id) == NODE_ID_LENGTH and len(blob) <= MAX_BLOB:
             waiting[peer_id] = Waiting(blob, replaces[0] if replaces else None)
     return waiting
+
+
+def remove(folder: Path) -> None:
+    """All of it is stored, or of no use. Raises OSError."""
+    (folder / NAME).unlink(missing_ok=True)

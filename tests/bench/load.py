@@ -23,7 +23,7 @@ _LIMIT_MB = 200.0
 
 def _one(peers: int, rounds: int, per_second: int) -> tuple[Load, int, int]:
     """What was seen; the most writes of one peer's blob in an interval; how many newest blobs were lost."""
-    options = {"peerstorage-use": "false", "peerstorage-interval": str(_INTERVAL_SECONDS)}
+    options = {"peerstorage-use": "false", "peerstorage-write-delay": str(_INTERVAL_SECONDS)}
     with tempfile.TemporaryDirectory(prefix="peerstorage-bench-") as folder, Network(Path(folder)) as net:
         node = net.node("node", options=options)
         endpoints = [net.raw_peer(f"peer{number}") for number in range(peers)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ else:
     from pyln.testing.fixtures import *  # noqa: F403
     from pyln.testing.utils import LightningNode
 
+    from tests.integration.ldk_node import LdkNode
+    from tests.integration.ldk_node import missing as ldk_node_missing
+    from tests.integration.lnd_node import LndNode
+    from tests.integration.lnd_node import missing as lnd_node_missing
+
     _one_at_a_time = threading.Lock()
 
     class _Proxy(utils.BitcoinRpcProxy):  # type: ignore[misc]
@@ -50,6 +56,24 @@ else:
     @pytest.fixture
     def node_cls() -> type[LightningNode]:
         return _Node
+
+    @pytest.fixture
+    def lnd_node(bitcoind: Any, directory: str) -> Iterator[LndNode]:
+        """A real LND; where there is none the test is skipped, with one line."""
+        if missing := lnd_node_missing():
+            pytest.skip(f"not on PATH: {', '.join(missing)}")
+        node = LndNode(Path(directory) / "lnd", bitcoind)
+        yield node
+        node.close()
+
+    @pytest.fixture
+    def ldk_node(bitcoind: Any, directory: str) -> Iterator[LdkNode]:
+        """A real LDK node; where there is none the test is skipped, with one line."""
+        if missing := ldk_node_missing():
+            pytest.skip(f"not on PATH: {', '.join(missing)}")
+        node = LdkNode(Path(directory) / "ldk", bitcoind)
+        yield node
+        node.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -23,6 +23,7 @@ OURS: dict[str, Any] = {
     "plugin": PLUGIN,
     "disable-plugin": "chanbackup",
     "peerstorage-interval": 0,
+    "peerstorage-write-delay": 0,
     "peerstorage-settle": 2,
     "may_reconnect": True,
     "dev-no-reconnect": None,

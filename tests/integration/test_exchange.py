@@ -141,7 +141,7 @@ def test_restart_of_either_side(node_factory: Any) -> None:
 
 def test_what_waits_survives_a_stop_of_the_node(node_factory: Any) -> None:
     """At a node's stop the datastore is out of reach already; what peers sent last is there all the same."""
-    l1, l2 = node_factory.get_nodes(2, opts=[OURS, OURS | {"peerstorage-interval": 3600}])
+    l1, l2 = node_factory.get_nodes(2, opts=[OURS, OURS | {"peerstorage-write-delay": 3600}])
     fund(l1, l2)
     key = secret(l1)
     wait_for(lambda: held_blob(l2, l1) is not None)

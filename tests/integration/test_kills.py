@@ -65,6 +65,7 @@ _NOT_OURS = r"^(?!.*plugin-plugin\.py)"
 # A peer goes on storing when its last channel with us is closed.
 _OPTIONS: dict[str, str] = {
     "peerstorage-interval": "1",
+    "peerstorage-write-delay": "1",
     "peerstorage-settle": "1",
     "peerstorage-provide": "all",
 }
@@ -239,7 +240,7 @@ def _is_unspent(node: Any, txid: str, output: str | int) -> bool:
 def test_process_that_outlives_its_lightningd_has_nothing_to_say_to_the_next(node_factory: Any) -> None:
     """lightningd is killed while the plugin at a peer stands still (swapped out, waiting for a disk). When it goes
     on it finds the next lightningd at the socket, and has an older backup to write there."""
-    user, peer = node_factory.get_nodes(2, opts=[OURS, OURS | KILLED | {"peerstorage-interval": 3600}])
+    user, peer = node_factory.get_nodes(2, opts=[OURS, OURS | KILLED | {"peerstorage-write-delay": 3600}])
     fund(user, peer)
     witness = Witness(user, [peer], set())
     wait_for(lambda: held_blob(peer, user) is not None)

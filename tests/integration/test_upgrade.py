@@ -32,7 +32,7 @@ from tests.integration.helpers import (
     status,
 )
 
-_NAMES = ("plugin", "disable-plugin", "peerstorage-interval", "peerstorage-settle")
+_NAMES = ("plugin", "disable-plugin", "peerstorage-interval", "peerstorage-settle", "peerstorage-write-delay")
 # pyln-testing keeps the log over restarts: each start is looked at for itself.
 _BAD = r"\*\*BROKEN\*\*|Traceback|RECOVERING|THE OLD NODE IS ALIVE|turned away|peerstorage is OFF"
 

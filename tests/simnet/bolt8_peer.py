@@ -3,8 +3,9 @@
     peer = Bolt8Peer("cln", channels=[PeerChannel(channel_id, updates=3)], blob=blob)
     with peer: hear(key, [peer.endpoint]) ... peer.channels[channel_id].state
 
-What each says and does was recorded from real nodes: tests/vectors/conversation-*.json. State is plain attributes
-that tests read and change; a knob for each fault. Whoever connects is taken for the owner of the channels.
+What Core Lightning, LND and LDK say and do was recorded from real nodes, in tests/vectors/conversation-*.json;
+eclair is as docs/facts.md has it. State is plain attributes that tests read and change, with a knob for each
+fault. Whoever connects is taken for the owner of the channels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +61,17 @@ class _Whole:
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
+        self.drip = 0.0
 
     def recv(self, length: int) -> bytes:
         return self.socket.recv(length, socket.MSG_WAITALL)
 
     def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
+        for byte in data if self.drip else ():
+            self.socket.sendall(bytes([byte]))
+            time.sleep(self.drip)
+        if not self.drip:
+            self.socket.sendall(data)
 
 
 @dataclass
@@ -73,9 +79,9 @@ class Knobs:
     """What goes wrong with a peer. Times in seconds.
 
     `hole`: it takes the connection and says nothing, ever; `stranger`: it has another key than it claims;
-    `after_init`: what is said in place of everything else; `drip`: a pause after each byte of that;
+    `after_init`: what is said in place of everything else; `pause`: after each message; `drip`: after each byte;
     `pings`: so many at first; `hangs_up_after`: so many messages of its own; `delay`: before it says anything;
-    `deaf`: it reads, and does not act.
+    `deaf`: it reads, and does not act; `cuts`: at these of all messages that come, from 0 on, it hangs up instead.
     """
 
     hole: bool = False
@@ -83,10 +89,12 @@ class Knobs:
     no_init: bool = False
     after_init: Iterable[bytes] | None = None
     drip: float = 0.0
+    pause: float = 0.0
     pings: int = 0
     hangs_up_after: int | None = None
     delay: float = 0.0
     deaf: bool = False
+    cuts: Collection[int] = ()
 
 
 class Bolt8Peer:
@@ -126,6 +134,10 @@ class Bolt8Peer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """On all who are connected."""
         for link in self._links:
             link.hang_up()
 
@@ -158,13 +170,14 @@ class Bolt8Peer:
 
 
 class _Link:
-    """One connection; `told`: channels about which something came."""
+    """One connection."""
 
     def __init__(self, peer: Bolt8Peer, connection: socket.socket) -> None:
         self._peer = peer
         self._socket = connection
         self._said = 0
-        self._noise = LightningConnection(_Whole(connection), None, peer.key(), is_initiator=False)
+        self._wire = _Whole(connection)
+        self._noise = LightningConnection(self._wire, None, peer.key(), is_initiator=False)
 
     def run(self) -> None:
         with contextlib.suppress(OSError, ValueError, InvalidTag, _HungUpError, struct.error):
@@ -188,6 +201,8 @@ class _Link:
         while True:
             message = self._noise.read_message()
             self._peer.received.append(message)
+            if len(self._peer.received) - 1 in knobs.cuts:
+                raise _HungUpError
             self._peer.react(self, message)
 
     def _first(self) -> Iterable[bytes]:
@@ -198,19 +213,16 @@ class _Link:
         if peer.blob is not None:
             yield Message(PEER_STORAGE_RETRIEVAL, peer.blob).to_bytes()
         for channel in list(peer.channels.values()):
-            if channel.state in {"open", "awaiting"}:
+            if channel.state in _SPOKEN_OF[peer.kind]:
                 yield channel.reestablish().to_bytes()
-        if peer.kind == "cln":
-            for channel in list(peer.channels.values()):
-                if channel.state == "closing":
-                    yield Complaint(ERROR, channel.channel_id, b"Awaiting unilateral close").to_bytes()
-                    self.hang_up()
 
     def say(self, message: bytes) -> None:
         knobs = self._peer.knobs
         if knobs.hangs_up_after is not None and self._said >= knobs.hangs_up_after:
             raise _HungUpError
         self._said += 1
+        time.sleep(knobs.pause)
+        self._wire.drip = knobs.drip if self._said > 1 else 0.0
         self._noise.send_message(message)
 
     def complain(self, kind: int, channel_id: bytes, text: str) -> None:
@@ -222,49 +234,60 @@ class _Link:
 
 
 def _cln(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
-    lost = message[:2] == CHANNEL_REESTABLISH.to_bytes(2, "big")
+    lost = _is_reestablish(message)
     name = "WIRE_CHANNEL_REESTABLISH" if lost else "WIRE_ERROR"
     if channel is None or channel.state in {"forgotten", "closed"}:
         link.complain(ERROR, message[2:34], f"Unknown channel for {name}")
         raise _HungUpError
     if channel.state == "closing":
+        if lost:
+            link.say(channel.reestablish().to_bytes())
         link.complain(ERROR, channel.channel_id, "channel in state AWAITING_UNILATERAL")
         raise _HungUpError
     if not lost:
         channel.state = "forgotten" if channel.state == "awaiting" and channel.fundee else "closing"
     elif channel.updates == 0:
         channel.state = "closing"
-        link.complain(ERROR, channel.channel_id, "bad reestablish commitment_number: 0 vs 1")
+        link.complain(ERROR, channel.channel_id, "bad reestablish commitment_number: 0")
     else:
         words = f"bad reestablish revocation_number: 0 vs {channel.updates + 1}"
         link.complain(WARNING, channel.channel_id, words)
 
 
 def _lnd(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
-    if channel is None:
+    """One that is not locked in it neither speaks of nor closes."""
+    if channel is None or channel.state != "open":
         return
-    if message[:2] == ERROR.to_bytes(2, "big"):
-        link.complain(ERROR, channel.channel_id, "unable to resume channel, recovery required")
-    elif channel.state in {"open", "awaiting"}:
+    if _is_reestablish(message):
         channel.state = "closing"
+        link.complain(ERROR, channel.channel_id, "sync error")
+    else:
+        link.complain(ERROR, channel.channel_id, "unable to resume channel, recovery required")
 
 
 def _ldk(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
     if channel is None or channel.state not in {"open", "awaiting"}:
         return
     channel.state = "closing"
-    if message[:2] == CHANNEL_REESTABLISH.to_bytes(2, "big"):
+    if _is_reestablish(message):
         words = "Peer sent an invalid channel_reestablish to force close in a non-standard way"
         link.complain(ERROR, channel.channel_id, words)
 
 
 def _eclair(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
-    if (
-        channel is not None
-        and channel.state in {"open", "awaiting"}
-        and message[:2] == ERROR.to_bytes(2, "big")
-    ):
+    if channel is not None and channel.state in {"open", "awaiting"} and not _is_reestablish(message):
         channel.state = "closing"
 
 
+def _is_reestablish(message: bytes) -> bool:
+    return message.startswith(CHANNEL_REESTABLISH.to_bytes(2, "big"))
+
+
 _MANNERS = {"cln": _cln, "lnd": _lnd, "ldk": _ldk, "eclair": _eclair}
+# In which states of a channel it sends channel_reestablish.
+_SPOKEN_OF = {
+    "cln": {"open", "awaiting"},
+    "lnd": {"open", "closing"},
+    "ldk": {"open", "awaiting"},
+    "eclair": {"open", "awaiting"},
+}

@@ -85,7 +85,7 @@ class Sent(NamedTuple):
     origin: str = "plugin"
 
 
-def wait_for(predicate: Callable[[], T], timeout: float = 10.0, what: str = "condition") -> T:
+def wait_for(predicate: Callable[[], T], timeout: float = 30.0, what: str = "condition") -> T:
     """Poll until the predicate answers something true, and return that; AssertionError after timeout seconds."""
     end = time.monotonic() + timeout
     pause = 0.001

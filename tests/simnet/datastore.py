@@ -46,7 +46,7 @@ class Datastore:
         """All keys below a prefix, with data."""
         return {
             key: item.data
-            for key, item in sorted(self.items.items())
+            for key, item in sorted(self.items.copy().items())
             if key[: len(prefix)] == prefix and len(key) > len(prefix)
         }
 

@@ -370,7 +370,7 @@ class Node(Endpoint):
         if level in ("unusual", "broken"):
             self.notify("warning", warning(level, source, line))
 
-    def wait_for_log(self, regex: str, timeout: float = 10.0) -> str:
+    def wait_for_log(self, regex: str, timeout: float = 30.0) -> str:
         """The first line that matches, waiting for it."""
         pattern = re.compile(regex)
         end = time.monotonic() + timeout

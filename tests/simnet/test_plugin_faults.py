@@ -179,6 +179,22 @@ def test_custommsg_is_answered_while_the_datastore_hangs(tmp_path: Path) -> None
         wait_for(lambda: blob_kept(alice, bob) == b"\xaa")
 
 
+def test_gossip_plugin_that_hangs_holds_nobody(tmp_path: Path) -> None:
+    """listnodes is answered by another plugin, which may never answer."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob, carol = net.node("alice", options=QUICK), honest(net, "bob"), honest(net, "carol")
+        alice.rpc_fault("listnodes", hang=30.0)
+        begun = time.monotonic()
+        channel = with_channel(net, alice, bob)
+        wait_until_held([bob], alice, channel)
+        wait_for(lambda: "listnodes" in [method for method, _ in alice.rpc_calls])
+        reconnect(net, alice, bob)
+        net.connect(alice, carol)
+        wait_until_held([bob, carol], alice, channel)
+        assert time.monotonic() - begun < 15
+        alice.clear_faults()
+
+
 def test_rpc_socket_that_is_gone_for_a_while_is_survived(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = hurried(net), honest(net, "bob")

@@ -27,7 +27,7 @@ from .test_plugin_helpers import (
 )
 
 ALL = QUICK | {"peerstorage-provide": "all"}
-SLOW = ALL | {"peerstorage-interval": "3600"}
+SLOW = ALL | {"peerstorage-write-delay": "3600"}
 # Of a wallet that stores with others and keeps nothing for them: neither bit 42 nor bit 43.
 USER_ONLY = f"{int(STORAGE_FEATURES, 16) & ~(3 << 42):016x}"
 
@@ -153,7 +153,7 @@ def test_identical_blob_is_not_written_twice(tmp_path: Path) -> None:
 
 def test_first_blob_is_written_at_once_and_then_one_per_interval(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
-        alice, bob = net.node("alice", options=ALL | {"peerstorage-interval": "2"}), net.raw_peer("bob")
+        alice, bob = net.node("alice", options=ALL | {"peerstorage-write-delay": "2"}), net.raw_peer("bob")
         net.connect(alice, bob)
         start = time.monotonic()
         give(bob, alice, b"0")
@@ -259,7 +259,7 @@ def test_blob_that_waited_for_a_start_never_replaces_a_newer_one(tmp_path: Path)
         alice, bob = pending(net)
         alice.restart()
         stored(alice, bob, b"new")
-        alice.options["peerstorage-interval"] = "0"
+        alice.options["peerstorage-write-delay"] = "0"
         alice.restart()
         give_newest(net, alice, bob)
         alice.restart()
@@ -273,7 +273,7 @@ def test_blob_that_a_dying_process_left_too_late_replaces_nothing_newer(tmp_path
         alice, bob = pending(net)
         alice.stop()
         late = (alice.dir / "peerstorage.pending").read_bytes()
-        alice.options["peerstorage-interval"] = "0"
+        alice.options["peerstorage-write-delay"] = "0"
         alice.start()
         give_newest(net, alice, bob)
         alice.stop()

@@ -274,7 +274,7 @@ def test_there_and_back_and_there_again(tmp_path: Path) -> None:
 
 def first_kept_and_next_waits(net: Network) -> tuple[Node, RawPeer]:
     """A node that has b"first" of a peer on disk, and b"waits" waiting for the interval."""
-    alice, bob = net.node("alice", options=QUICK | {"peerstorage-interval": "60"}), net.raw_peer("bob")
+    alice, bob = net.node("alice", options=QUICK | {"peerstorage-write-delay": "60"}), net.raw_peer("bob")
     with_channel(net, alice, bob)
     for blob in (b"first", b"waits"):
         give(bob, alice, blob)

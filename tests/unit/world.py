@@ -15,11 +15,18 @@ from unittest.mock import patch
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd import addresses
 from peerstorage.lightningd.node import Node, NodeError
-from peerstorage.ours import placement, sender, user
+from peerstorage.ours import entrance, placement, sender, user
 from tests.simnet.common import RpcError
 from tests.simnet.datastore import Datastore
 
 _GONE = -32600
+
+
+class AtOnce:
+    """In place of Newest: one thread is enough for a test."""
+
+    def __init__(self, name: str, work: Callable[[Any], None]) -> None:
+        self.put = work
 
 
 class Clock:
@@ -38,8 +45,9 @@ class Clock:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         with ExitStack() as stack:
-            for module in (addresses, placement, sender, user):
+            for module in (addresses, entrance, placement, sender, user):
                 stack.enter_context(patch.object(module, "time", self))
+            stack.enter_context(patch.object(addresses, "Newest", AtOnce))
             yield
 
 
@@ -53,6 +61,7 @@ class MemoryNode(Node):
 
     def __init__(self, clock: Clock, deliver: Callable[[str, bytes], None]) -> None:
         super().__init__("")
+        self.another = lambda: self  # type: ignore[method-assign]
         self.clock = clock
         self.deliver = deliver
         self.channels_now: dict[bytes, ChannelBackup] = {}

@@ -675,6 +675,79 @@ def padded(content: bytes, length: int) -> bytes:
     return content + tlv(5, bytes(left - (2 if left < 255 else 4)))
 
 
+REGTEST = bytes.fromhex("06226e46111a0b59caaf126043eb5bbf28c34f3a5e332a1fc7b2b73cf188910f")
+OUTPUTS = [[bytes([number] * 32).hex(), number, 1000 * number] for number in (1, 2)]
+OUTPOINTS = b"".join(struct.pack(">32sIQ", bytes([number] * 32), number, 1000 * number) for number in (1, 2))
+OWN_CLOSE = ["cc" * 32, 144]
+
+
+def row(number: int, facts: bytes) -> bytes:
+    """Facts of the channel with this database id."""
+    return size(number) + size(len(facts)) + facts
+
+
+def facts(ours: bytes, one: Case) -> list[tuple[str, bytes, Case]]:
+    """Cases of the records 9 to 15."""
+    close = b"\xcc" * 32 + struct.pack(">H", 144)
+    balance = tlv(1, b"\x3b\x9a\xca\x00")
+    full = balance + tlv(3, b"\0") + tlv(5, OUTPOINTS) + tlv(7, close)
+    wallet = struct.pack(">II", 77, 812_345)
+    channels = row(1, full) + row(2, b"") + row(300, tlv(1, b"") + tlv(3, b"\1"))
+    told: Case = {
+        "chain": REGTEST.hex(),
+        "highest_id": 300,
+        "wallet": [77, 812_345],
+        "channels": {
+            "1": {"balance": 1_000_000_000, "locked_in": False, "inflight": OUTPUTS, "own_close": OWN_CLOSE},
+            "2": {},
+            "300": {"balance": 0, "locked_in": True},
+        },
+    }
+    records = tlv(9, REGTEST) + tlv(11, b"\1\x2c") + tlv(13, wallet) + tlv(15, channels)
+    one_channel = {"channels": {"1": {"balance": 1_000_000_000}}}
+    faulty: tuple[tuple[str, bytes, Case, str], ...] = (
+        ("a chain hash of 31 bytes", tlv(9, REGTEST[1:]), {}, "chain hash: 31 bytes, it has 32"),
+        ("a highest id with a zero in front", tlv(11, b"\0\1"), {}, "highest database id: 0001 is no"),
+        ("a highest id of 9 bytes", tlv(11, b"\1" * 9), {}, "highest database id: 01"),
+        ("a wallet of 7 bytes", tlv(13, wallet[:-1]), {}, "wallet birth height: needs 4 bytes, 3 are left"),
+        ("a wallet of 9 bytes", tlv(13, wallet + b"\0"), {}, "wallet: 1 bytes too many"),
+        (
+            "facts without an end",
+            tlv(15, row(1, balance) + row(2, balance)[:-1]),
+            one_channel,
+            "out of reach",
+        ),
+        ("facts out of order", tlv(15, row(1, balance) + row(1, b"")), one_channel, "id 1 after 1"),
+        (
+            "a locked_in of 2",
+            tlv(15, row(0, tlv(3, b"\2")) + row(1, balance)),
+            one_channel,
+            "locked_in is 02",
+        ),
+        ("an even type", tlv(15, row(0, tlv(2, b"")) + row(1, balance)), one_channel, "unknown even type 2"),
+        ("43 bytes in flight", tlv(15, row(0, tlv(5, bytes(43))) + row(1, balance)), one_channel, "43 bytes"),
+        (
+            "half an own close",
+            tlv(15, row(0, tlv(7, close[:-1])) + row(1, balance)),
+            one_channel,
+            "own close",
+        ),
+    )
+    return [
+        ("facts of the node and of channels", ours + tlv(5, b"") + records, {**one, "facts": told}),
+        ("facts without padding", ours + records, {**one, "facts": told}),
+        (
+            "facts with unknown odd types, which are skipped",
+            ours + tlv(15, row(1, balance + tlv(99, b"\xff"))) + tlv(101, b""),
+            {**one, "facts": one_channel},
+        ),
+        *(
+            (f"{comment}: what can be read counts", ours + data, {**one, "facts": left, "faults": [fault]})
+            for comment, data, left, fault in faulty
+        ),
+    ]
+
+
 def backups() -> list[Case]:
     ours = OURS + tlv(1, SUMMARY)
     usual: Case = {
@@ -682,6 +755,7 @@ def backups() -> list[Case]:
         "legacy": False,
         "entries": [ONE.hex()],
         "directory": [],
+        "facts": {},
         "faults": [],
         "lost": 0,
     }
@@ -760,7 +834,8 @@ def backups() -> list[Case]:
             {**one, "faults": ["directory: 0 contacts can be read, and none after them: contact node_id 05"]},
         ),
         ("a directory without contacts", ours + tlv(3, b""), one),
-        ("unknown odd type 9 is skipped", ours + tlv(5, b"") + tlv(9, b"\xff"), one),
+        ("unknown odd type 99 is skipped", ours + tlv(5, b"") + tlv(99, b"\xff"), one),
+        *facts(ours, one),
         (
             "unknown even type: the entries count, the extension doesn't",
             ours + tlv(2, b""),

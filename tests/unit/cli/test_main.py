@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from peerstorage.formats.backup import encode
+from peerstorage.formats.keys import seed_of_mnemonic
 from peerstorage.formats.opening import MAX_SOURCE
 from peerstorage.formats.scb import ChannelBackup, Shachain
 from peerstorage.formats.sealing import derive_key, seal
@@ -142,6 +143,15 @@ def test_mnemonic_from_standard_input(run: Run) -> None:
 
 def test_mnemonic_of_a_node_whose_hsm_secret_is_the_first_half_of_its_seed(run: Run) -> None:
     assert run("inspect", "--mnemonic", TEXT, stdin=WORDS.encode()).code == 0
+
+
+def test_secret_as_64_hex_digits_is_taken_where_the_words_are_and_in_a_file(run: Run) -> None:
+    text = seed_of_mnemonic(WORDS.encode())[:32].hex()
+    assert run("inspect", "--mnemonic", TEXT, stdin=f"{text}\n".encode()).code == 0
+    Path("note.txt").write_text(f"{text}\n")
+    assert run("inspect", "--hsm-secret", "note.txt", TEXT).code == 0
+    damaged = run("inspect", "--mnemonic", TEXT, stdin=b"cl10lueasd35kw6r5de5kueedxyesqqqqqqqq\n")
+    assert (damaged.code, "codex32" in damaged.err) == (4, True)
 
 
 def test_mnemonic_with_a_wrong_word_warns_by_its_place_and_names_the_node(run: Run) -> None:

@@ -132,8 +132,8 @@ def test_channel_that_lives_is_kept_even_if_it_is_listed_as_closed() -> None:
 CHANGES = [
     ("nothing", [entry(1, revocations=1)], False, False),
     ("penalty data", [entry(1, revocations=2)], True, False),
-    ("port", [entry(1, revocations=1, address=OTHER_PORT)], True, False),
-    ("host", [entry(1, revocations=1, address=OTHER_HOST)], True, True),
+    ("it connected to us", [entry(1, revocations=1, address=OTHER_PORT)], True, False),
+    ("it moved", [entry(1, revocations=1, address=OTHER_HOST)], True, False),
     ("opened", [entry(1, revocations=1), entry(2)], True, True),
     ("closed", [], True, True),
 ]

@@ -30,6 +30,7 @@ from peerstorage.formats.backup import (
     padded_length,
     unpadded,
 )
+from peerstorage.formats.facts import CHAIN_HASHES, ChannelFacts, NodeFacts, Outpoint, OwnClose, chain_name
 from peerstorage.formats.scb import MAX_CHANNEL_TYPE, ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from tests.unit.samples import KEY, POINTS, addresses, entries, entry, named, stream, summary, unpack, vectors
@@ -67,6 +68,7 @@ def test_backups_read(case: dict[str, Any]) -> None:
         assert backup.summary.digest.hex() == told["digest"]
     contacts = [[contact.node_id.hex(), str(contact.address)] for contact in backup.directory]
     assert contacts == expected["directory"]
+    assert shown(backup.facts) == expected["facts"]
     assert len(backup.faults) == len(expected["faults"])
     for found, fault in zip(backup.faults, expected["faults"], strict=True):
         assert fault in found
@@ -79,6 +81,38 @@ def test_what_is_no_backup(case: dict[str, Any]) -> None:
     with pytest.raises(FormatError) as raised:
         decode(unseal(KEY, bytes.fromhex(case["blob"])))
     assert case["names"] in str(raised.value)
+
+
+def shown(facts: NodeFacts) -> dict[str, Any]:
+    """As the vectors write them."""
+    told: dict[str, Any] = {}
+    if facts.chain_hash is not None:
+        told["chain"] = facts.chain_hash.hex()
+    if facts.highest_id is not None:
+        told["highest_id"] = facts.highest_id
+    if facts.key_index is not None:
+        told["wallet"] = [facts.key_index, facts.birth_height]
+    for number, of_channel in (facts.channels or {}).items():
+        row: dict[str, Any] = {"balance": of_channel.balance_msat, "locked_in": of_channel.locked_in}
+        row["inflight"] = [[one.txid.hex(), one.vout, one.sats] for one in of_channel.inflight] or None
+        close = of_channel.own_close
+        row["own_close"] = close and [close.txid.hex(), close.to_self_delay]
+        known = {name: value for name, value in row.items() if value is not None}
+        told.setdefault("channels", {})[str(number)] = known
+    return told
+
+
+def test_facts_are_written_as_the_vectors_have_them() -> None:
+    for comment in ("facts of the node and of channels", "facts without padding"):
+        (case,) = (case for case in VECTORS["valid"] if case["comment"] == comment)
+        plaintext = unpack(case["plaintext"])
+        backup = decode(plaintext)
+        assert backup.summary is not None
+        length = len(plaintext) if "node" in comment else None
+        assert (
+            encode(backup.timestamp, backup.entries, backup.summary, length, facts=backup.facts) == plaintext
+        )
+        assert decode(unpadded(plaintext)) == backup
 
 
 @pytest.mark.parametrize("name", ["none", "bucket: 512", "bucket: 1024", "full", "smallest", "255"])
@@ -96,6 +130,31 @@ def test_backups_written(name: str) -> None:
 
 # Round trip, and every cut
 
+u32 = st.integers(0, 0xFFFFFFFF)
+txids = st.binary(min_size=32, max_size=32)
+channel_facts = st.builds(
+    ChannelFacts,
+    st.one_of(st.none(), st.integers(0, 2**64 - 1)),
+    st.one_of(st.none(), st.booleans()),
+    st.lists(st.builds(Outpoint, txids, u32, st.integers(0, 2**64 - 1)), max_size=3).map(tuple),
+    st.one_of(st.none(), st.builds(OwnClose, txids, st.integers(0, 0xFFFF))),
+)
+node_facts = st.builds(
+    lambda chain, highest, wallet, channels: NodeFacts(
+        chain, highest, wallet[0], wallet[1], channels or None
+    ),
+    st.one_of(st.none(), txids),
+    st.one_of(st.none(), st.integers(0, 2**64 - 1)),
+    st.one_of(st.just((None, None)), st.tuples(u32, u32)),
+    st.dictionaries(st.integers(0, 2**64 - 1), channel_facts, max_size=4),
+)
+
+
+def test_chain_hashes_are_those_of_the_networks() -> None:
+    assert chain_name(CHAIN_HASHES["bitcoin"]) == "bitcoin"
+    assert CHAIN_HASHES["bitcoin"].hex().startswith("6fe28c0ab6f1b372c1a6a246ae63f74f")
+    assert chain_name(b"\1" + bytes(31)) == "00" * 31 + "01"
+
 
 @given(
     st.integers(0, MAX_TIMESTAMP),
@@ -108,16 +167,23 @@ def test_backups_written(name: str) -> None:
         st.binary(min_size=32, max_size=32),
     ),
     st.one_of(st.none(), st.integers(2, 900)),
-    st.lists(st.builds(Contact, st.sampled_from(POINTS), addresses), max_size=8),
+    st.tuples(st.lists(st.builds(Contact, st.sampled_from(POINTS), addresses), max_size=8), node_facts),
 )
 def test_round_trip(
-    timestamp: int, channels: list[ChannelBackup], told: Summary, more: int | None, contacts: list[Contact]
+    timestamp: int,
+    channels: list[ChannelBackup],
+    told: Summary,
+    more: int | None,
+    told_more: tuple[list[Contact], NodeFacts],
 ) -> None:
+    contacts, facts = told_more
     if told.complete:
         told = summary(channels, since=told.since)
-    content = encode(timestamp, channels, told, directory=contacts)
-    plaintext = content if more is None else encode(timestamp, channels, told, len(content) + more, contacts)
-    assert decode(plaintext) == Backup(timestamp, tuple(channels), told, tuple(contacts))
+    content = encode(timestamp, channels, told, directory=contacts, facts=facts)
+    length = None if more is None else len(content) + more
+    plaintext = encode(timestamp, channels, told, length, contacts, facts=facts)
+    assert len(plaintext) == (length or len(content))
+    assert decode(plaintext) == Backup(timestamp, tuple(channels), told, tuple(contacts), facts=facts)
     assert decode(unpadded(plaintext)) == decode(plaintext)
     assert decode(unpadded(plaintext)) == decode(plaintext)
     assert unpadded(plaintext) == content
@@ -346,7 +412,8 @@ def test_digest_is_over_the_ids_in_rising_order() -> None:
         ({"funding_vout": 1}, True),
         ({"channel_type": b""}, True),
         ({"channel_type": bytes(MAX_CHANNEL_TYPE)}, True),
-        ({"address": WireAddress(1, bytes([127, 0, 0, 2]), 9735)}, True),
+        ({"address": WireAddress(1, bytes([127, 0, 0, 2]), 9735)}, False),
+        ({"address": WireAddress(5, b"a.example", 40404)}, False),
         ({"address": WireAddress(1, bytes([127, 0, 0, 1]), 40404)}, False),
         ({"tlvs": entry(1, revocations=11).tlvs}, False),
     ],
@@ -358,6 +425,19 @@ def test_fingerprints_tell_a_change_of_structure_from_others(
     assert fingerprints(CHANNELS[::-1]) == before
     assert (before[0] != after[0]) is is_structural
     assert before[1] != after[1]
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("port", [0, 1, 1024, 9734, 32768, 40404, 65535])
+def test_where_a_peer_connected_from_changes_no_fingerprint(kind: int, port: int) -> None:
+    """A phone that connects from another network each time is no reason to send anything to anybody."""
+    phones = [
+        fingerprints(
+            [replace(CHANNELS[0], address=WireAddress(kind, bytes([number] * (4, 16)[kind - 1]), port))]
+        )
+        for number in range(3)
+    ]
+    assert len(set(phones)) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 300])

@@ -158,7 +158,7 @@ def read(plaintext: bytes) -> dict[str, Any]:
     kind, version, timestamp, count = data.number(2), data.number(8), data.number(4), data.number(2)
     must(kind in {6135, 6137} and version & 0x5555555555555555 == 1)
     result: dict[str, Any] = {"timestamp": timestamp, "legacy": kind == 6135, "entries": [], "faults": 0}
-    result["directory"] = []
+    result["directory"], result["facts"] = [], {}
     ids: list[bytes] = []
     summary: dict[str, Any] | None = None
     for _ in range(count):
@@ -177,6 +177,8 @@ def read(plaintext: bytes) -> dict[str, Any]:
         records = extension(data)
         result["directory"], broken = directory(records.get(3, b""))
         result["faults"] += broken
+        result["facts"], broken_facts = node_facts(records)
+        result["faults"] += broken_facts
         summary = summarized(records, ids, len(ids) < count)
     except BrokenError:
         result["faults"] += 1
@@ -214,6 +216,66 @@ def directory(value: bytes) -> tuple[list[list[str]], bool]:
     except BrokenError:
         return found, True
     return found, False
+
+
+def tu64(value: bytes) -> int:
+    must(len(value) <= 8 and value[:1] != b"\0")
+    return int.from_bytes(value, "big")
+
+
+def node_facts(records: dict[int, bytes]) -> tuple[dict[str, Any], int]:
+    """TLVs 9 to 15 of the extension, as the vectors write them, and how many of them can't be read."""
+    found: dict[str, Any] = {}
+    faults = 0
+    for kind in sorted(records.keys() & {9, 11, 13}):
+        value = Bytes(records[kind])
+        try:
+            if kind == 9:
+                found["chain"] = value.take(32).hex()
+                must(not value.data)
+            elif kind == 11:
+                found["highest_id"] = tu64(value.data)
+            else:
+                wallet = [value.number(4), value.number(4)]
+                must(not value.data)
+                found["wallet"] = wallet
+        except BrokenError:
+            faults += 1
+    rows, data = {}, Bytes(records.get(15, b""))
+    last = -1
+    while data.data:
+        try:
+            number = data.bigsize()
+            stream = Bytes(data.take(data.bigsize()))
+            must(number > last)
+        except BrokenError:
+            faults += 1
+            break
+        last = number
+        try:
+            rows[str(number)] = channel_facts(stream.tlvs())
+        except BrokenError:
+            faults += 1
+    return found | ({"channels": rows} if rows else {}), faults
+
+
+def channel_facts(tlvs: dict[int, bytes]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if 1 in tlvs:
+        found["balance"] = tu64(tlvs[1])
+    if 3 in tlvs:
+        must(tlvs[3] in {b"\0", b"\1"})
+        found["locked_in"] = tlvs[3] == b"\1"
+    if 5 in tlvs:
+        data, outputs = Bytes(tlvs[5]), []
+        while data.data:
+            outputs.append([data.take(32).hex(), data.number(4), data.number(8)])
+        found["inflight"] = outputs
+    if 7 in tlvs:
+        data = Bytes(tlvs[7])
+        found["own_close"] = [data.take(32).hex(), data.number(2)]
+        must(not data.data)
+    return found
 
 
 def shown(address: bytes) -> str:

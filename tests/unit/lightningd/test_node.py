@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from peerstorage.lightningd import node as node_module
 from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
 from tests.simnet.rpc_server import RpcConnection, RpcServer
@@ -30,6 +35,94 @@ def test_not_a_word_to_the_next_lightningd(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(NodeError, match="has died"):
         Node(str(tmp_path / "rpc")).node_id()
     assert asked == ["getinfo"]
+    server.close()
+
+
+def test_a_call_that_is_not_answered_ends_and_is_told_until_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin that lightningd asks may hang for ever."""
+    released, hang = threading.Event(), True
+
+    def answer(request: Json, _: RpcConnection) -> Json:
+        if hang:
+            released.wait(30)
+        return {"nodes": []}
+
+    monkeypatch.setattr(node_module, "CALL_SECONDS", 0.2)
+    server = RpcServer(tmp_path / "rpc", answer)
+    node = Node(str(tmp_path / "rpc"))
+    begun = time.monotonic()
+    with pytest.raises(NodeError, match=r"^listnodes: lightningd did not answer in 0 seconds$") as failed:
+        node.another().announced_addresses("02")
+    assert (failed.value.code, time.monotonic() - begun < 5) == (0, True)
+    assert node.hanging == {"listnodes"}
+    hang = False
+    assert node.announced_addresses("02") == []
+    assert node.hanging == set()
+    released.set()
+    server.close()
+
+
+def test_an_answer_that_drips_in_ends_by_the_same_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "CALL_SECONDS", 0.5)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "rpc"))
+        listener.listen(1)
+
+        def drip() -> None:
+            sock, _ = listener.accept()
+            with sock, contextlib.suppress(OSError):
+                for _ in range(100):
+                    sock.sendall(b" ")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        begun = time.monotonic()
+        with pytest.raises(NodeError, match="did not answer"):
+            Node(str(tmp_path / "rpc")).node_id()
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "reason"),
+    [
+        (b'{"error": {"code": -32600, "message": "No such peer"}}', -32600, "No such peer"),
+        (b'{"error": "broken"}', 0, "broken"),
+        (b'{"result": []}', 0, "the answer is not an object"),
+        (b"[]", 0, "the answer is not an object"),
+        (b"{", 0, "lightningd can't be reached: "),
+        (b"", 0, "lightningd can't be reached: it hung up without an answer"),
+    ],
+)
+def test_what_is_no_answer_is_an_error_without_the_request(
+    tmp_path: Path, answer: bytes, code: int, reason: str
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "rpc"))
+        listener.listen(1)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(1 << 16)
+                sock.sendall(answer + b"\n\n" if answer else b"")
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(NodeError) as failed:
+            Node(str(tmp_path / "rpc")).call("datastore", hex="c0ffee")
+    assert failed.value.code == code
+    assert failed.value.reason.startswith(reason)
+    assert "c0ffee" not in str(failed.value)
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_none(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 40)
+    folder.mkdir()
+    server = RpcServer(folder / "rpc", lambda request, _: {"id": "02"})
+    assert Node(str(folder / "rpc")).node_id() == "02"
     server.close()
 
 

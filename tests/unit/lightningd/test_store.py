@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.errors import PeerstorageError, StoreError
-from peerstorage.formats.backup import MAX_TIMESTAMP
+from peerstorage.lightningd.history import History
 from peerstorage.lightningd.store import (
     NORMAL,
     RECOVERING,
@@ -86,7 +86,7 @@ def test_nothing_is_there_at_first(datastore: MemoryDatastore) -> None:
 
 def test_keys_and_values(datastore: MemoryDatastore) -> None:
     store = Store(datastore)
-    store.save_state(State(RECOVERING, 1, 2, 3, 4))
+    store.save_state(State(1, 2, 3, 4, mode=RECOVERING))
     store.save_sent(ALICE, SENT)
     store.save_retrieved(ALICE, b"sealed")
     store.save_blob(BOB, b"theirs", META)
@@ -117,14 +117,14 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
 
 def test_everything_is_read_again(datastore: MemoryDatastore) -> None:
     store = Store(datastore)
-    store.save_state(State(NORMAL, 5, 6, 7, 8))
+    store.save_state(State(5, 6, 7, 8, mode=NORMAL))
     store.save_sent(ALICE, SENT)
     store.save_sent(BOB, SentRecord())
     store.save_retrieved(ALICE, b"a")
     store.save_retrieved(BOB, b"b")
     store.save_blob(BOB, b"theirs", META)
     again = Store(datastore)
-    assert again.state() == State(NORMAL, 5, 6, 7, 8)
+    assert again.state() == State(5, 6, 7, 8, mode=NORMAL)
     assert again.sent_records() == {ALICE: SENT, BOB: SentRecord()}
     assert dict(again.all_retrieved()) == {ALICE: b"a", BOB: b"b"}
     assert again.retrieved(ALICE) == b"a"
@@ -300,9 +300,9 @@ def test_one_bad_record_in_a_list_is_named(prefix: str, datastore: MemoryDatasto
 @given(
     st.builds(
         State,
-        st.sampled_from([NORMAL, RECOVERING]),
-        *(st.integers(0, 0xFFFFFFFF) for _ in fields(State)[1:-3]),
+        *(st.integers(0, 0xFFFFFFFF) for _ in fields(History)[:-1]),
         st.sampled_from(["", "1-2", "1-2 5-9"]),
+        st.sampled_from([NORMAL, RECOVERING]),
         st.booleans(),
         st.integers(0, 0xFFFFFFFF),
     )
@@ -327,41 +327,6 @@ def test_what_never_happened_is_0_or_empty() -> None:
         "state": "unverified",
         "capacity": MAX_BLOB,
     }
-
-
-@pytest.mark.parametrize("state", ["unverified", "current", "stale", "missing", "altered"])
-@pytest.mark.parametrize("timestamp", [0, 7])
-def test_a_peer_counts_that_got_something_and_was_not_found_without_it(timestamp: int, state: str) -> None:
-    lost = state in {"missing", "altered"}
-    assert SentRecord(timestamp=timestamp, state=state).counts is (timestamp > 0 and not lost)
-
-
-@pytest.mark.parametrize(
-    ("now", "seen", "expected"),
-    [
-        (5, 0, 5),
-        (5, 4, 5),
-        (5, 5, 6),
-        (5, 6, 7),
-        (5, MAX_TIMESTAMP - 1, MAX_TIMESTAMP),
-        (5, MAX_TIMESTAMP, MAX_TIMESTAMP),
-        (MAX_TIMESTAMP + 9, 0, MAX_TIMESTAMP),
-    ],
-)
-def test_the_next_backup_is_newer_by_the_least_that_sorts_later(now: int, seen: int, expected: int) -> None:
-    assert State(newest_seen=seen).next_timestamp(now) == expected
-
-
-def test_only_so_many_gaps_are_kept_and_the_newest_are() -> None:
-    state = State(newest_sent=10_000)
-    for number in range(0, 4_000, 10):
-        state = state.with_gap(number, number + 5)
-    assert len(state.gaps.split()) == 200
-    assert not state.is_foreign(3_990)
-    assert state.is_foreign(3_995)
-    assert not state.is_foreign(3_996)
-    assert not state.is_foreign(3)
-    assert state.is_foreign(10_001)
 
 
 def test_what_a_later_version_wrote_is_kept(datastore: MemoryDatastore) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import State
-from peerstorage.ours.guard import Judgement, Verdict, Vigil, judge
+from peerstorage.ours.guard import Judgement, StartGrace, Verdict, judge
 from tests.unit.samples import entry, foreign
 
 A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))
@@ -128,7 +128,7 @@ channels = st.builds(entry, st.integers(1, 6), revocations=st.integers(0, 9))
 times = st.integers(1, 400)
 records = st.builds(
     lambda since, sent, seen, acknowledged: State(
-        "normal", since + sent, since + sent + seen, since, acknowledged
+        newest_sent=since + sent, newest_seen=since + sent + seen, since=since, acknowledged=acknowledged
     ),
     times,
     times,
@@ -281,33 +281,33 @@ def test_a_thousand_restarts_without_a_false_alarm(seed: int) -> None:
     assert history.judge(newest).old
 
 
-def test_a_vigil_waits_for_all_that_are_asked_and_for_nobody_else() -> None:
-    vigil = Vigil(("alice", "bob"), 3, 60.0)
+def test_the_start_grace_waits_for_all_that_are_asked_and_for_nobody_else() -> None:
+    grace = StartGrace(("alice", "bob"), 3, 60.0)
     for name in ("alice", "mallory", "mallet", "trudy"):
-        vigil.answered(name)
-        assert vigil.lasts(0.0)
-    vigil.answered("bob")
-    assert not vigil.lasts(0.0)
+        grace.answered(name)
+        assert grace.lasts(0.0)
+    grace.answered("bob")
+    assert not grace.lasts(0.0)
 
 
-def test_a_vigil_without_anybody_to_ask_ends_with_any_answer() -> None:
-    vigil = Vigil((), 2, 60.0)
-    assert vigil.lasts(0.0)
-    vigil.answered("alice")
-    assert not vigil.lasts(0.0)
+def test_the_start_grace_without_anybody_to_ask_ends_with_any_answer() -> None:
+    grace = StartGrace((), 2, 60.0)
+    assert grace.lasts(0.0)
+    grace.answered("alice")
+    assert not grace.lasts(0.0)
 
 
-def test_a_vigil_ends_with_enough_different_answers_or_in_time() -> None:
-    vigil = Vigil(("alice", "bob", "carol"), 2, 60.0)
-    assert vigil.lasts(59.9)
-    assert not any(map(vigil.lasts, (60.0, 60.1, 3600.0)))
+def test_the_start_grace_ends_with_enough_different_answers_or_in_time() -> None:
+    grace = StartGrace(("alice", "bob", "carol"), 2, 60.0)
+    assert grace.lasts(59.9)
+    assert not any(map(grace.lasts, (60.0, 60.1, 3600.0)))
     for _ in range(2):
-        vigil.answered("alice")
-        assert vigil.lasts(0.0)
-    vigil.answered("bob")
-    assert not vigil.lasts(0.0)
-    vigil.answered("one more")
-    assert not vigil.lasts(0.0)
+        grace.answered("alice")
+        assert grace.lasts(0.0)
+    grace.answered("bob")
+    assert not grace.lasts(0.0)
+    grace.answered("one more")
+    assert not grace.lasts(0.0)
 
 
 def test_each_verdict_is_explained_by_what_to_do() -> None:

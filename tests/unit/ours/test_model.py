@@ -87,7 +87,7 @@ class Model(RuleBasedStateMachine):
         self.node._entries.clear()
         options = Options(interval=INTERVAL, settle=SETTLE, padding="none")
         self.user = User(self.node, Store(self.node), KEY, options, lambda level, line: None)
-        self.gate = Gate(SETTLE)
+        self.gate = Gate(SETTLE, self.user.connections)
         for peer_id in self.node.connected:
             self.user.connected(peer_id, self.clock.now, joined_late=True)
 
@@ -176,7 +176,7 @@ class Model(RuleBasedStateMachine):
         """It returns `blob`, at once or just in time."""
         self.disconnect(peer_id)
         self.returned.discard(peer_id)
-        decision = self.gate.decide(self.user, peer_id, offers=True)
+        decision = self.gate.decide(self.user.entrance, peer_id, offers=True)
         stranger = all(entry.node_id.hex() != peer_id for entry in self.node.channels_now.values())
         if decision is Decision.LEAVE:
             return
@@ -216,10 +216,10 @@ class Model(RuleBasedStateMachine):
 
     def _returns(self, peer_id: str, blob: bytes) -> None:
         self.returned.add(peer_id)
+        at_gate = self.gate.holds(peer_id)
         self.gate.ends_by_retrieval(peer_id)
-        self.user.sessions.unjudged.add(peer_id)
-        self.user.retrieved(peer_id, blob)
-        self.gate.judged(peer_id)
+        self.user.connections.arrived(peer_id, blob, at_gate=at_gate)
+        self.user.retrieved(peer_id, self.user.connections.take(peer_id))
         if peer_id in HONEST and self._proves_a_loss(blob):
             assert self.user.recovering or self.user.ledger.record(peer_id).withheld, "a loss goes unnoticed"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 from peerstorage.formats.backup import fingerprints
 from peerstorage.formats.scb import WireAddress
@@ -13,6 +14,7 @@ from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.session import Sessions
+from peerstorage.recovery.connections import Connections
 from tests.unit.samples import entry
 
 CHANNELS = [entry(number, peer=number % 2) for number in range(300)]
@@ -36,7 +38,7 @@ def a_placement(known: dict[str, SentRecord], contacts: Any) -> Placement:
         records=known,
         record=lambda peer_id: known.get(peer_id, SentRecord()),
     )
-    return Placement(ledger, Sessions(60, 5), contacts, Options())
+    return Placement(ledger, Sessions(60, 5, Connections()), contacts, Options())
 
 
 def test_a_thousand_names_count_as_a_few_and_those_that_proved_it_first() -> None:
@@ -52,6 +54,26 @@ def test_the_directory_names_peers_with_a_channel_before_strangers() -> None:
         peer_id: WireAddress.parse(f"10.0.{number >> 8}.{number & 255}:9735")
         for number, peer_id in enumerate((*PROVEN, *PARTNERS))
     }
-    node: Any = SimpleNamespace(announced_addresses=lambda peer_id: [])
+    node: Any = Mock()
+    node.another().announced_addresses = lambda peer_id: []
     named = [contact.node_id.hex() for contact in Contacts(node, reached).directory(records(), CHANNELS)]
     assert named == [*PARTNERS, *PROVEN]
+
+
+def test_a_peer_has_a_few_places_in_the_directory_whatever_it_announces() -> None:
+    def announced(peer_id: str) -> list[WireAddress]:
+        many = 600 if peer_id == PARTNERS[0] else 1
+        return [WireAddress.parse(f"10.1.{number >> 8}.{number & 255}:9735") for number in range(many)]
+
+    reached = {PARTNERS[0]: WireAddress.parse("10.0.0.1:9735")}
+    node: Any = Mock(announced_addresses=announced)
+    node.another.return_value = node
+    contacts = Contacts(node, reached)
+    for _ in range(60):  # a few peers at a time are asked about
+        contacts.directory(records(), CHANNELS)
+        assert contacts._addresses._gossip.wait(10)
+    listed = contacts.directory(records(), CHANNELS)
+    places = [str(contact.address) for contact in listed if contact.node_id.hex() == PARTNERS[0]]
+    assert places == ["10.0.0.1:9735", "10.1.0.0:9735", "10.1.0.1:9735"]
+    assert PARTNERS[1] in {contact.node_id.hex() for contact in listed}
+    assert len(contacts._addresses.now(PARTNERS[0])) == 601, "a restore tries them all"

@@ -11,6 +11,7 @@ from peerstorage.formats.backup import decode
 from peerstorage.formats.sealing import unseal
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
+from peerstorage.ours.peers import is_holder
 from peerstorage.ours.user import User
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
@@ -139,7 +140,7 @@ def test_who_left_before_it_was_sent_holds_what_it_held(clock: Clock) -> None:
     peers.node.connected.clear()
     peers.have(1)
     assert not any(peers.got.values())
-    assert not peers.user.ledger.record(ALICE).counts
+    assert not is_holder(peers.user.ledger.record(ALICE))
     assert peers.user.placement.copies()[samples.entry(1).channel_id] == 0
     peers.node.connected.add(ALICE)
     peers.start()
@@ -160,12 +161,14 @@ def test_what_a_peer_returns_during_a_batch_is_judged_before_it_is_replaced(cloc
 
     def deliver_and_hear(peer_id: str, payload: bytes) -> None:
         deliver(peer_id, payload)
-        peers.user.sessions.unjudged |= {ALICE, MALLORY} - {peer_id}
+        for other in {ALICE, MALLORY} - {peer_id}:
+            peers.user.connections.arrived(other, b"")
 
     peers.node.deliver = deliver_and_hear
     peers.have(1)
     (waits,) = (peer_id for peer_id, blobs in peers.got.items() if not blobs)
     peers.node.deliver = deliver
+    peers.user.connections.take(waits)
     peers.user.sessions.retrieved(waits)
     peers.quiet()
     assert len(peers.got[waits]) == 1, "what waits is not lost"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from peerstorage.ours.session import Sessions
+from peerstorage.recovery.connections import Connections
 
 INTERVAL, SETTLE = 60, 5
 NAMES = ("alice", "bob", "carol", "dave")
@@ -17,7 +18,7 @@ NAMES = ("alice", "bob", "carol", "dave")
 
 def settled(*names: str, interval: float = INTERVAL) -> Sessions:
     """Sessions in which all have got the newest backup at time 0."""
-    sessions = Sessions(interval, SETTLE)
+    sessions = Sessions(interval, SETTLE, Connections())
     for name in names:
         sessions.connected(name, 0)
         sessions.retrieved(name)
@@ -25,8 +26,16 @@ def settled(*names: str, interval: float = INTERVAL) -> Sessions:
     return sessions
 
 
+def returns(sessions: Sessions, name: str) -> None:
+    """A peer's copy is here, and the worker is about to judge it."""
+    connections = sessions._connections
+    assert isinstance(connections, Connections)
+    connections.arrived(name, b"")
+    connections.take(name)
+
+
 def test_nobody_connected() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     assert (sessions.due(1e9), sessions.unanswered(1e9), list(sessions)) == ([], [], [])
     assert math.isinf(sessions.next_event())
     sessions.structure_changed()
@@ -38,7 +47,7 @@ def test_nobody_connected() -> None:
 
 
 def test_a_peer_that_connects_gets_a_backup_when_its_retrieval_came() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100)
     assert sessions.due(100) == []
     assert sessions.next_event() == 105
@@ -52,8 +61,8 @@ def test_a_peer_that_connects_gets_a_backup_when_its_retrieval_came() -> None:
 
 def test_a_peer_that_was_heard_before_it_is_connected_here_is_settled() -> None:
     """Another plugin held its peer_connected hook before ours."""
-    sessions = Sessions(INTERVAL, SETTLE)
-    sessions.unjudged.add("alice")
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
+    returns(sessions, "alice")
     sessions.retrieved("alice")
     sessions.connected("alice", 100)
     assert sessions.due(100) == ["alice"]
@@ -67,8 +76,8 @@ def test_a_peer_that_was_heard_before_it_is_connected_here_is_settled() -> None:
 
 @pytest.mark.parametrize("judged", ["before it left", "after it left"])
 def test_a_peer_that_was_heard_and_left_is_heard_anew(judged: str) -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
-    sessions.unjudged.add("alice")
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
+    returns(sessions, "alice")
     if judged == "before it left":
         sessions.retrieved("alice")
         sessions.disconnected("alice")
@@ -78,12 +87,10 @@ def test_a_peer_that_was_heard_and_left_is_heard_anew(judged: str) -> None:
     sessions.connected("alice", 100)
     assert sessions.due(100) == []
     assert sessions.unanswered(105) == ["alice"]
-    assert not sessions._early
-    assert not sessions._left
 
 
 def test_a_peer_that_returns_nothing_is_named_once_and_gets_a_backup() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100)
     assert sessions.unanswered(104.99) == []
     assert sessions.due(104.99) == []
@@ -93,7 +100,7 @@ def test_a_peer_that_returns_nothing_is_named_once_and_gets_a_backup() -> None:
 
 
 def test_settle_time_0() -> None:
-    sessions = Sessions(INTERVAL, 0)
+    sessions = Sessions(INTERVAL, 0, Connections())
     sessions.connected("alice", 100)
     assert sessions.due(100) == []
     assert sessions.unanswered(100) == ["alice"]
@@ -162,7 +169,7 @@ def test_settling_begins_anew_with_each_connection() -> None:
 def test_what_was_sent_before_a_restart_counts_for_one_interval_at_most(
     ago: float | None, due_at: float
 ) -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 100, ago)
     sessions.retrieved("alice")
     assert sessions.due(due_at) == ["alice"]
@@ -178,7 +185,7 @@ def test_what_is_known_from_this_run_is_better_than_the_record() -> None:
 
 
 def test_nothing_to_send_leaves_the_interval_alone() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
     sessions.retrieved("alice")
     sessions.done("alice", None)
@@ -188,9 +195,9 @@ def test_nothing_to_send_leaves_the_interval_alone() -> None:
 
 
 def test_nothing_goes_to_a_peer_whose_retrieval_is_not_judged() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
-    sessions.unjudged.add("alice")
+    returns(sessions, "alice")
     assert sessions.unanswered(SETTLE + 1) == []
     assert sessions.due(SETTLE + 1) == []
     assert math.isinf(sessions.next_event())
@@ -267,7 +274,7 @@ def test_penalty_data_goes_to_strangers_only_where_partners_are_too_few() -> Non
 
 
 def test_penalty_data_reaches_those_that_settle_later_with_their_first_backup() -> None:
-    sessions = Sessions(INTERVAL, SETTLE)
+    sessions = Sessions(INTERVAL, SETTLE, Connections())
     sessions.connected("alice", 0)
     sessions.penalty_moved(1)
     assert sessions.due(0) == []
@@ -388,7 +395,7 @@ class SessionModel(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000
         self.version = 1
-        self.sessions = Sessions(INTERVAL, SETTLE)
+        self.sessions = Sessions(INTERVAL, SETTLE, Connections())
         self.settle_at: dict[str, float] = {}
         self.early: set[str] = set()
         self.has: dict[str, int] = {}
@@ -423,7 +430,7 @@ class SessionModel(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def retrieval_comes_and_waits_to_be_judged(self, name: str) -> None:
-        self.sessions.unjudged.add(name)
+        returns(self.sessions, name)
         assert name not in self.sessions.due(self.now)
         self.work()
         self.retrieve(name)
@@ -501,7 +508,7 @@ TestSessionModel = SessionModel.TestCase
 
 def test_next_event_is_never_older_than_what_happened() -> None:
     """It is remembered between changes: each method that changes something makes it think anew."""
-    sessions = Sessions(60, 5)
+    sessions = Sessions(60, 5, Connections())
     assert sessions.next_event() == math.inf
     sessions.connected("alice", 0)
     assert sessions.next_event() == 5
@@ -514,7 +521,7 @@ def test_next_event_is_never_older_than_what_happened() -> None:
     sessions.push("alice", 20)
     assert sessions.next_event() == 20
     # Another thread adds to this one; who asks what is due hears of it.
-    sessions.unjudged.add("alice")
+    returns(sessions, "alice")
     assert sessions.due(20) == []
     assert sessions.next_event() == math.inf
     sessions.retrieved("alice")

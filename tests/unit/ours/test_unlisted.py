@@ -221,8 +221,8 @@ def test_the_only_channel_without_an_entry_is_not_replaced_by_nothing(world: Wor
     world.connect(ALICE)
     world.passes(200)
     assert len(world.got[ALICE]) == sent
-    assert not world.user.fresh
-    assert world.user.insiders == {ALICE}
+    assert not world.user.entrance.fresh
+    assert world.user.entrance.admitted == {ALICE}
 
 
 @pytest.mark.parametrize("revocations", [None, 0, 4, 6, 99])

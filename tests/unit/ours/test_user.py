@@ -14,7 +14,7 @@ from peerstorage.formats.backup import decode, encode
 from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
-from peerstorage.ours import crowd, reliability
+from peerstorage.ours import reliability, strangers
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding
 from tests.unit import samples
@@ -93,7 +93,12 @@ def memory_of(user: User) -> int:
     """How many names the process remembers."""
     return max(
         len(known)
-        for known in (user.placement._held, user.sender.may_replace, user.verdicts, user.ledger.records)
+        for known in (
+            user.placement._held,
+            user.sender.may_replace,
+            user.strangers.verdicts,
+            user.ledger.records,
+        )
     )
 
 
@@ -132,10 +137,10 @@ def test_a_stranger_s_copy_that_proves_the_loss_is_kept_though_it_was_heard_with
     held(world, ALICE)
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == set()
-    assert MALLORY in world.user.heard
+    assert MALLORY in world.user.connections.known
     world.user.retrieved(ALICE, seal(KEY, newer))
     assert world.user.recovering
-    assert world.user.heard == {ALICE}
+    assert world.user.connections.known == {ALICE}
     world.user.retrieved(MALLORY, old)
     assert world.kept("retrieved") == {ALICE, MALLORY}
 
@@ -159,8 +164,8 @@ def test_a_copy_of_an_earlier_life_is_withheld_under_every_name_and_kept_under_o
 
 def test_of_names_that_got_a_backup_only_so_many_are_remembered(world: World) -> None:
     held(world, ALICE)
-    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(crowd, "_STEP", 10):
-        world.user.crowd._enough = 10
+    with patch.object(reliability, "MOST_STRANGERS", 20), patch.object(strangers, "_STEP", 10):
+        world.user.strangers._enough = 10
         for name in NAMES:
             world.connect(name)
             world.user.retrieved(name, b"")
@@ -194,10 +199,10 @@ def test_many_are_forgotten_a_few_at_a_time(world: World) -> None:
 
 
 def test_of_those_heard_without_a_record_so_many_are_known(world: World) -> None:
-    with patch.object(crowd, "_MOST_HEARD", 10):
+    with patch.object(strangers, "_MOST_KNOWN", 10):
         come_with(world, b"garbage")
-    assert len(world.user.heard) <= 11
-    assert NAMES[-1] in world.user.heard
+    assert len(world.user.connections.known) <= 11
+    assert NAMES[-1] in world.user.connections.known
 
 
 # Late
@@ -280,9 +285,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     writes = sent_writes(world)
     for _ in range(10):
         for blob in (b"bad", good, old):
-            world.user.sessions.unjudged.add(ALICE)
+            world.user.connections.arrived(ALICE, blob)
             world.clock.now += 1
-            world.user.retrieved(ALICE, blob)
+            world.user.retrieved(ALICE, world.user.connections.take(ALICE))
             assert world.user.sessions.is_ready(ALICE)
     assert sent_writes(world) == writes
     # One that is newer proves that the database is old; what proved nothing before is kept then.
@@ -291,9 +296,9 @@ def test_only_what_is_newer_counts_of_what_a_peer_returns_again_and_again(world:
     assert world.user.recovering
     # Who is asked once more has answered, be it with the same.
     world.user.retrieved(ALICE, seal(KEY, newer))
-    world.user.heard.discard(ALICE)
+    world.user.connections.forget([ALICE])
     world.user.retrieved(ALICE, seal(KEY, newer))
-    assert ALICE in world.user.heard
+    assert world.user.connections.knows(ALICE)
 
 
 def test_one_that_cannot_be_read_is_kept_whatever_came_before(world: World) -> None:
@@ -323,6 +328,22 @@ def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: Wo
         assert world.user.ledger.record(ALICE).state == state
         assert world.user.ledger.record(ALICE).failures == 0
     assert world.user.recovering
+
+
+def test_nothing_is_sent_while_a_copy_that_came_later_waits(world: World) -> None:
+    """It came while the first was judged, and may be the better one."""
+    blob = held(world, ALICE)
+    world.connect(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    first = world.user.connections.take(ALICE)
+    world.user.connections.arrived(ALICE, blob)
+    world.user.retrieved(ALICE, first)
+    got = len(world.got[ALICE])
+    world.run(100)
+    assert len(world.got[ALICE]) == got
+    world.user.retrieved(ALICE, world.user.connections.take(ALICE))
+    world.run(100)
+    assert len(world.got[ALICE]) == got + 1
 
 
 # Copies that count

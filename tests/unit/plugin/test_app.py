@@ -9,8 +9,8 @@ from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.lightningd.options import Options
-from peerstorage.ours.session import Sessions
 from peerstorage.plugin.app import App
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import CONTINUE, Gate
 
 
@@ -18,10 +18,10 @@ from peerstorage.recovery.gate import CONTINUE, Gate
 def test_a_retrieval_waits_for_the_worker_where_we_store_with_peers(use: bool) -> None:
     """Where we don't, nobody takes it from there: each name would stay for ever."""
     app = App(Plugin(autopatch=False))
-    app.options, app.gate = Options(use=use), Gate(5)
-    app.user = Mock(sessions=Sessions(60, 5))
+    connections = Connections()
+    app.options, app.gate = Options(use=use), Gate(5, connections)
+    app.user = Mock(connections=connections)
     payload = Message(PEER_STORAGE_RETRIEVAL, b"x").to_bytes().hex()
     for name in ("alice", "bob"):
         assert app._on_custommsg(name, payload) == CONTINUE
-    assert app.user.sessions.unjudged == ({"alice", "bob"} if use else set())
-    assert len(app._inbox) == (2 if use else 0)
+    assert set(connections._waiting) == set(connections._states) == ({"alice", "bob"} if use else set())

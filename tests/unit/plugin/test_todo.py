@@ -33,7 +33,15 @@ class Case:
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
         monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
-        self.todo = Todo(self.user, self.emitter, Options(**options), builtin=builtin, behind_builtin=behind)
+        self.hanging: set[str] = set()
+        self.todo = Todo(
+            self.user,
+            self.emitter,
+            Options(**options),
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.hanging,
+        )
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
@@ -44,7 +52,8 @@ class Case:
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         old_node = SimpleNamespace(sign="")
-        return SimpleNamespace(recovering=False, fresh=False, halted=False, old_node=old_node, ledger=ledger)
+        entrance = SimpleNamespace(fresh=False, halted=False)
+        return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
@@ -57,6 +66,16 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
+
+
+def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.hanging.add("listnodes")
+    assert case.told(0) == [("rpc-hangs", "warning")]
+    assert "DOES NOT ANSWER listnodes" in case.todo.texts()[0]
+    assert case.told(30) == []
+    case.hanging.clear()
+    assert case.told(60) == [("rpc-hangs", "info")]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +155,7 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
         ("recovering", "info"),
     ]
     assert "are let in" in case.todo.texts()[0]
-    case.user.halted = True
+    case.user.entrance.halted = True
     assert "are refused" in case.todo.texts()[0]
     case.user.recovering = False
     case.user.old_node.sign = ""
@@ -185,8 +204,9 @@ def test_builtin_that_is_asked_first_is_told_where_it_does_harm(
 ) -> None:
     case = Case(monkeypatch, builtin=True, behind=True)
     assert case.told(0) == [("builtin-active", "info")]
-    setattr(case.user, harmed, True)
+    owner = case.user.entrance if harmed == "fresh" else case.user
+    setattr(owner, harmed, True)
     assert ("builtin-first", "critical") in case.told(60)
     assert any("disable-plugin=chanbackup" in line for line in case.todo.texts()[:2])
-    setattr(case.user, harmed, False)
+    setattr(owner, harmed, False)
     assert ("builtin-first", "info") in case.told(120)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 
 ENTER, HOLD, WAIT, LEAVE = Decision.ENTER, Decision.HOLD, Decision.WAIT, Decision.LEAVE
@@ -16,8 +17,7 @@ class User:
 
     def __init__(self, *, fresh: bool = False, recovering: bool = False, guarding: bool = False) -> None:
         self.fresh, self.recovering, self.guarding = fresh, recovering, guarding
-        self.insiders = frozenset({"bob"})
-        self.heard = {"heard"}
+        self.admitted = frozenset({"bob"})
 
 
 class Hook:
@@ -46,30 +46,34 @@ class Hook:
     ],
 )
 def test_decisions(user: User, peer_id: str, offers: bool, decision: Decision) -> None:
-    gate = Gate(5.0)
+    gate = Gate(5.0, Connections({"heard"}))
     assert gate.decide(user, peer_id, offers=offers) is decision
     with gate.invitation(peer_id):
         assert gate.decide(user, peer_id, offers=offers) is ENTER
 
 
 def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdict() -> None:
-    gate, held, waiting = Gate(5.0), Hook(), Hook()
+    connections, held, waiting = Connections(), Hook(), Hook()
+    gate = Gate(5.0, connections)
     gate.hold("alice", held, 100.0, for_verdict=False)
     gate.hold("bob", waiting, 101.0, for_verdict=True)
+    assert [name for name in ("alice", "bob", "stranger") if gate.holds(name)] == ["alice", "bob"]
     assert gate.ends_by_retrieval("alice")
     assert not gate.ends_by_retrieval("bob")
     assert not gate.ends_by_retrieval("stranger")
     assert (held.answers, waiting.answers) == ([DISCONNECT], [])
     # While its retrieval is not judged it waits on, whatever the time.
+    connections.arrived("bob", b"", at_gate=True)
+    connections.take("bob")
     assert (gate.late(1e9), gate.next_event()) == ([], math.inf)
     assert gate.decide(User(), "bob", offers=True) is LEAVE
-    gate.judged("bob")
+    connections.judged("bob", 0)
     assert (gate.late(105.9), gate.late(106.0), gate.next_event()) == ([], ["bob"], 106.0)
 
 
 @pytest.mark.parametrize("answer", [CONTINUE, DISCONNECT])
 def test_all_that_wait_are_answered_once_and_those_held_are_not(answer: dict[str, str]) -> None:
-    gate, hooks = Gate(5.0), {name: Hook() for name in ("bob", "bob again", "carol", "held")}
+    gate, hooks = Gate(5.0, Connections()), {name: Hook() for name in ("bob", "bob again", "carol", "held")}
     gate.hold("bob", hooks["bob"], 100.0, for_verdict=True)
     gate.hold("bob", hooks["bob again"], 101.0, for_verdict=True)
     gate.hold("carol", hooks["carol"], 101.0, for_verdict=True)

@@ -11,6 +11,7 @@ from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.node import NodeError
 from peerstorage.recovery import reach
+from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import Gate
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan
@@ -69,10 +70,11 @@ def case(
     departures = Departures()
     node = FakeNode(departures, script, [c for place, c in enumerate(channels) if place not in spent])
     node.spent = {channels[place].funding for place in spent}
+    connections = Connections()
     source = Source("peer", Backup(NOW - age, channels, None))
     candidates = tuple(Candidate(channel, source) for channel in channels)
     plan = PeerPlan(PEER, candidates, ("192.0.2.1:9735",), ())
-    return Reach(node, Gate(1), departures, set()), node, plan  # type: ignore[arg-type]
+    return Reach(node, Gate(1, connections), departures, connections), node, plan  # type: ignore[arg-type]
 
 
 def handed_over(about: tuple[Reach, FakeNode, PeerPlan]) -> list[int]:

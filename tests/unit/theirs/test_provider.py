@@ -110,7 +110,6 @@ def test_what_is_in_doubt_waits_and_is_looked_at_again(interval: int) -> None:
     assert (subject.due(101.9), subject.pending("alice")) == ([], b"new")
     assert subject.due(101.9, flush=True) == [], "after a stop it is looked at again"
     assert subject.due(102, flush=True) == ["alice"]
-    assert subject.leaves("alice", 101)
     assert subject.due(102) == ["alice"]
     assert not subject.doubts("alice", 102)
     assert write(subject, "alice", 102) == b"new"
@@ -278,61 +277,42 @@ def test_a_blob_that_came_twice_is_refused_once() -> None:
     assert math.isinf(subject.next_event())
 
 
-# A peer that disconnects
+# Connections
 
 
-def test_the_first_disconnection_in_an_interval_writes_and_later_ones_wait() -> None:
+def test_the_first_blob_of_each_connection_is_written_at_once() -> None:
+    """It may be a wallet's first with a new channel, and a power loss must not take it."""
     subject = provider()
-    subject.received("alice", b"0")
-    write(subject, "alice", 0)
-    assert not subject.leaves("alice", 1), "nothing waits"
-    subject.received("alice", b"1")
-    assert subject.leaves("alice", 1)
-    write(subject, "alice", 1)
-    for now in range(2, 61):
-        subject.received("alice", f"{now}".encode())
-        assert not subject.leaves("alice", now)
-        assert subject.due(now) == []
-        assert subject.pending("alice") == f"{now}".encode()
-    for now in (61, 62, 1000):
-        assert subject.due(now) == ["alice"]
-        assert subject.leaves("alice", now)
-
-
-@pytest.mark.parametrize("now", [60, 61, 1000])
-def test_a_write_in_its_time_leaves_the_next_disconnection_its_own(now: float) -> None:
-    subject = provider()
-    for at in (0, now):
-        subject.received("alice", b"x")
-        write(subject, "alice", at)
-    subject.received("alice", b"y")
-    assert subject.leaves("alice", now + 1)
-
-
-@pytest.mark.parametrize("interval", [1, 60, 3600])
-def test_a_loop_of_reconnections_costs_two_writes_per_interval(interval: int) -> None:
-    subject, writes = Provider(interval, QUOTA, {}), 0
-    for number in range(40 * interval):
-        now = number / 4
-        subject.received("alice", str(number).encode())
-        if subject.due(now) or subject.leaves("alice", now):
-            write(subject, "alice", now)
-            writes += 1
-    assert 10 <= writes <= 2 * 10 + 1
-
-
-def test_what_was_refused_is_looked_at_again_at_each_disconnection() -> None:
-    """So that it does not stay in memory."""
-    subject = provider()
+    subject.connected("alice")
     for now in range(5):
-        subject.received("alice", b"x")
-        assert subject.leaves("alice", now)
-        subject.refused("alice", b"x", now)
-        assert subject.pending("alice") is None
-    subject.received("alice", b"x")
-    write(subject, "alice", 5)
-    subject.received("alice", b"y")
-    assert not subject.leaves("alice", 6), "its first blob was written before its time already"
+        subject.received("alice", b"%d" % now)
+        assert subject.due(now) == ["alice"]
+        write(subject, "alice", now)
+        subject.received("alice", b"%d and more" % now)
+        assert subject.due(now) == []
+        assert subject.next_event() == now + INTERVAL
+        subject.connected("alice")
+        assert subject.next_event() == -math.inf
+        assert write(subject, "alice", now) == b"%d and more" % now
+        subject.connected("alice")
+
+
+def test_the_first_blob_after_a_quiet_time_is_written_at_once() -> None:
+    subject = provider()
+    for now in (0, INTERVAL, 1000):
+        subject.received("alice", b"%d" % now)
+        assert subject.due(now) == ["alice"]
+        write(subject, "alice", now)
+
+
+def test_a_connection_of_one_peer_is_none_of_another() -> None:
+    subject = provider()
+    for name in ("alice", "bob"):
+        subject.received(name, b"1")
+        write(subject, name, 0)
+        subject.received(name, b"2")
+    subject.connected("alice")
+    assert subject.due(1) == ["alice"]
 
 
 @pytest.mark.parametrize("interval", [0, 1, 60])

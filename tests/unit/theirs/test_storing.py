@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.lightningd.alerts import Alerts
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
@@ -14,7 +15,7 @@ from peerstorage.theirs import storing, unwritten
 from peerstorage.theirs.storing import Storage
 from tests.unit.world import Clock, MemoryNode
 
-BUSY = Options(provide="all", interval=3600)
+BUSY = Options(provide="all", write_delay=3600)
 PEERS = [f"02{number:064x}" for number in range(20)]
 
 
@@ -43,6 +44,91 @@ def started(disk: Disk, folder: Path, options: Options) -> Storage:
     return Storage(disk, Store(disk), options, folder, alerts)
 
 
+def test_what_a_peer_sent_just_before_is_what_it_gets(disk: Disk, tmp_path: Path) -> None:
+    """Its next connection is dealt with before the worker came for what it sent, and before its disconnection."""
+    got: list[bytes] = []
+    disk.deliver = lambda peer_id, payload: got.append(payload)
+    disk.connected = {PEERS[0]}
+    subject = started(disk, tmp_path, BUSY)
+    for number in range(3):
+        assert subject.arrived(PEERS[0], b"%d" % number)
+        subject.serve(PEERS[0])
+        assert got.pop() == Message(PEER_STORAGE_RETRIEVAL, b"%d" % number).to_bytes()
+        work(subject, disk.clock.now)
+        assert Store(disk).blob(PEERS[0]) == b"%d" % number, "the first of a connection is written at once"
+
+
+def test_what_a_peer_sent_just_before_it_left_is_written(disk: Disk, tmp_path: Path) -> None:
+    subject = started(disk, tmp_path, BUSY)
+    for blob in (b"first", b"second"):
+        subject.arrived(PEERS[0], blob)
+        subject.disconnected(PEERS[0])
+        assert Store(disk).blob(PEERS[0]) == blob
+
+
+def test_of_a_flood_the_newest_of_each_peer_waits_and_the_worker_is_told_once(
+    disk: Disk, tmp_path: Path
+) -> None:
+    subject = started(disk, tmp_path, BUSY)
+    told = [subject.arrived(peer_id, b"%d" % number) for number in range(100) for peer_id in PEERS]
+    assert told == [True] + [False] * (len(told) - 1)
+    subject.take_in()
+    assert subject.provider.all_pending() == dict.fromkeys(PEERS, b"99")
+    assert not started(disk, tmp_path, Options(provide="none")).arrived(PEERS[0], b"nobody comes for it")
+
+
+@pytest.fixture
+def left_over(disk: Disk, tmp_path: Path) -> Path:
+    """b"old" of each peer is stored, b"new" waits in the file."""
+    subject = started(disk, tmp_path, BUSY)
+    for blob in (b"old", b"new"):
+        for peer_id in PEERS:
+            subject.arrived(peer_id, blob)
+        subject.take_in()
+        work(subject, disk.clock.now)
+    disk.seconds = 3.0
+    subject.flush()
+    disk.seconds = 0.0
+    return tmp_path / unwritten.NAME
+
+
+def test_a_start_that_fails_or_is_killed_takes_nothing_from_a_peer(disk: Disk, left_over: Path) -> None:
+    waiting = left_over.read_text()
+    for ticks in (0, 0, 1, 3):
+        subject = started(disk, left_over.parent, BUSY)
+        for _ in range(ticks):
+            subject.tick(disk.clock.now)
+        assert left_over.read_text() == waiting, "it is there until all of it is stored"
+    subject = started(disk, left_over.parent, BUSY)
+    work(subject, disk.clock.now)
+    assert {Store(disk).blob(peer_id) for peer_id in PEERS} == {b"new"}
+    assert not left_over.exists()
+    assert subject.next_event() == float("inf")
+
+
+@pytest.mark.parametrize("fields", [3, 2])
+def test_the_file_that_stays_replaces_nothing_newer(disk: Disk, left_over: Path, fields: int) -> None:
+    """Earlier versions wrote two fields, so there it is noted first what they would replace."""
+    lines = [line.split()[:fields] for line in left_over.read_text().splitlines()]
+    left_over.write_text("".join(f"{' '.join(line)}\n" for line in lines))
+    here = [line[0] for line in lines]
+    subject = started(disk, left_over.parent, BUSY)
+    subject.tick(disk.clock.now)
+    subject.arrived(here[-1], b"newest")
+    subject.disconnected(here[-1])
+    assert left_over.exists()
+    work(started(disk, left_over.parent, BUSY), disk.clock.now)
+    assert Store(disk).blob(here[-1]) == b"newest"
+    assert not left_over.exists()
+
+
+def test_a_file_that_cannot_be_read_stays(disk: Disk, tmp_path: Path) -> None:
+    (tmp_path / unwritten.NAME).mkdir()
+    subject = started(disk, tmp_path, BUSY)
+    work(subject, disk.clock.now)
+    assert (tmp_path / unwritten.NAME).is_dir()
+
+
 def work(subject: Storage, now: float) -> None:
     """What is due is done."""
     while subject.next_event() <= now:
@@ -54,11 +140,11 @@ def test_a_stop_loses_nothing_and_ends_in_time_however_slow_the_disk(
     disk: Disk, tmp_path: Path, seconds: float
 ) -> None:
     subject = started(disk, tmp_path, BUSY)
-    for peer_id in PEERS:
-        subject.received(peer_id, b"old")
-    work(subject, disk.clock.now)
-    for peer_id in PEERS:
-        subject.received(peer_id, b"new")
+    for blob in (b"old", b"new"):
+        for peer_id in PEERS:
+            subject.arrived(peer_id, blob)
+        subject.take_in()
+        work(subject, disk.clock.now)
     disk.seconds, begun = seconds, disk.clock.now
     subject.flush()
     assert disk.clock.now - begun < 10
