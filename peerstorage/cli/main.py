@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import close, onchain, resume, revive, show
+from peerstorage.cli import onchain, peers, resume, revive, show
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -164,9 +164,9 @@ def _parser() -> argparse.ArgumentParser:
         keyed=True,
     )
     _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
+    peers.add_commands(command)
     onchain.add_commands(command)
     resume.add_command(command)
-    close.add_command(command)
     revive.add_commands(command)
     return parser
 
@@ -183,8 +183,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, "check": resume.run_check, "close": close.run_close}
-    alone |= onchain.COMMANDS | revive.COMMANDS
+    alone = {"convert": _convert, "check": resume.run_check}
+    alone |= peers.COMMANDS | onchain.COMMANDS | revive.COMMANDS
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerstorage.cli import show_survey
-from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, print_json, print_lines
+from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
-from peerstorage.cli.onchain import Command, add_chain_options, chain_of
+from peerstorage.cli.onchain import add_chain_options, chain_of
+from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
-from peerstorage.formats.database_source import is_url, read_database
 from peerstorage.formats.opening import short_name
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
+from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
@@ -53,10 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NODE_ID@HOST:PORT",
         help="where a peer is, beside where the database has it; may be given again",
     )
-    parser.add_argument(
-        "--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses; see --always-proxy"
-    )
-    parser.add_argument("--always-proxy", action="store_true", help="every connection goes by --proxy")
+    add_proxy_options(parser)
     add_chain_options(parser, required=False)
 
 
@@ -185,18 +183,6 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     chain = chain_of(arguments)
     height = None if chain is None else height_for(chain, database)
     return Resume(name, seed, database, given, proxy, chain, height)
-
-
-def proxy_of(arguments: argparse.Namespace) -> Proxy | None:
-    """What --proxy and --always-proxy say."""
-    if arguments.proxy is None:
-        if arguments.always_proxy:
-            raise UsageError(INVALID_PARAMS, "--always-proxy goes with --proxy")
-        return None
-    host, _, port = arguments.proxy.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 0xFFFF:
-        raise UsageError(INVALID_PARAMS, f"--proxy {arguments.proxy}: it needs HOST:PORT")
-    return Proxy(host.removeprefix("[").removesuffix("]"), int(port), arguments.always_proxy)
 
 
 def refuse_running(folder: Path) -> None:

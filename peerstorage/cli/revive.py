@@ -13,38 +13,47 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from peerstorage.bolt.transport import Proxy
-from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_lines, say
-from peerstorage.cli.inputs import Inputs, add_key_options, label
-from peerstorage.cli.onchain import Command
-from peerstorage.cli.resume import proxy_of, refuse_running
+from peerstorage.cli.answers import (
+    FINE,
+    INCOMPLETE,
+    Command,
+    agreed,
+    print_json,
+    print_lines,
+    say,
+    write_new,
+)
+from peerstorage.cli.close import LISTEN_AGAIN_AFTER
+from peerstorage.cli.inputs import Inputs, add_key_options
+from peerstorage.cli.proxy import add_proxy_options, proxy_of
+from peerstorage.cli.resume import refuse_running
+from peerstorage.cli.seeded import open_all
 from peerstorage.cli.show import Object
 from peerstorage.errors import (
     NOT_HEARD,
     SOURCE_UNREADABLE,
     STILL_ALIVE,
     FormatError,
-    PeerstorageError,
     SecretError,
     UsageError,
 )
-from peerstorage.formats import keys, live, live_tables
-from peerstorage.formats.opening import Rejected, Source, open_source
+from peerstorage.formats import live_tables
+from peerstorage.formats.keys import node_id, node_key
+from peerstorage.formats.live import LiveChannel
+from peerstorage.formats.opening import Source
 from peerstorage.recovery.alive import Fate, Plan, Row, decide
-from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, hear_all, tell
-from peerstorage.recovery.old_node import OldNode, earliest, moved
+from peerstorage.recovery.conversation import Endpoint, Outcome, Proxy, hear_all, tell
+from peerstorage.recovery.gather import Gathered, gather
+from peerstorage.recovery.old_node import moved, newer_copy
 from peerstorage.recovery.rebuild import Rebuilt, rebuild
 
-_ROUNDS = 3
-# A node that was connected to a peer comes back within seconds once our connection has taken its place.
-_LISTEN_AGAIN_AFTER = 15
 _CLAIM = "a peer can claim less than it knows"
 
 
@@ -75,10 +84,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action="store_true", help="also channels of which nobody but their own peer holds a copy"
     )
-    parser.add_argument(
-        "--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses; see --always-proxy"
-    )
-    parser.add_argument("--always-proxy", action="store_true", help="every connection goes by --proxy")
+    add_proxy_options(parser)
 
 
 def _minutes(text: str) -> int:
@@ -88,106 +94,67 @@ def _minutes(text: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """All that was read and heard. `files`: opened once; `heard`: by node_id, in hex."""
+class _Lost:
+    """What the operator has: the node's seed, addresses of peers, and backups."""
 
-    seed: bytes
+    seed: bytes = field(repr=False)
+    keys: Sequence[bytes] = field(repr=False)
     options: argparse.Namespace
+    endpoints: Sequence[Endpoint]
+    sources: Sequence[Source]
     proxy: Proxy | None
-    given: Mapping[str, Sequence[Endpoint]]
-    files: Sequence[Source]
-    rejected: Sequence[Rejected]
-    heard: dict[str, Heard] = field(default_factory=dict)
 
-    def hear(self) -> None:
-        """Everybody who was named, then everybody whom their copies name."""
-        asked: set[Endpoint] = set()
-        peers: Mapping[str, Sequence[Endpoint]] = self.given
-        for _ in range(_ROUNDS):
-            fresh = {
-                node_id: [one for one in endpoints if one not in asked]
-                for node_id, endpoints in peers.items()
-                if node_id not in self.heard or self.heard[node_id].endpoint is None
-            }
-            fresh = {node_id: endpoints for node_id, endpoints in fresh.items() if endpoints}
-            if fresh:
-                asked |= {one for endpoints in fresh.values() for one in endpoints}
-                self.heard.update(hear_all(keys.node_key(self.seed), fresh, proxy=self.proxy))
-            peers = _named(self.sources()[0])
+    def hear(self) -> Gathered:
+        """Everybody who was named, and everybody whom copies name."""
+        hear = partial(hear_all, node_key(self.seed), proxy=self.proxy)
+        return gather(hear, self.keys, self.sources, self.endpoints, tor=self.proxy is not None)
 
-    def sources(self) -> tuple[list[Source], list[Rejected]]:
-        """The files, and what peers returned."""
-        found, rejected = list(self.files), list(self.rejected)
-        for node_id, heard in sorted(self.heard.items()):
-            if heard.blob:
-                try:
-                    found.append(open_source(keys.sealing_keys(self.seed), node_id, heard.blob))
-                except PeerstorageError as error:
-                    rejected.append(Rejected(node_id, str(error)))
-            elif heard.endpoint is None:
-                rejected.append(Rejected(node_id, heard.fault or "not reached"))
-        return found, rejected
-
-    def plan(self) -> Plan:
+    def plan(self, gathered: Gathered) -> Plan:
         options = self.options
-        sources, _ = self.sources()
-        return decide(sources, self.heard, self.seed, quiet_for=options.quiet_for, trust=options.trust)
+        return decide(
+            gathered.sources, gathered.heard, self.seed, quiet_for=options.quiet_for, trust=options.trust
+        )
 
 
-def _named(sources: Iterable[Source]) -> dict[str, list[Endpoint]]:
-    """Where copies say that our peers are: in entries, in the directory, in the rows of peers."""
-    found: dict[str, list[Endpoint]] = {}
-
-    def add(node_id: bytes, address: str) -> None:
-        with contextlib.suppress(FormatError):
-            endpoint = Endpoint.parse(f"{node_id.hex()}@{address}")
-            if endpoint not in found.setdefault(endpoint.node_id, []):
-                found[endpoint.node_id].append(endpoint)
-
-    for source in sources:
-        with contextlib.suppress(FormatError):
-            part = live.decode(source.backup.live)
-            for node_id, addresses in live_tables.addresses(part).items():
-                for address in addresses:
-                    add(node_id, address)
-        for contact in source.backup.directory:
-            add(contact.node_id, str(contact.address))
-        for entry in source.backup.entries:
-            add(entry.node_id, str(entry.address))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    lost: _Lost
+    gathered: Gathered
+    plan: Plan
+    rebuilt: Rebuilt
 
 
 def run_rebuild(arguments: argparse.Namespace, inputs: Inputs) -> int:
-    known, plan, rebuilt = _prepared(arguments, inputs)
-    answer = _answer(arguments, known, plan, rebuilt)
-    temporary = _write(Path(arguments.out), rebuilt.database)
-    _finish(temporary, Path(arguments.out))
+    prepared = _prepare(arguments, inputs)
+    answer = _answer(arguments, prepared)
+    write_new(arguments.out, prepared.rebuilt.database)
     answer["next"] = (
         "nothing was closed. Whatever is not alive waits in this database for its peer's close, and revive has it "
         "closed; channels without rows are restored by the plugin once lightningd runs"
     )
     _print(arguments, answer)
-    return FINE if not plan.of(Fate.MOVED, Fate.UNPROVED, Fate.NO_ROWS) else INCOMPLETE
+    return FINE if not prepared.plan.of(Fate.MOVED, Fate.UNPROVED, Fate.NO_ROWS) else INCOMPLETE
 
 
 def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
-    known, plan, rebuilt = _prepared(arguments, inputs)
-    answer = _answer(arguments, known, plan, rebuilt)
+    prepared = _prepare(arguments, inputs)
+    plan, path = prepared.plan, Path(arguments.out)
+    answer = _answer(arguments, prepared)
     say(_text(answer))
-    closing = plan.of(Fate.MOVED, Fate.UNPROVED)
+    closing, left = plan.of(Fate.MOVED, Fate.UNPROVED), plan.of(Fate.NO_ROWS)
     question = f"Bring {len(plan.of(Fate.ALIVE))} channels back, and have {len(closing)} closed for good?"
     if not arguments.yes and not agreed(question):
         say(["nothing was closed, and no database was written"])
         return INCOMPLETE
-    path = Path(arguments.out)
-    temporary = _write(path, rebuilt.database)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    write_new(str(temporary), prepared.rebuilt.database)
     try:
-        _look_again(known, plan)
-        answer["told"] = _tell(known, closing)
+        _look_again(prepared)
+        answer["told"] = _tell(prepared, closing)
         _finish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    left = plan.of(Fate.NO_ROWS)
     answer["next"] = f"start lightningd now, on {path}" + (
         f"; then restore {len(left)} channels by the plugin, before any channel is opened" if left else ""
     )
@@ -196,131 +163,90 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     return INCOMPLETE if left or unsure else FINE
 
 
-def _prepared(arguments: argparse.Namespace, inputs: Inputs) -> tuple[_Known, Plan, Rebuilt]:
+def _prepare(arguments: argparse.Namespace, inputs: Inputs) -> _Prepared:
     path = Path(arguments.out)
     if os.path.lexists(path):
         raise UsageError(SOURCE_UNREADABLE, f"{path} is there already, and is not written over: move it away")
     refuse_running(path.absolute().parent)
     if arguments.hsm_secret is None and not arguments.mnemonic:
         arguments.hsm_secret = str(path.with_name("hsm_secret"))
-    seed = inputs.secret(arguments).seed
-    assert seed is not None  # noqa: S101  of these options each gives one
-    known = _known(arguments, inputs, seed)
-    known.hear()
-    plan = known.plan()
-    _, rejected = known.sources()
-    say(f"{one.name}: {one.reason}" for one in dict.fromkeys((*rejected, *plan.rejected)))
+    secret = inputs.secret(arguments)
+    assert secret.seed is not None  # noqa: S101  of these options each gives one
+    endpoints, backups = [], []
+    for argument in arguments.sources:
+        try:
+            endpoints.append(Endpoint.parse(argument))
+        except FormatError:
+            backups.append(argument)
+    sources, _ = open_all(secret, inputs, backups)
+    lost = _Lost(secret.seed, secret.keys, arguments, endpoints, sources, proxy_of(arguments))
+    gathered = lost.hear()
+    plan = lost.plan(gathered)
+    say(f"{one.name}: {one.reason}" for one in (*gathered.rejected, *plan.rejected))
+    say(f"{peer}: {heard.fault}" for peer, heard in gathered.heard.items() if heard.fault is not None)
     if plan.base is None:
         raise UsageError(
             NOT_HEARD,
-            f"of {len(known.heard)} peers and {len(known.files)} files nobody has a backup with a live part: the "
+            f"of {len(gathered.heard)} peers and {len(sources)} files nobody has a backup with a live part: the "
             "way back is the restore by closing",
         )
-    _check_owner(plan, seed)
+    _check_owner(plan, secret.seed)
     alive, paid_out = plan.of(Fate.ALIVE), plan.of(Fate.MOVED, Fate.UNPROVED)
     rebuilt = rebuild(plan.base, _live(alive), _live(paid_out), plan.highest_id, plan.bases)
-    return known, plan.without(rebuilt.left_out), rebuilt
+    return _Prepared(lost, gathered, plan.without(rebuilt.left_out), rebuilt)
 
 
-def _live(rows: Iterable[Row]) -> list[live.LiveChannel]:
+def _live(rows: Iterable[Row]) -> list[LiveChannel]:
     return [row.live for row in rows if row.live is not None]
 
 
 def _check_owner(plan: Plan, seed: bytes) -> None:
-    """Sealed with our key, so it can only be wrong by a mistake: two nodes with one seed on two networks."""
-    own = keys.node_id(keys.node_key(seed))
-    for base in plan.bases:
-        names = live_tables.columns(base.schema)["vars"]
-        rows = [dict(zip(names, row, strict=True)) for row in base.tables["vars"]]
-        if not any(row["name"] == "node_id" and row["blobval"] == own for row in rows):
-            raise SecretError(f"a copy's live part is not of node {own.hex()}")
-    chains = {
-        row[names.index("blobval")]
-        for base in plan.bases
-        if (names := live_tables.columns(base.schema)["vars"])
-        for row in base.tables["vars"]
-        if row[names.index("name")] == "genesis_hash"
-    }
-    if len(chains) != 1:
+    """Sealed with our key, so they are ours; but two nodes on two networks may have one seed."""
+    variables = [live_tables.variables(base) for base in plan.bases]
+    own = node_id(node_key(seed))
+    if any(found.get("node_id") != own for found in variables):
+        raise SecretError(f"a copy's live part is not of node {own.hex()}")
+    if len({found.get("genesis_hash") for found in variables}) != 1:
         raise FormatError(
             "the copies' live parts are of several networks: give one network's peers and files"
         )
 
 
-def _known(arguments: argparse.Namespace, inputs: Inputs, seed: bytes) -> _Known:
-    given: dict[str, list[Endpoint]] = {}
-    files: list[Source] = []
-    rejected: list[Rejected] = []
-    for argument in arguments.sources:
-        endpoint = None
-        with contextlib.suppress(FormatError):
-            endpoint = Endpoint.parse(argument)
-        if endpoint is not None:
-            given.setdefault(endpoint.node_id, []).append(endpoint)
-            continue
-        name = label(argument)
-        try:
-            files.append(open_source(keys.sealing_keys(seed), name, inputs.source(argument)))
-        except PeerstorageError as error:
-            rejected.append(Rejected(name, str(error)))
-    return _Known(seed, arguments, proxy_of(arguments), given, files, rejected)
-
-
-def _look_again(known: _Known, plan: Plan) -> None:
+def _look_again(prepared: _Prepared) -> None:
     """Raises UsageError where something moves while we don't: another node with this key is alive."""
-    say([f"listening once more in {_LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
-    newest = {source.name: source.backup.timestamp for source in known.sources()[0]}
+    say([f"listening once more in {LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
     now = int(time.time())
-    rival = OldNode(newest, 0)
-    time.sleep(_LISTEN_AGAIN_AFTER)
-    again = _Known(known.seed, known.options, known.proxy, known.given, known.files, known.rejected)
-    again.hear()
-    for source in again.sources()[0]:
-        after = earliest(now, max(newest.values(), default=0))
-        rival.returned(source.name, source.backup.timestamp, 0, after=after)
-    sign = moved(known.heard, again.heard) or rival.sign
+    time.sleep(LISTEN_AGAIN_AFTER)
+    again = prepared.lost.hear()
+    before = prepared.gathered
+    sign = moved(before.heard, again.heard) or newer_copy(before.sources, again.sources, now)
     if sign:
         raise UsageError(STILL_ALIVE, f"{sign} Nothing was closed")
-    fates = {row.channel_id: row.fate for row in again.plan().rows}
-    changed = [row.channel_id.hex() for row in plan.of(Fate.ALIVE) if fates.get(row.channel_id) != row.fate]
+    fates = {row.channel_id: row.fate for row in prepared.lost.plan(again).rows}
+    alive = prepared.plan.of(Fate.ALIVE)
+    changed = [row.channel_id.hex() for row in alive if fates.get(row.channel_id) != row.fate]
     if changed:
         raise UsageError(NOT_HEARD, f"{changed[0]} was not heard of again. Nothing was closed: run it again")
 
 
-def _tell(known: _Known, rows: Sequence[Row]) -> list[Object]:
+def _tell(prepared: _Prepared, rows: Sequence[Row]) -> list[Object]:
     """Has channels closed by their peers; what came of each."""
     told: list[Object] = []
-    peers = dict.fromkeys(row.node_id.hex() for row in rows)
-    for node_id in peers:
-        ids = [row.channel_id for row in rows if row.node_id.hex() == node_id]
-        heard = known.heard.get(node_id)
+    lost = prepared.lost
+    for peer in dict.fromkeys(row.node_id.hex() for row in rows):
+        ids = [row.channel_id for row in rows if row.node_id.hex() == peer]
+        heard = prepared.gathered.heard.get(peer)
         outcomes: Mapping[bytes, Outcome] = dict.fromkeys(ids, Outcome.NOT_TOLD)
         if heard is not None and heard.endpoint is not None:
-            outcomes = tell(keys.node_key(known.seed), [heard.endpoint], ids, proxy=known.proxy).outcomes
-        told += [{"channel_id": one.hex(), "peer_id": node_id, "outcome": outcomes[one].value} for one in ids]
+            outcomes = tell(node_key(lost.seed), [heard.endpoint], ids, proxy=lost.proxy).outcomes
+        told += [{"channel_id": one.hex(), "peer_id": peer, "outcome": outcomes[one].value} for one in ids]
     return told
-
-
-def _write(path: Path, database: bytes) -> Path:
-    """The database, whole on disk, under another name. Raises UsageError."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(database)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
-    return temporary
 
 
 def _finish(temporary: Path, path: Path) -> None:
     """Gives the database its name. Unlike a rename, a link doesn't take the place of a file."""
     try:
         os.link(temporary, path)
-        temporary.unlink()
         folder = os.open(path.absolute().parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -328,14 +254,15 @@ def _finish(temporary: Path, path: Path) -> None:
         raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
 
 
-def _answer(arguments: argparse.Namespace, known: _Known, plan: Plan, rebuilt: Rebuilt) -> Object:
+def _answer(arguments: argparse.Namespace, prepared: _Prepared) -> Object:
+    plan, heard = prepared.plan, prepared.gathered.heard
     rows = sorted(plan.rows, key=lambda row: (list(Fate).index(row.fate), row.channel_id))
     alive = plan.of(Fate.ALIVE)
     assert plan.base is not None  # noqa: S101  else nothing was rebuilt
     return {
         "out": arguments.out,
         "database_version": plan.base.version,
-        "highest_id": rebuilt.highest_id,
+        "highest_id": prepared.rebuilt.highest_id,
         "channels": [
             {
                 "channel_id": row.channel_id.hex(),
@@ -347,7 +274,7 @@ def _answer(arguments: argparse.Namespace, known: _Known, plan: Plan, rebuilt: R
             }
             for row in rows
         ],
-        "peers_heard": sorted(node_id for node_id, one in known.heard.items() if one.endpoint is not None),
+        "peers_heard": sorted(peer for peer, one in heard.items() if one.endpoint is not None),
         "conclusion": f"{len(alive)} of {len(rows)} channels come back alive, by their peers' word ({_CLAIM})",
     }
 

@@ -157,14 +157,17 @@ def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
 def encode(
     timestamp: int,
     entries: Sequence[ChannelBackup],
-    summary: Summary,
+    summary: Summary | None,
     length: int | None = None,
     directory: Sequence[Contact] = (),
     *,
     facts: NodeFacts = NOTHING,
     live: bytes = b"",
 ) -> bytes:
-    """The plaintext of a backup, padded to `length` bytes; None: not padded."""
+    """The plaintext of a backup, padded to `length` bytes; None: not padded.
+
+    `summary`: None where nobody knows how many channels there are, as in what was gathered of the built-in's.
+    """
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"{len(entries)} entries: the container counts up to {MAX_ENTRIES}")
     container = b"".join(
@@ -176,7 +179,7 @@ def encode(
             *(entry.to_bytes() for entry in entries),
         )
     )
-    records = [(_SUMMARY, summary.to_bytes())]
+    records = [] if summary is None else [(_SUMMARY, summary.to_bytes())]
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
@@ -248,25 +251,21 @@ def decode(plaintext: bytes) -> Backup:
             faults.append(f"entry {number + 1} of {count}, channel {walked.channel_id.hex()}: {error}")
         else:
             entries.append(entry)
-    lost = count - len(entries)
+    lost, found = count - len(entries), tuple(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
-    facts = NOTHING
-    records: dict[int, bytes] = {}
+    facts, live = NOTHING, b""
     try:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
-        facts = read_facts(records, faults)
+        facts, live = read_facts(records, faults), records.get(_LIVE, b"")
         summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    live = records.get(_LIVE, b"")
-    return Backup(
-        timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, facts, live
-    )
+    return Backup(timestamp, found, summary, directory, legacy, tuple(faults), lost, version, facts, live)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:

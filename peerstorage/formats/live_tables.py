@@ -162,13 +162,11 @@ def check(part: LivePart) -> tuple[dict[bytes, StoredChannel], dict[bytes, str]]
     return whole, faults
 
 
-def addresses(part: LivePart) -> dict[bytes, tuple[str, ...]]:
-    """Where peers were last met, by node_id."""
-    found: dict[bytes, tuple[str, ...]] = {}
-    schema = columns(part.base.schema)
-    for channel in part.channels:
-        found |= _parse(View(schema, channel), part.base).addresses
-    return found
+def variables(base: Base) -> dict[Value, Value]:
+    """The table vars: by name its number, or else its bytes."""
+    names = columns(base.schema)["vars"]
+    rows = [dict(zip(names, row, strict=True)) for row in base.tables["vars"]]
+    return {row["name"]: row["blobval"] if row["intval"] is None else row["intval"] for row in rows}
 
 
 def _parse(view: View, base: Base) -> Database:

@@ -134,6 +134,7 @@ def decide(
             rows.append(Row(channel_id, node_id, entry.funding, sats, Fate.NO_ROWS, reason))
     bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
+    ids += [source.backup.facts.highest_id or 0 for source in sources]
     highest = max((*ids, *(base.highest_id for base in bases)), default=0)
     return Plan(rows, bases[0] if bases else None, bases, highest, merged.rejected)
 

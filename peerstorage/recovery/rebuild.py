@@ -62,7 +62,7 @@ def rebuild(
     try:
         for name, rows in base.tables.items():
             _insert(database, name, rows)
-        own = _own_node_id(schema, base)
+        own = live_tables.variables(base)["node_id"]
         left_out: dict[bytes, str] = {}
         for channel in (*alive, *paid_out):
             try:
@@ -130,19 +130,11 @@ def _waiting(schema: Columns, channel: LiveChannel, own_node_id: Value) -> LiveC
     return LiveChannel(channel.channel_id, {**channel.tables, "channels": (tuple(row.values()),)})
 
 
-def _own_node_id(schema: Columns, base: Base) -> Value:
-    place = {name: number for number, name in enumerate(schema["vars"])}
-    return next(row[place["blobval"]] for row in base.tables["vars"] if row[place["name"]] == "node_id")
-
-
 def _counters(bases: Iterable[Base]) -> dict[str, int]:
     """What the counters in `vars` are to begin with: the highest of all copies, and a margin."""
     highest: dict[str, int] = {}
     for base in bases:
-        schema = live_tables.columns(base.schema)
-        for row in base.tables["vars"]:
-            named = dict(zip(schema["vars"], row, strict=True))
-            name, value = named["name"], named["intval"]
+        for name, value in live_tables.variables(base).items():
             if isinstance(name, str) and isinstance(value, int) and _margin(name):
                 highest[name] = max(value, highest.get(name, 0))
     return {name: max(value, min(value + _margin(name), _HIGHEST_VAR)) for name, value in highest.items()}

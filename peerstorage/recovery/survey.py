@@ -61,7 +61,7 @@ class Stray:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`copies`: what peers returned and our key opens; `rejected`: what it doesn't; `hung_up`: the node_ids of peers
+    """`copies`: what peers returned and our key opens; `rejected`: what it doesn't; `hung_up`: node_ids of peers
     that hung up while we listened."""
 
     rows: Sequence[Row]

@@ -78,7 +78,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
     found = Network([peers(mine())])
     monkeypatch.setattr(revive, "hear_all", found.hear_all)
     monkeypatch.setattr(revive, "tell", found.tell)
-    monkeypatch.setattr(revive, "_LISTEN_AGAIN_AFTER", 0)
+    monkeypatch.setattr(revive, "LISTEN_AGAIN_AFTER", 0)
     return found
 
 

@@ -137,7 +137,7 @@ def test_a_base_that_is_not_whole_is_refused(tables: dict[str, Any], names: str)
         live_tables.check(replace(part, base=base))
 
 
-def test_where_peers_are_is_told() -> None:
-    found = live_tables.addresses(real())
-    assert set(found) == {channel.node_id for channel in stored(real()).values()}
-    assert all(addresses for addresses in found.values())
+def test_variables_are_told_by_name() -> None:
+    found = live_tables.variables(real().base)
+    assert found["data_version"] == 488
+    assert isinstance(found["node_id"], bytes)
