@@ -61,8 +61,11 @@ class _Rows:
             self.by_table.setdefault(name, []).extend(cursor.fetchall())
 
 
-def read(path: Path) -> Reading:
-    """The live part of the database. Raises StoreError with the reason where there is none."""
+def read(wallet: str | Path) -> Reading:
+    """The live part of the database, by its path. Raises StoreError with the reason where there is none."""
+    if str(wallet).startswith("postgres"):
+        raise StoreError("lightningd's database is PostgreSQL; live parts are read from SQLite only")
+    path = Path(wallet)
     _check_file(path)
     channels, base, flags = _Rows(), _Rows(), _Rows()
     taken: list[float] = []

@@ -282,6 +282,15 @@ class Node:
         """Whether lightningd can connect to Tor addresses."""
         return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
 
+    def wallet(self) -> str | None:
+        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: the usual file."""
+        config = self.call("listconfigs", config="wallet").get("configs", {}).get("wallet")
+        if config is None:
+            return None
+        # sqlite3://PATH, or sqlite3://PATH:BACKUP
+        value = str(config["value_str"])
+        return value.removeprefix("sqlite3://").partition(":")[0] if value.startswith("sqlite3://") else value
+
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")
 

@@ -26,11 +26,12 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import backup as format_
-from peerstorage.formats.sealing import seal
+from peerstorage.formats.sealing import OVERHEAD, seal
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
 from peerstorage.ours.session import Sessions
@@ -54,10 +55,12 @@ class Sender:
         ledger: Ledger,
         sessions: Sessions,
         placement: Placement,
+        live: LiveParts,
         look: Callable[[bool], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
+        self._live = live
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[float, list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
@@ -123,7 +126,8 @@ class Sender:
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         timestamp = self._ledger.take_timestamp(int(time.time()))
-        blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
+        blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
+        self._live.look()
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -142,9 +146,10 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            key = (id(contents.entries), contents.contacts, record.limit)
+            live = self._live_part(peer_id, contents, record.limit)
+            key = (id(contents.entries), contents.contacts, record.limit, live)
             if key not in blobs:
-                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
+                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit, live)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
@@ -188,13 +193,29 @@ class Sender:
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
-    def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
-        """A sealed backup of at most `limit` bytes."""
+    def _live_part(self, peer_id: str, contents: Contents, limit: int) -> bytes:
+        """What goes into the room that a blob's entries leave."""
+        length = self._shortest(0, contents, b"")
+        # Its record's type and length have four bytes.
+        room = limit - OVERHEAD - length - 4
+        large = self._placement.large
+        peer, channels = bytes.fromhex(peer_id), self._ledger.channels
+        return self._live.packed(peer, large, channels, self._options.replicas, room)
+
+    def _shortest(self, timestamp: int, contents: Contents, live: bytes) -> int:
+        """The length of a backup with the smallest padding."""
+        return len(self._encode(timestamp, contents, live, None)) + 2
+
+    def _encode(self, timestamp: int, contents: Contents, live: bytes, length: int | None) -> bytes:
         summary = self._ledger.summary(complete=not contents.left_out)
         directory = self._placement.directory[: contents.contacts]
-        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
+        return format_.encode(timestamp, contents.entries, summary, length, directory, live=live)
+
+    def _make_blob(self, timestamp: int, contents: Contents, limit: int, live: bytes) -> bytes:
+        """A sealed backup of at most `limit` bytes."""
+        shortest = self._shortest(timestamp, contents, live)
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
+        return seal(self._key, self._encode(timestamp, contents, live, length))
 
     # What peers say of it
 

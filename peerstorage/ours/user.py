@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.live_reading import Reading
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
@@ -23,6 +25,7 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -45,9 +48,19 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`."""
+    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's database,
+    None: nobody does."""
 
-    def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        key: bytes,
+        options: Options,
+        log: Log,
+        *,
+        read_live: Callable[[], Reading] | None = None,
+    ) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(store, node.channels(), node.unlisted, log)
         self.entrance = Entrance(self.ledger, options)
@@ -61,6 +74,7 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
+        self.live = LiveParts(read_live, lambda message: log("info", message))
         self.sender = Sender(
             node,
             key,
@@ -68,6 +82,7 @@ class User:
             ledger=self.ledger,
             sessions=self.sessions,
             placement=self.placement,
+            live=self.live,
             look=self.look,
         )
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())

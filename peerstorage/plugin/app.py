@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -100,7 +102,10 @@ class App:
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
-        self.user = User(self.node, self.store, self.key, options, self._log)
+        wallet = self.node.wallet() or str(folder / "lightningd.sqlite3")
+        self.user = User(
+            self.node, self.store, self.key, options, self._log, read_live=partial(live_reading.read, wallet)
+        )
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
