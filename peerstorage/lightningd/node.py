@@ -283,7 +283,7 @@ class Node:
         return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
 
     def wallet(self) -> str | None:
-        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: the usual file."""
+        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: not set."""
         config = self.call("listconfigs", config="wallet").get("configs", {}).get("wallet")
         if config is None:
             return None

@@ -2,7 +2,7 @@
 
 Rules:
 - Entries come first: live parts get the room that the plan leaves, and small peers none.
-- Where not all fit, a channel's live part goes to `replicas` large peers (rendezvous hashing), none of which is its
+- Where not all fit, a channel's live part goes to `replicas` large peers (rendezvous hashing), none of them its
   own: that one alone could not be believed. Where there is less room the most valuable channels come first.
 - What room is left then is filled by value.
 - Where lightningd's database can't be read the backup is what it was, and `fault` says why.
@@ -68,8 +68,8 @@ class LiveParts:
         replicas: int,
         room: int,
     ) -> bytes:
-        """What a peer gets, at most `room` bytes; nothing where no channel fits. `large`: the peers that are counted
-        on and keep large blobs; `channels`: all of ours."""
+        """What a peer gets, at most `room` bytes; nothing where no channel fits. `large`: the peers that are
+        counted on and keep large blobs; `channels`: all of ours."""
         part = self._part
         if part is None or peer not in large:
             return b""

@@ -48,8 +48,8 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's database,
-    None: nobody does."""
+    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's
+    database, None: nobody does."""
 
     def __init__(
         self,
@@ -75,16 +75,7 @@ class User:
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.live = LiveParts(read_live, lambda message: log("info", message))
-        self.sender = Sender(
-            node,
-            key,
-            options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            live=self.live,
-            look=self.look,
-        )
+        self.sender = self._sender()
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         self.strangers = Strangers(
             self.ledger,
@@ -110,6 +101,18 @@ class User:
         if self.ledger.entryless:
             for source in open_sources(key, store.all_retrieved())[0]:
                 self.learn(source.backup)
+
+    def _sender(self) -> Sender:
+        return Sender(
+            self._node,
+            self._key,
+            self._options,
+            ledger=self.ledger,
+            sessions=self.sessions,
+            placement=self.placement,
+            live=self.live,
+            look=self.look,
+        )
 
     @property
     def _refresh_period(self) -> float:
