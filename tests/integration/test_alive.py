@@ -30,6 +30,7 @@ from tests.integration.helpers import (
     STOCK,
     connect,
     fund,
+    held_backup,
     held_blob,
     is_connected,
     is_idle,
@@ -37,6 +38,7 @@ from tests.integration.helpers import (
     pay_over,
     pay_over_each,
     secret,
+    status,
 )
 from tests.integration.money import Share, await_money, coins, shares, spend_all
 from tests.integration.raw_peer import storage
@@ -101,9 +103,8 @@ class Node:
         return reading
 
 
-@pytest.fixture
-def lost(node_factory: Any) -> Node:
-    alice, bob, carol = node_factory.get_nodes(3, opts=[LOST, KEEPER, KEEPER])
+def network(node_factory: Any, options: dict[str, Any]) -> Node:
+    alice, bob, carol = node_factory.get_nodes(3, opts=[options, KEEPER, KEEPER])
     fund(alice, bob, push_sat=300_000)
     fund(alice, carol, push_sat=300_000, announce=False)
     fund(bob, alice, push_sat=300_000, announce=False)
@@ -132,7 +133,10 @@ def fates(answer: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("moved", MOVED)
-def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: Any, moved: int) -> None:
+def test_quiet_channels_live_and_moved_ones_are_paid_out(
+    node_factory: Any, bitcoind: Any, moved: int
+) -> None:
+    lost = network(node_factory, LOST)
     alice = lost.node
     lost.back_up(int(time.time()))
     channels = lost.channels
@@ -176,6 +180,36 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(lost: Node, bitcoind: A
         bitcoind.generate_block(6, wait_for_mempool=txid)
         wait_for(lambda txid=txid: any(coin.startswith(txid) for coin in coins(alice)))
     spend_all(alice)
+
+
+def test_the_plugin_itself_sends_what_brings_all_channels_back(node_factory: Any) -> None:
+    lost = network(node_factory, KEEPER | LOSING)
+    alice = lost.node
+    key = secret(alice)
+
+    def holds_everything(peer: Any) -> bool:
+        held = held_backup(peer, alice, key)
+        if held is None or not held.live:
+            return False
+        return live.decode(held.live).channels == live_reading.read(lost.database).part.channels
+
+    wait_for(lambda: all(map(holds_everything, lost.peers.values())))
+    assert status(alice)["backup"]["live_channels"] == 4
+    assert status(alice)["backup"]["live_fault"] is None
+    channels = lost.channels
+    lose_everything(alice)
+
+    code, answer = run(lost)
+
+    assert code == 0
+    assert set(fates(answer).values()) == {"comes back alive"}
+    alice.start()
+    lost.await_alive(channels)
+    for channel in channels:
+        lost.pay(channel, 3_000_000)
+    # The node goes on as it was: it is not recovering, and its peers get backups that are newer than ever.
+    wait_for(lambda: status(alice)["mode"] == "normal")
+    wait_for(lambda: all(map(holds_everything, lost.peers.values())))
 
 
 def rows(path: Path) -> dict[str, set[tuple[Any, ...]]]:
