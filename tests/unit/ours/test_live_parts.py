@@ -34,8 +34,12 @@ def entries(part: LivePart) -> list[ChannelBackup]:
     ]
 
 
-def reading(part: LivePart, said: list[str] | None = None) -> LiveParts:
-    found = LiveParts(lambda: Reading(part, {}, 1.0), [].append if said is None else said.append)
+def unheard(_: str) -> None:
+    """What is said doesn't matter here."""
+
+
+def reading(part: LivePart) -> LiveParts:
+    found = LiveParts(lambda: Reading(part, {}, 1.0), unheard)
     found.look()
     return found
 
@@ -129,13 +133,13 @@ def test_what_was_read_a_moment_ago_will_do() -> None:
         times.append(1)
         return Reading(real(), {}, 1.0)
 
-    parts = LiveParts(read, [].append)
+    parts = LiveParts(read, unheard)
     for _ in range(5):
         parts.look()
     assert len(times) == 1
 
 
 def test_nobody_reads() -> None:
-    parts = LiveParts(None, [].append)
+    parts = LiveParts(None, unheard)
     parts.look()
     assert parts.packed(PEERS[0], PEERS, entries(real()), 3, PLENTY) == b""
