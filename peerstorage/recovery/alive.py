@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -137,6 +138,16 @@ def decide(
     ids += [source.backup.facts.highest_id or 0 for source in sources]
     highest = max((*ids, *(base.highest_id for base in bases)), default=0)
     return Plan(rows, bases[0] if bases else None, bases, highest, merged.rejected)
+
+
+def live_channels(sources: Sequence[Source]) -> frozenset[bytes]:
+    """The channel_ids that the live parts of these sources have, whole or not."""
+    found: set[bytes] = set()
+    for source in sources:
+        if source.backup.live:
+            with contextlib.suppress(FormatError):
+                found |= {channel.channel_id for channel in live.decode(source.backup.live).channels}
+    return frozenset(found)
 
 
 def _row(one: _Newest, fate: Fate, reason: str) -> Row:

@@ -28,7 +28,9 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    cli,
     connect,
+    connect_refused,
     fund,
     held_backup,
     held_blob,
@@ -197,6 +199,14 @@ def test_the_plugin_itself_sends_what_brings_all_channels_back(node_factory: Any
     assert status(alice)["backup"]["live_channels"] == 4
     assert status(alice)["backup"]["live_fault"] is None
     channels = lost.channels
+    lose_everything(alice)
+    # Who starts a new node first is told of the better way, and nothing is closed by that.
+    alice.start()
+    assert connect_refused(alice, next(iter(lost.peers.values()))) == 402
+    plan = subprocess.run(
+        cli(alice, "peerstorage-restore", "dry_run=true"), capture_output=True, text=True, check=True
+    )
+    assert "4 channel(s) may come back alive instead" in plan.stdout
     lose_everything(alice)
 
     code, answer = run(lost)

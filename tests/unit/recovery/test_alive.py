@@ -10,7 +10,7 @@ from peerstorage.formats import live
 from peerstorage.formats.backup import Backup, Summary
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.opening import Source
-from peerstorage.recovery.alive import Fate, Plan, decide
+from peerstorage.recovery.alive import Fate, Plan, decide, live_channels
 from peerstorage.recovery.hearing import Heard
 from tests.unit.live_samples import SEED, copy, entry, heard, moved, real, stored
 
@@ -218,3 +218,11 @@ def test_left_out_by_the_database_is_left_to_the_restore() -> None:
     plan = decide(both(real()), heard(real()), SEED).without({ONE: "contradicts"})
     assert (fate(plan), reason(plan)) == (Fate.NO_ROWS, "contradicts")
     assert [row.live for row in plan.of(Fate.NO_ROWS)] == [None]
+
+
+def test_which_channels_have_a_live_part_is_told_for_the_restore() -> None:
+    part = replace(real(), channels=real().channels[:2])
+    damaged = Source("x", replace(copy("x", real(), NOW).backup, live=b"\1\0"))
+    sources = [copy(OWNER, part, NOW, of=real()), copy(FRIEND, None, NOW), damaged]
+    assert live_channels(sources) == {channel.channel_id for channel in part.channels}
+    assert live_channels([]) == frozenset()
