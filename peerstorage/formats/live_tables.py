@@ -169,6 +169,15 @@ def variables(base: Base) -> dict[Value, Value]:
     return {row["name"]: row["blobval"] if row["intval"] is None else row["intval"] for row in rows}
 
 
+def last_block(base: Base) -> tuple[int, Row]:
+    """The height and the row of the last block that a copy knew. Raises FormatError."""
+    place = columns(base.schema)["blocks"].index("height")
+    heights = {height: row for row in base.tables["blocks"] if isinstance(height := row[place], int)}
+    if not heights:
+        raise FormatError("base: without a block")
+    return max(heights), heights[max(heights)]
+
+
 def _parse(view: View, base: Base) -> Database:
     names = columns(base.schema)["vars"]
     tables = {name: view.rows(name) for name in ("peers", "channels", "shachains")}
@@ -183,9 +192,10 @@ def _check_base(schema: Columns, base: Base) -> None:
         _check_width(schema, name, rows)
     if [row[0] for row in base.tables.get("version", ())] != [base.version]:
         raise FormatError(f"base: its table version doesn't say {base.version}")
+    # Without one lightningd would begin at the newest block, and never see what happened before.
     if not base.tables.get("blocks"):
-        # lightningd would begin at the newest block, and never see what happened before.
         raise FormatError("base: without a block")
+    last_block(base)
 
 
 def _check_width(schema: Columns, name: str, rows: Sequence[Row]) -> None:

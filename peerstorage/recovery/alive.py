@@ -55,12 +55,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`base`: of the newest copy; None where no copy has a live part. `bases`: of all copies. `highest_id`: of any
-    channel that any copy names. `rejected`: what can't be used, and why."""
+    """`rows`: those of the newest copies first. `base`: of the newest copy; None where no copy has a live part.
+    `bases`: of all copies. `scan_from`: of the oldest copy that a row is of. `highest_id`: of any channel that any
+    copy names. `rejected`: what can't be used, and why."""
 
     rows: Sequence[Row]
     base: Base | None
     bases: Sequence[Base]
+    scan_from: Base | None
     highest_id: int
     rejected: Sequence[Rejected]
 
@@ -95,6 +97,7 @@ class _Newest:
     live: LiveChannel
     stored: StoredChannel
     timestamp: int
+    base: Base
 
     @property
     def rank(self) -> tuple[int, int, int]:
@@ -118,7 +121,7 @@ def decide(
     named = {one.entry.channel_id: one.entry for one in merged.candidates}
     known = {entry.channel_id for source in sources for entry in source.backup.entries}
     rows = []
-    for channel_id, one in sorted(newest.items()):
+    for channel_id, one in sorted(newest.items(), key=lambda item: (-item[1].timestamp, item[0])):
         stored = one.stored
         own = ChannelKeys.derive(seed, stored.node_id, stored.database_id)
         judgement = judge(
@@ -137,7 +140,9 @@ def decide(
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
     ids += [source.backup.facts.highest_id or 0 for source in sources]
     highest = max((*ids, *(base.highest_id for base in bases)), default=0)
-    return Plan(rows, bases[0] if bases else None, bases, highest, merged.rejected)
+    used = [one.base for one in newest.values()]
+    oldest = min(used, key=lambda base: live_tables.last_block(base)[0], default=None)
+    return Plan(rows, bases[0] if bases else None, bases, oldest, highest, merged.rejected)
 
 
 def live_channels(sources: Sequence[Source]) -> frozenset[bytes]:
@@ -187,7 +192,7 @@ def _newest(copies: Sequence[_Copy]) -> tuple[dict[bytes, _Newest], dict[bytes, 
                 versions = f"{copy.part.base.version}, the newest copy's {copies[0].part.base.version}"
                 faults[channel.channel_id] = f"the schema of its live part has version {versions}"
                 continue
-            one = _Newest(channel, stored, copy.source.backup.timestamp)
+            one = _Newest(channel, stored, copy.source.backup.timestamp, copy.part.base)
             before = newest.get(channel.channel_id)
             if before is None or before.rank < one.rank:
                 newest[channel.channel_id] = one

@@ -48,12 +48,14 @@ def rebuild(
     alive: Sequence[LiveChannel],
     paid_out: Sequence[LiveChannel],
     highest_id: int,
-    bases: Iterable[Base] = (),
+    *,
+    bases: Sequence[Base] = (),
+    scan_from: Base | None = None,
 ) -> Rebuilt:
     """The database. `alive` and `paid_out`: the newest first; all have been checked against the base's schema.
 
-    `highest_id`: of any channel that any backup names. `bases`: of other copies, for their counters.
-    Raises FormatError.
+    `highest_id`: of any channel that any backup names. `bases`: of other copies, for their counters. `scan_from`:
+    the copy from whose last block on lightningd is to scan, where it isn't the base. Raises FormatError.
     """
     if not alive and not paid_out:
         raise FormatError("no channel has a live part: there is nothing to build a database of")
@@ -64,19 +66,29 @@ def rebuild(
             _insert(database, name, rows)
         own = live_tables.variables(base)["node_id"]
         left_out: dict[bytes, str] = {}
-        for channel in (*alive, *paid_out):
+        for channel in (*alive, *(_waiting(schema, one, own) for one in paid_out)):
             try:
-                _add(database, schema, channel if channel in alive else _waiting(schema, channel, own))
+                _add(database, schema, channel)
             except (FormatError, sqlite3.IntegrityError) as error:
                 left_out[channel.channel_id] = f"its rows contradict newer ones: {error}"
         everyone = (base, *bases)
         _raise_vars(database, _counters(everyone))
         highest = max(highest_id, *(one.highest_id for one in everyone)) + CHANNEL_MARGIN
         _bury(database, schema, (*alive, *paid_out)[0], highest)
+        _go_back(database, live_tables.last_block(scan_from or base))
         _prove(database)
         return Rebuilt(database.serialize(), left_out, highest)
     finally:
         database.close()
+
+
+def _go_back(database: sqlite3.Connection, block: tuple[int, Row]) -> None:
+    """What lightningd itself does for a rescan: a channel of an older copy may have been closed before the newest
+    copy's last block, and lightningd looks for that only in the blocks that it scans."""
+    height, row = block
+    _insert(database, "blocks", [row], "IGNORE")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("DELETE FROM blocks WHERE height > ?", (height,))
 
 
 def _empty(schema: tuple[str, ...]) -> sqlite3.Connection:

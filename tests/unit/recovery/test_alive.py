@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -218,6 +219,44 @@ def test_left_out_by_the_database_is_left_to_the_restore() -> None:
     plan = decide(both(real()), heard(real()), SEED).without({ONE: "contradicts"})
     assert (fate(plan), reason(plan)) == (Fate.NO_ROWS, "contradicts")
     assert [row.live for row in plan.of(Fate.NO_ROWS)] == [None]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_loss_at_any_moment_brings_back_what_is_current_and_nothing_else(seed: int) -> None:
+    """Random traffic; now and then one of three holders gets a backup. Peers are honest."""
+    chance = random.Random(seed)
+    truth, copies = real(), {}
+    for step in range(chance.randint(1, 25)):
+        if chance.random() < 0.6:
+            truth = moved(truth, chance.choice([ONE, *OTHERS]), chance.randint(1, 3))
+        if chance.random() < 0.5:
+            holder = chance.choice([OWNER, FRIEND, "file"])
+            copies[holder] = copy(holder, truth, NOW + step)
+    plan = decide(list(copies.values()), heard(truth), SEED)
+    now = stored(truth)
+    states = {name: stored(live.decode(one.backup.live)) for name, one in copies.items()}
+    for row in plan.rows:
+        channel_id = row.channel_id
+        current = {name for name, state in states.items() if state[channel_id] == now[channel_id]}
+        proved = bool(current - {row.node_id.hex()})
+        assert (row.fate is Fate.ALIVE) is proved, (channel_id.hex(), current)
+        if row.fate is Fate.ALIVE:
+            assert row.live in truth.channels
+
+
+def at(part: LivePart, height: int) -> LivePart:
+    """The part of a database whose last block had this height."""
+    blocks = ((height, b"\1" * 32, b"\2" * 32),)
+    return replace(part, base=replace(part.base, tables={**part.base.tables, "blocks": blocks}))
+
+
+def test_lightningd_scans_from_the_oldest_copy_that_is_used_and_from_no_older_one() -> None:
+    newest = replace(at(real(), 900), channels=real().channels[1:])
+    sources = [copy(FRIEND, newest, NOW, of=real()), copy(OWNER, at(real(), 700), NOW - 50)]
+    sources.append(copy("stale", at(real(), 100), NOW - 9000))
+    plan = decide(sources, heard(real()), SEED)
+    assert plan.base == newest.base
+    assert plan.scan_from == at(real(), 700).base
 
 
 def test_which_channels_have_a_live_part_is_told_for_the_restore() -> None:

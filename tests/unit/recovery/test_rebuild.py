@@ -94,7 +94,7 @@ def test_counters_are_those_of_the_copy_that_is_furthest_and_fit_into_an_int() -
 
     bases = [other("bip86_max_index", 5000), other("last_htlcs_created_index", HIGHEST - 5)]
     bases.append(replace(base, highest_id=77))
-    rebuilt = rebuild.rebuild(base, real().channels, [], 50, bases)
+    rebuilt = rebuild.rebuild(base, real().channels, [], 50, bases=bases)
     after = variables(rebuilt.database)
     assert after["bip86_max_index"] == 6000
     assert after["last_htlcs_created_index"] == HIGHEST
@@ -167,6 +167,23 @@ def test_a_peer_with_another_nodes_number_is_left_out() -> None:
     rebuilt = rebuild.rebuild(part.base, part.channels, [], 4)
     assert set(rebuilt.left_out) == {second}
     assert "another node's" in rebuilt.left_out[second]
+
+
+def test_lightningd_scans_on_from_the_last_block_of_the_oldest_copy_that_is_used() -> None:
+    base = real().base
+    places = live_tables.columns(base.schema)["blocks"]
+    old = dict.fromkeys(places) | {"height": 130, "hash": b"\7" * 32, "prev_hash": b"\6" * 32}
+    older = replace(base, tables={**base.tables, "blocks": (tuple(old.values()),)})
+    rebuilt = rebuild.rebuild(base, real().channels, [], 4, scan_from=older)
+    with opened(rebuilt.database) as file:
+        [(height,)] = file.execute("SELECT MAX(height) FROM blocks")
+        heights = file.execute("SELECT confirmation_height, spend_height FROM outputs").fetchall()
+        assert file.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert height == 130
+    # As after lightningd's own rollback: what a block said that is to be scanned again isn't known.
+    assert all(one is None or one <= 130 for pair in heights for one in pair)
+    with opened(all_alive().database) as file:
+        assert file.execute("SELECT MAX(height) FROM blocks").fetchall() == [(150,)]
 
 
 def test_without_any_channel_there_is_no_database() -> None:
