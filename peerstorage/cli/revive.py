@@ -192,7 +192,14 @@ def _prepare(arguments: argparse.Namespace, inputs: Inputs) -> _Prepared:
         )
     _check_owner(plan, secret.seed)
     alive, paid_out = plan.of(Fate.ALIVE), plan.of(Fate.MOVED, Fate.UNPROVED)
-    rebuilt = rebuild(plan.base, _live(alive), _live(paid_out), plan.highest_id, plan.bases, plan.scan_from)
+    rebuilt = rebuild(
+        plan.base,
+        _live(alive),
+        _live(paid_out),
+        plan.highest_id,
+        bases=plan.bases,
+        scan_from=plan.scan_from,
+    )
     return _Prepared(lost, gathered, plan.without(rebuilt.left_out), rebuilt)
 
 
