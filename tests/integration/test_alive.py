@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd import live_reading
 from peerstorage.recovery import rebuild
+from tests.integration import lnd_node
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     LOSING,
@@ -42,14 +42,16 @@ from tests.integration.helpers import (
     secret,
     status,
 )
+from tests.integration.lnd_node import LndNode
 from tests.integration.money import Share, await_money, coins, shares, spend_all
 from tests.integration.raw_peer import storage
+from tests.soak import SOAK
 
 Channel = dict[str, Any]
 # Without the plugin at the node that is lost: the way back must not need it.
 LOST: dict[str, Any] = STOCK | LOSING | {"disable-plugin": "chanbackup"}
 KEEPER: dict[str, Any] = OURS | {"allow_bad_gossip": True}
-MOVED = (0, 1, 4) if os.environ.get("PEERSTORAGE_SOAK") or os.environ.get("SOAK") else (1,)
+MOVED = (0, 1, 4) if SOAK else (1,)
 
 
 @dataclass
@@ -251,3 +253,66 @@ def is_normal(channel: Channel) -> bool:
 def of(channels: list[Channel], all_shares: list[Share]) -> list[Share]:
     fundings = {f"{one['funding_txid']}:{one['funding_outnum']}" for one in channels}
     return [share for share in all_shares if share.funding in fundings]
+
+
+def pay_lnd(alice: Any, lnd: LndNode, channel: Channel, msat: int) -> None:
+    """Over this channel."""
+    invoice = alice.rpc.decode(lnd.invoice(msat))
+    hop = {
+        "id": lnd.info["id"],
+        "channel": channel["short_channel_id"],
+        "amount_msat": msat,
+        "delay": invoice["min_final_cltv_expiry"] + 3,
+    }
+    alice.rpc.sendpay([hop], invoice["payment_hash"], payment_secret=invoice["payment_secret"])
+    alice.rpc.waitsendpay(invoice["payment_hash"])
+    wait_for(lambda: is_idle(alice))
+
+
+@pytest.mark.skipif(bool(lnd_node.missing()), reason="lnd and lncli are not on PATH")
+def test_a_quiet_channel_with_lnd_comes_back_from_a_third_nodes_copy(
+    node_factory: Any, bitcoind: Any, tmp_path: Path
+) -> None:
+    alice, bob = node_factory.get_nodes(2, opts=[LOST, KEEPER])
+    lnd = LndNode(tmp_path / "lnd", bitcoind)
+    try:
+        fund(alice, bob, push_sat=300_000)
+        connect(alice, lnd)
+        alice.fundwallet(3_000_000)
+        for announce in (True, False):
+            opened = alice.rpc.fundchannel(
+                lnd.info["id"], 1_000_000, announce=announce, push_msat=300_000_000
+            )
+            bitcoind.generate_block(6, wait_for_mempool=opened["txid"])
+        lost = Node(alice, {bob.info["id"]: bob})
+        wait_for(lambda: len([one for one in lost.channels if is_normal(one)]) == 3)
+        wait_for(lambda: list(lnd.states(alice).values()) == ["open", "open"])
+        gone, quiet = (one for one in lost.channels if one["peer_id"] == lnd.info["id"])
+        for channel in (gone, quiet):
+            pay_lnd(alice, lnd, channel, 20_000_000)
+        lost.back_up(int(time.time()))
+        pay_lnd(alice, lnd, gone, 7_000_000)
+        wallet, shared = coins(alice), of([gone], shares(alice))
+        since = bitcoind.rpc.getblockcount() + 1
+        lose_everything(alice)
+
+        code, answer = run(lost)
+
+        assert code == 0
+        assert fates(answer)[gone["channel_id"]] == "moved since"
+        assert fates(answer)[quiet["channel_id"]] == "comes back alive"
+        alice.start()
+        bitcoind.generate_block(6, wait_for_mempool=1)
+        await_money(alice, wallet, shared, since)
+        if not is_connected(alice, lnd):
+            connect(alice, lnd)
+        wait_for(lambda: is_up(lost, quiet))
+        pay_lnd(alice, lnd, quiet, 3_000_000)
+        lnd.pay(alice.rpc.invoice(2_000_000, "back", "")["bolt11"])
+    finally:
+        lnd.close()
+
+
+def is_up(lost: Node, channel: Channel) -> bool:
+    [now] = [one for one in lost.channels if one["channel_id"] == channel["channel_id"]]
+    return is_normal(now) and bool(now["peer_connected"])
