@@ -278,8 +278,8 @@ def test_a_quiet_channel_with_lnd_comes_back_from_a_third_nodes_copy(
     try:
         fund(alice, bob, push_sat=300_000)
         connect(alice, lnd)
-        alice.fundwallet(3_000_000)
         for announce in (True, False):
+            alice.fundwallet(1_500_000)
             opened = alice.rpc.fundchannel(
                 lnd.info["id"], 1_000_000, announce=announce, push_msat=300_000_000
             )
