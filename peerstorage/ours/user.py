@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.live_reading import Reading
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
@@ -23,6 +25,7 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -45,9 +48,19 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`."""
+    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's
+    database, None: nobody does."""
 
-    def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        key: bytes,
+        options: Options,
+        log: Log,
+        *,
+        read_live: Callable[[], Reading] | None = None,
+    ) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         channels = node.channels()
         self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
@@ -62,15 +75,8 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
-        self.sender = Sender(
-            node,
-            key,
-            options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            look=self.look,
-        )
+        self.live = LiveParts(read_live, lambda message: log("info", message))
+        self.sender = self._sender()
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         self.strangers = Strangers(
             self.ledger,
@@ -96,6 +102,18 @@ class User:
         if self.ledger.entryless:
             for source in open_sources(key, store.all_retrieved())[0]:
                 self.learn(source.backup)
+
+    def _sender(self) -> Sender:
+        return Sender(
+            self._node,
+            self._key,
+            self._options,
+            ledger=self.ledger,
+            sessions=self.sessions,
+            placement=self.placement,
+            live=self.live,
+            look=self.look,
+        )
 
     @property
     def _refresh_period(self) -> float:
@@ -351,27 +369,9 @@ class User:
 
     # The operator's word
 
-    @property
-    def withheld_at(self) -> list[str]:
-        """Peers by node_id in hex that hold what may be better than what we could send."""
-        return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
-
-    @property
-    def no_new_channels(self) -> str:
-        """Any thread may ask: see guard."""
-        return guard.no_new_channels(self.ledger.state)
-
-    def lightningd_started(self) -> None:
-        """It counts its channels anew."""
-        self.ledger.save(replace(self.ledger.state, handed_over=False))
-
     def hands_over(self) -> None:
         """recoverchannel is about to be called."""
         self.ledger.save(replace(self.ledger.state, handed_over=True))
-
-    def may_open(self) -> None:
-        """The operator takes it on himself that keys may come a second time."""
-        self.ledger.save(replace(self.ledger.state, keys_used=False))
 
     def recover_earlier(self) -> None:
         """Begins to recover what this database never had: channels of an earlier life."""

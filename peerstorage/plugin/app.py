@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
+from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -104,9 +106,12 @@ class App:
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
-        self.user = User(self.node, self.store, self.key, options, self._log)
+        wallet = self.node.wallet() or str(folder / "lightningd.sqlite3")
+        self.user = User(
+            self.node, self.store, self.key, options, self._log, read_live=partial(live_reading.read, wallet)
+        )
         if configuration.get("startup", True):
-            self.user.lightningd_started()
+            self.user.ledger.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -119,6 +124,18 @@ class App:
             everyone=options.provide == "all",
             builtin=builtin,
         )
+        self._build_files(folder, options)
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
+
+    def _build_files(self, folder: Path, options: Options) -> None:
         self.local_file = LocalFile(
             folder,
             options,
@@ -137,15 +154,6 @@ class App:
             user=self.user,
             alerts=self.alerts,
             submit=self.worker.submit,
-        )
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(
-            self.user,
-            self.alerts,
-            options,
-            builtin=builtin,
-            behind_builtin=behind,
-            hanging=self.node.hanging,
         )
 
     def _is_behind_builtin(self) -> bool:
@@ -248,7 +256,7 @@ class App:
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = self.user.no_new_channels if self.options.use else ""
+        reason = self.user.ledger.no_new_channels if self.options.use else ""
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:

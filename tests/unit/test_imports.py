@@ -37,6 +37,8 @@ PURE = {
         "facts",
         "greenlight",
         "keys",
+        "live",
+        "live_tables",
         "opening",
         "scb",
         "sealing",
@@ -47,6 +49,7 @@ PURE = {
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {
+        "alive",
         "answers",
         "chain",
         "check",
