@@ -81,7 +81,7 @@ def open_all(
 
 
 def _open(secret: Secret, name: str, blob: bytes) -> Source:
-    if not blob.lstrip().startswith(b"{"):
+    if not _is_json(blob):
         return open_source(secret.keys, name, blob)
     signer = greenlight.read(blob)
     if signer.node_id != secret.node_id:
@@ -94,3 +94,11 @@ def _open(secret: Secret, name: str, blob: bytes) -> Source:
         raise FormatError(f"created_at {signer.created_at} is no time") from error
     faults = tuple(f"{channel.key}: {channel.fault}" for channel in signer.incomplete)
     return Source(name, Backup(max(0, made), signer.entries, None, faults=faults))
+
+
+def _is_json(blob: bytes) -> bool:
+    """Whether this is text that begins as an object does. One sealed blob of 256 begins with that byte, too."""
+    try:
+        return blob.decode().lstrip().startswith("{")
+    except UnicodeDecodeError:
+        return False

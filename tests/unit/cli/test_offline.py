@@ -177,6 +177,14 @@ def test_a_greenlight_backup_gives_the_same_descriptors(run: Run) -> None:
     assert "signer backup of node" in other.err
 
 
+def test_a_sealed_backup_may_begin_like_json(run: Run) -> None:
+    """Its first bytes are random."""
+    while not (content := blob(entry_of(ANCHORED))).startswith(b"{"):
+        pass
+    Path("backup").write_bytes(content)
+    assert run("descriptors", *KEY, "backup").code == 0
+
+
 def test_the_key_that_only_opens_backups_is_not_enough(run: Run) -> None:
     assert run("descriptors", "--secret-hex", "00" * 32, "backup").code == 2
 
@@ -364,6 +372,26 @@ def test_fetch_follows_and_closes_nothing(run: Run) -> None:
     assert stat.S_IMODE(Path("fetched.backup").stat().st_mode) == 0o600
     inspected = run("inspect", "--json", *KEY, "fetched.backup").json["sources"][0]["channels"]
     assert {row["channel_id"] for row in inspected} == {one.channel_id.hex() for one in entries}
+
+
+def test_fetch_keeps_apart_what_recoverchannel_must_not_get(run: Run) -> None:
+    """Two channels claim one database id: sweep takes both files."""
+    one, two = entry_of(ANCHORED), entry_of(STATIC, database_id=entry_of(ANCHORED).database_id)
+    with peer_of(content=blob(one, two)) as peer:
+        result = run("fetch", *KEY, "--json", str(peer.endpoint))
+    assert result.json["files"] == ["fetched.backup", "fetched.backup.others"]
+    # No revoked secret is printed.
+    assert "scb" not in result.json
+    assert all("scb" not in row for row in result.json["channels"])
+    both = run("descriptors", *KEY, "--json", *result.json["files"])
+    assert {row["channel_id"] for row in both.json["channels"]} == {
+        one.channel_id.hex(),
+        two.channel_id.hex(),
+    }
+    Path("fetched.backup").unlink()
+    again = run("fetch", *KEY, str(peer.endpoint))
+    assert again.code == 2
+    assert "fetched.backup.others is there already" in again.err
 
 
 def test_fetch_where_nobody_has_anything(run: Run) -> None:
