@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import onchain, peers, resume, show
+from peerstorage.cli import onchain, peers, resume, show, snapshot
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -168,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     peers.add_commands(command)
     onchain.add_commands(command)
     resume.add_command(command)
+    snapshot.add_command(command)
     return parser
 
 
@@ -183,7 +184,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, **peers.COMMANDS, **onchain.COMMANDS, "check": resume.run_check}
+    alone = {
+        "convert": _convert,
+        **peers.COMMANDS,
+        **onchain.COMMANDS,
+        "check": resume.run_check,
+        "open-snapshot": snapshot.run_open,
+    }
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

@@ -48,6 +48,7 @@ from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, he
 from peerstorage.recovery.database_source import is_database, is_url
 from peerstorage.recovery.merge import Recovered, merge
 from peerstorage.recovery.old_node import moved, newer_copy
+from peerstorage.recovery.snapshot_file import is_snapshot_file
 
 # A close is in the mempool within a second or two after the peer was told.
 _SEEN_WITHIN = 10.0
@@ -226,7 +227,9 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
             raise UsageError(INVALID_PARAMS, "--behind takes one database")
         [arguments.database] = arguments.sources
         return run_close_behind(arguments, inputs)
-    if not arguments.all and any(is_database(one) for one in arguments.sources):
+    if not arguments.all and any(
+        is_database(one) or is_snapshot_file(Path(one)) for one in arguments.sources
+    ):
         raise UsageError(
             INVALID_PARAMS,
             "of a database --behind closes the channels that moved on since the copy, and the others live; --all "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from peerstorage.cli.answers import WRONG_KEY, exit_code, say
 from peerstorage.cli.inputs import Inputs, Secret, add_key_options, label
@@ -15,10 +17,11 @@ from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
 from peerstorage.recovery.database_source import is_database, is_url, read_entries
+from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "
-    "the backup in hex or as clnemerg1…; or lightningd's database, a file or postgres://…"
+    "the backup in hex or as clnemerg1…; or lightningd's database, a file, a snapshot or postgres://…"
 )
 
 
@@ -67,7 +70,9 @@ def open_all(
     for argument in names:
         name = "the database" if is_url(argument) else label(argument)
         try:
-            if is_database(argument):
+            if is_snapshot_file(Path(argument)):
+                sources.append(Source(name, _of_snapshot(secret, Path(argument))))
+            elif is_database(argument):
                 sources.append(Source(name, read_entries(argument)))
             else:
                 sources.append(_open(secret, name, inputs.source(argument)))
@@ -78,6 +83,14 @@ def open_all(
     if secret.node_id and any(exit_code(error) == WRONG_KEY for error in failures.values()):
         say([f"the key is that of node {secret.node_id.hex()}: if that isn't your node, it is the wrong key"])
     return sources, failures
+
+
+def _of_snapshot(secret: Secret, path: Path) -> Backup:
+    """What is in a snapshot, which is opened for so long in a folder of ours."""
+    with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
+        database = Path(folder) / "database"
+        open_snapshot_file(path, secret.snapshot_keys, database)
+        return read_entries(str(database))
 
 
 def _open(secret: Secret, name: str, blob: bytes) -> Source:

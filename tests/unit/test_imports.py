@@ -40,6 +40,7 @@ PURE = {
         "opening",
         "scb",
         "sealing",
+        "snapshot",
         "textform",
         "words",
     },
