@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +19,17 @@ from embit.transaction import Transaction
 
 from peerstorage.cli import peers
 from peerstorage.formats.backup import encode
-from peerstorage.formats.keys import seed_of_hsm_secret
+from peerstorage.formats.database_entries import COLUMNS
+from peerstorage.formats.keys import sealing_keys, seed_of_hsm_secret
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import derive_key, seal
+from peerstorage.formats.snapshot import SECRET_NAME, About, seal_snapshot
 from peerstorage.formats.words import ENGLISH as WORDS
 from peerstorage.recovery import conversation
 from peerstorage.recovery.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
+from tests.unit.formats.test_database_entries import tables
 from tests.unit.http_server import Server
 from tests.unit.recovery.test_chain import Node, block
 from tests.unit.samples import vectors
@@ -175,6 +181,35 @@ def test_a_greenlight_backup_gives_the_same_descriptors(run: Run) -> None:
     other = run("descriptors", "--hsm-secret", "another", "signer.json")
     assert other.code == 4
     assert "signer backup of node" in other.err
+
+
+@pytest.mark.parametrize("sealed_up", [False, True], ids=["database", "snapshot"])
+def test_a_database_gives_the_same_descriptors(run: Run, sealed_up: bool) -> None:
+    with closing(sqlite3.connect("database")) as connection, connection:
+        for table, rows in tables().items():
+            columns = COLUMNS[table]
+            connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            marks = ", ".join("?" * len(columns))
+            connection.executemany(
+                f"INSERT INTO {table} VALUES ({marks})", [[row[column] for column in columns] for row in rows]
+            )
+    if sealed_up:
+        content = Path("database").read_bytes()
+        seed = seed_of_hsm_secret(Path("secret").read_bytes(), None, WORDS)
+        key = sealing_keys(seed, SECRET_NAME)[0]
+        pieces = seal_snapshot(key, About(1, 2, len(content)), io.BytesIO(content))
+        Path("database").write_bytes(b"".join(pieces))
+    found = run("descriptors", "--json", *KEY, "database")
+    wanted = run("descriptors", "--json", *KEY, sealed(*map(entry_of, OURS)))
+    assert found.code == wanted.code == 0
+    # How old it is nobody knows: the whole chain is searched.
+    assert found.json["timestamp"] == 0
+    assert [one["descriptor"] for one in found.json["channels"]] == [
+        one["descriptor"] for one in wanted.json["channels"]
+    ]
+    refused = run("close", *KEY, "--yes", "database")
+    assert refused.code == 2
+    assert "--all closes every one" in refused.err
 
 
 def test_a_sealed_backup_may_begin_like_json(run: Run) -> None:
