@@ -73,6 +73,8 @@ class App:
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        for opening in ("openchannel", "openchannel2"):
+            plugin.add_hook(opening, self._on_opening)
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
         plugin.add_subscription("block_added", self._on_block_added)
@@ -103,6 +105,8 @@ class App:
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
+        if configuration.get("startup", True):
+            self.user.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -242,6 +246,10 @@ class App:
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
+
+    def _on_opening(self, **_: Any) -> dict[str, str]:
+        reason = self.user.no_new_channels if self.options.use else ""
+        return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.

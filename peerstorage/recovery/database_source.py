@@ -58,7 +58,7 @@ def read_entries(source: str) -> Backup:
 
 
 def _read(source: str, columns: Columns) -> Tables:
-    return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source), columns)
+    return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source).resolve(), columns)
 
 
 def _read_file(path: Path, columns: Columns) -> Tables:
@@ -140,12 +140,12 @@ def _read_postgres(url: str, columns: Columns) -> Tables:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one view of all tables
             others = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                "AND usename = current_user AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
             if others is not None and others[0]:
                 raise UsageError(
                     SOURCE_UNREADABLE,
-                    f"{others[0]} other client(s) are connected to this database: is lightningd running?",
+                    f"{others[0]} other client(s) are connected to it as this user: is lightningd running?",
                 )
             tables = {
                 str(name)
