@@ -19,14 +19,12 @@ from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import FormatError, PeerstorageError, StoreError
 from peerstorage.formats.facts import CHAIN_HASHES
 from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.formats.sealing import SCB_SECRET
 from peerstorage.lightningd.connection import ask
+from peerstorage.lightningd.rows import NO_CHANNEL, PROOF, STUB, is_proven
 from peerstorage.lightningd.store import Key
 
-_SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
 _NO_SUCH_KEY = 1200
-# Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
-# that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
-_NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
 BUILTIN = "chanbackup"
 # lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
 # own, and what we still have to say may be older.
@@ -37,14 +35,8 @@ _UPDATED = "Updating hooks for peer_connected"
 CALL_SECONDS = 60.0
 # A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
 _PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
-# Without a block nobody gets there, but in CHANNELD_NORMAL whom we trust (zero-conf).
-_IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
-# What tells whether a channel is proven.
-_PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of more peers than these all channels are listed at once.
 _FEW_PEERS = 20
-# The short_channel_id of every channel that recoverchannel makes.
-_STUB = "1x1x1"
 
 
 class NodeError(PeerstorageError):
@@ -54,16 +46,6 @@ class NodeError(PeerstorageError):
         super().__init__(f"{method}: {message}")
         self.code = code
         self.reason = message
-
-
-def _is_proven(channel: dict[str, Any]) -> bool:
-    """Whether a row of listpeerchannels is of a channel that no stranger could have made alone. It has a
-    short_channel_id when its funding is in a block, and gets payments before only where we allow it."""
-    return (
-        "short_channel_id" in channel
-        or channel.get("opener") == "local"
-        or channel["state"] in _IN_USE
-    )
 
 
 def _result(method: str, answer: Any) -> dict[str, Any]:
@@ -177,9 +159,16 @@ class Node:
 
     # What we ask of the node.
 
-    def secret(self) -> bytes:
-        """The key that seals static channel backups."""
-        return bytes.fromhex(self.call("makesecret", string=_SECRET_NAME)["secret"])
+    def secret(self, name: str = SCB_SECRET) -> bytes:
+        """The key that seals static channel backups, or another one by name."""
+        return bytes.fromhex(self.call("makesecret", string=name)["secret"])
+
+    def wallet(self) -> str | None:
+        """The option `wallet`: the database as scheme://place; None: it is not set."""
+        value = (
+            self.call("listconfigs", config="wallet").get("configs", {}).get("wallet", {}).get("value_str")
+        )
+        return None if value is None else str(value)
 
     def node_id(self) -> str:
         return str(self.call("getinfo")["id"])
@@ -235,24 +224,24 @@ class Node:
         """Channel ids of those with a proof that was not there before: a block, our own opening, or payments."""
         peers = {entry.node_id.hex() for entry in entries if entry.channel_id not in self._proven}
         asked: list[str | None] = [None] if len(peers) > _FEW_PEERS else [*sorted(peers)]
-        only = {"channels": [dict.fromkeys(_PROOF, True)]}
+        only = {"channels": [dict.fromkeys(PROOF, True)]}
         rows = {
             bytes.fromhex(row["channel_id"]): row
             for peer_id in asked
             for row in self.call("listpeerchannels", only, id=peer_id)["channels"]
-            if "channel_id" in row and _is_proven(row)
+            if "channel_id" in row and is_proven(row)
         }
         new = rows.keys() - self._proven
-        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == _STUB for one in new)
+        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == STUB for one in new)
         self._asked = True
         return set(rows)
 
     def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
         """Id and funding output of each committed channel that is not unfunded."""
         funding = ("funding_txid", "funding_outnum", "total_msat")
-        only = {"channels": [dict.fromkeys((*_PROOF, *funding), True)]}
+        only = {"channels": [dict.fromkeys((*PROOF, *funding), True)]}
         channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
-        return [each for each in channels if each["state"] not in _NO_CHANNEL and _is_proven(each)]
+        return [each for each in channels if each["state"] not in NO_CHANNEL and is_proven(each)]
 
     def learn(self, entries: Iterable[ChannelBackup]) -> bool:
         """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
@@ -279,7 +268,7 @@ class Node:
 
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
-        return any(channel["state"] not in _NO_CHANNEL for channel in channels)
+        return any(channel["state"] not in NO_CHANNEL for channel in channels)
 
     def has_funded_channel_with(self, peer_id: str) -> bool:
         """Whether a channel with a peer is, or was, in a block: only then it has a short_channel_id."""
@@ -295,7 +284,7 @@ class Node:
         """How many channels there are with each peer, by node_id in hex."""
         only = {"channels": [{"peer_id": True, "state": True}]}
         channels = self.call("listpeerchannels", only)["channels"]
-        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in _NO_CHANNEL)
+        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in NO_CHANNEL)
 
     def channel_states(self) -> dict[str, str]:
         """lightningd's state by channel_id in hex, of channels that have one."""
@@ -315,7 +304,7 @@ class Node:
         return {
             channel["channel_id"]
             for channel in channels
-            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
+            if "channel_id" in channel and (channel.get("short_channel_id") == STUB) is recovered
         }
 
     def announced_addresses(self, peer_id: str) -> list[WireAddress]:

@@ -337,13 +337,15 @@ class User:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
+            # The others are sent nothing, and whoever waits longest has its turn.
+            may_get = [peer_id for peer_id in self.sessions if not self.ledger.record(peer_id).withheld]
             counted = (self.ledger.marks[0], self.ledger.entryless) == (marks[0], entryless)
             if not counted and not outdated:
                 # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
                 # count it.
-                self.sessions.penalty_moved(1)
+                self.sessions.penalty_moved(1, may_get)
             elif self.ledger.marks[1] != marks[1]:
-                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
+                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(may_get))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from peerstorage.recovery.hearing import Heard
+
 # Seconds by which the clocks of two machines may differ.
 SLACK = 600
 
@@ -47,3 +49,21 @@ class OldNode:
             "nodes with one key lose funds: stop one of them, and never restore beside it."
         )
         return True
+
+
+def moved(before: Mapping[str, Heard], after: Mapping[str, Heard]) -> str:
+    """Whether a channel moved between two hearings, by node_id in hex, as none does while the node is down: what
+    says so, or nothing."""
+    for node_id, first in before.items():
+        second = after.get(node_id)
+        for channel_id, said in first.channels.items():
+            now = None if second is None else second.channels.get(channel_id)
+            if now is not None and (
+                now.next_commitment_number != said.next_commitment_number
+                or now.next_revocation_number != said.next_revocation_number
+            ):
+                return (
+                    f"A NODE WITH THIS KEY IS ALIVE: channel {channel_id.hex()} with {node_id} moved while we "
+                    "listened. Two nodes with one key lose funds: stop it first."
+                )
+    return ""

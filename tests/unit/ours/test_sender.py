@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +70,24 @@ def clock() -> Iterator[Clock]:
     clock = Clock()
     with clock.in_use():
         yield clock
+
+
+def test_who_is_sent_nothing_takes_nobodys_turn(clock: Clock) -> None:
+    """alice keeps a backup that is not to be replaced; she waited longest, for ever."""
+    peers = Peers(clock, "none", 1 << 16)
+    peers.have(1)
+    peers.options = Options(interval=0, settle=0, padding="none", replicas=1)
+    record = peers.user.ledger.record(ALICE)
+    peers.user.ledger.remember(ALICE, replace(record, withheld=True))
+    peers.start()
+    peers.quiet()
+    got = len(peers.got[MALLORY])
+    for revocations in range(5, 9):
+        entry = samples.entry(1, revocations=revocations)
+        peers.node.channels_now = {entry.channel_id: entry}
+        peers.user.look_soon(clock.now)
+        peers.quiet()
+    assert len(peers.got[MALLORY]) == got + 4
 
 
 @pytest.mark.parametrize("padding", ["full", "bucket", "none"])
