@@ -18,29 +18,15 @@ from peerstorage.formats.facts import CHAIN_HASHES
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import SCB_SECRET
 from peerstorage.lightningd.calls import Calls, NodeError
+from peerstorage.lightningd.rows import NO_CHANNEL, PROOF, STUB, is_proven
 
 __all__ = ["BUILTIN", "Node", "NodeError"]
 
-# Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
-# that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
-_NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
 BUILTIN = "chanbackup"
 _DEFERRED = "Deferring registration of hook peer_connected"
 _UPDATED = "Updating hooks for peer_connected"
-# Without a block nobody gets there, but in CHANNELD_NORMAL whom we trust (zero-conf).
-_IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
-# What tells whether a channel is proven.
-_PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of more peers than these all channels are listed at once.
 _FEW_PEERS = 20
-# The short_channel_id of every channel that recoverchannel makes.
-_STUB = "1x1x1"
-
-
-def _is_proven(channel: dict[str, Any]) -> bool:
-    """Whether a row of listpeerchannels is of a channel that no stranger could have made alone. It has a
-    short_channel_id when its funding is in a block, and gets payments before only where we allow it."""
-    return "short_channel_id" in channel or channel.get("opener") == "local" or channel["state"] in _IN_USE
 
 
 class Node(Calls):
@@ -121,24 +107,24 @@ class Node(Calls):
         """Channel ids of those with a proof that was not there before: a block, our own opening, or payments."""
         peers = {entry.node_id.hex() for entry in entries if entry.channel_id not in self._proven}
         asked: list[str | None] = [None] if len(peers) > _FEW_PEERS else [*sorted(peers)]
-        only = {"channels": [dict.fromkeys(_PROOF, True)]}
+        only = {"channels": [dict.fromkeys(PROOF, True)]}
         rows = {
             bytes.fromhex(row["channel_id"]): row
             for peer_id in asked
             for row in self.call("listpeerchannels", only, id=peer_id)["channels"]
-            if "channel_id" in row and _is_proven(row)
+            if "channel_id" in row and is_proven(row)
         }
         new = rows.keys() - self._proven
-        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == _STUB for one in new)
+        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == STUB for one in new)
         self._asked = True
         return set(rows)
 
     def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
         """Id and funding output of each committed channel that is not unfunded."""
         funding = ("funding_txid", "funding_outnum", "total_msat")
-        only = {"channels": [dict.fromkeys((*_PROOF, *funding), True)]}
+        only = {"channels": [dict.fromkeys((*PROOF, *funding), True)]}
         channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
-        return [each for each in channels if each["state"] not in _NO_CHANNEL and _is_proven(each)]
+        return [each for each in channels if each["state"] not in NO_CHANNEL and is_proven(each)]
 
     def learn(self, entries: Iterable[ChannelBackup]) -> bool:
         """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
@@ -165,7 +151,7 @@ class Node(Calls):
 
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
-        return any(channel["state"] not in _NO_CHANNEL for channel in channels)
+        return any(channel["state"] not in NO_CHANNEL for channel in channels)
 
     def has_funded_channel_with(self, peer_id: str) -> bool:
         """Whether a channel with a peer is, or was, in a block: only then it has a short_channel_id."""
@@ -181,7 +167,7 @@ class Node(Calls):
         """How many channels there are with each peer, by node_id in hex."""
         only = {"channels": [{"peer_id": True, "state": True}]}
         channels = self.call("listpeerchannels", only)["channels"]
-        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in _NO_CHANNEL)
+        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in NO_CHANNEL)
 
     def channel_states(self) -> dict[str, str]:
         """lightningd's state by channel_id in hex, of channels that have one."""
@@ -201,7 +187,7 @@ class Node(Calls):
         return {
             channel["channel_id"]
             for channel in channels
-            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
+            if "channel_id" in channel and (channel.get("short_channel_id") == STUB) is recovered
         }
 
     def announced_addresses(self, peer_id: str) -> list[WireAddress]:

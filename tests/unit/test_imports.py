@@ -46,7 +46,7 @@ PURE = {
         "textform",
         "words",
     },
-    "lightningd": {"alerts", "history", "once", "options", "store"},
+    "lightningd": {"alerts", "history", "once", "options", "rows", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {
         "alive",
