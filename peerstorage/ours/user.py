@@ -95,12 +95,15 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
-        # What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
-        # file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
-        # with it, or that was connected before this plugin started. To wait for those would leave new channels in
-        # no backup at all, for as long as they stay connected.
+        self._learn_again()
+
+    def _learn_again(self) -> None:
+        """What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
+        file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
+        with it, or that was connected before this plugin started. To wait for those would leave new channels in
+        no backup at all, for as long as they stay connected."""
         if self.ledger.entryless:
-            for source in open_sources(key, store.all_retrieved())[0]:
+            for source in open_sources(self._key, self.ledger.store.all_retrieved())[0]:
                 self.learn(source.backup)
 
     def _sender(self) -> Sender:
