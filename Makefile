@@ -9,7 +9,7 @@ BROKEN := $(if $(wildcard $(VENV)),$(shell $(BIN)/python -c 'import nacl, pyln.c
 PYTEST := $(BIN)/python -m pytest
 FUZZ_RUNS ?= 1000000
 # Simulated and real nodes wait more than they compute: more at once than there are processors.
-WORKERS ?= 4
+WORKERS ?= 3
 TOGETHER := -n $(WORKERS) --dist worksteal
 
 .PHONY: all broken demo test soak check lint types integration bench fuzz mutation fmt clean

@@ -74,7 +74,11 @@ class Handshake(LightningConnection):  # type: ignore[misc]
     """pyln-proto's, as the initiator, with the check of act two's tag."""
 
     def __init__(self, connection: object, key: bytes, node_id: bytes) -> None:
-        super().__init__(connection, PublicKey(node_id), PrivateKey(key), is_initiator=True)
+        try:
+            public = PublicKey(node_id)
+        except (ValueError, IndexError) as error:
+            raise LineError("its node_id is no key") from error
+        super().__init__(connection, public, PrivateKey(key), is_initiator=True)
 
     def handshake_act_two_initiator(self, m: bytes) -> None:
         """Raises LineError."""
@@ -255,5 +259,5 @@ def _in_words() -> Iterator[None]:
         raise LineError("no connection in time") from error
     except ConnectionResetError as error:
         raise LineError(HUNG_UP) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise LineError(str(getattr(error, "strerror", None) or error).lower()) from error

@@ -140,7 +140,8 @@ def _text(answer: Object) -> list[str]:
     height = answer["height"]
     until = "two blocks from now" if height is None else f"block {height + 2}"
     lines.append(
-        f"{answer['closing']} of {len(answer['channels'])} closing. Wait until these closes are in a block, "
-        f"{until} at the earliest; then run check once more, and start lightningd when it says so"
+        f"{answer['closing']} of {len(answer['channels'])} closing. Wait until these closes are in a block: "
+        f"{until} at the earliest, six where a peer runs LND (docs/resume.md). Then run check once more, and "
+        "start lightningd when it says so"
     )
     return lines

@@ -19,11 +19,12 @@ from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, U
 from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.formats.textform import from_text, looks_like_backup
+from peerstorage.formats.words import ENGLISH
 
 STDIN = "-"
 _MAX_LINE = 4096
-_WORD_LIST = Path(__file__).with_name("english.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ class Secret:
     node_id: bytes | None
     seed: bytes | None = field(default=None, repr=False)
 
+    @property
+    def snapshot_keys(self) -> tuple[bytes, ...]:
+        """Those that may open the node's snapshots; a key in hex is taken for one of these, too."""
+        return self.keys if self.seed is None else keys.sealing_keys(self.seed, SECRET_NAME)
+
 
 def add_key_options(
     parser: argparse.ArgumentParser, *, seed_only: bool = False, beside: str | None = None
@@ -43,20 +49,23 @@ def add_key_options(
     group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=beside is None)
     default = "" if beside is None else f", by default the one beside {beside}"
     group.add_argument(
-        "--hsm-secret", metavar="FILE", help=f"the node's hsm_secret{default}; a passphrase is asked for"
+        "--hsm-secret",
+        metavar="FILE",
+        help=f"the node's hsm_secret{default}, or a file with cl1… or 64 hex digits; a passphrase is asked for",
     )
     group.add_argument(
         "--mnemonic",
         action="store_true",
-        help="the node's words: asked for without echo, or the next line of standard input; never an argument",
+        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
+        "of standard input; never an argument",
     )
     if not seed_only:
         group.add_argument(
             "--secret-hex",
             metavar="HEX",
             help="not the hsm_secret but the key made of it, which opens backups and nothing else: what "
-            "lightning-cli makesecret string='scb secret' answers. Others on this machine can see arguments: - "
-            "reads it from standard input, or asks",
+            "lightning-cli makesecret string='scb secret' answers (for open-snapshot 'peerstorage snapshot'). "
+            "Others on this machine can see arguments: - reads it from standard input, or asks",
         )
     parser.add_argument(
         "--ask-passphrase",
@@ -89,7 +98,7 @@ class Inputs:
         except UsageError as error:
             raise UsageError(error.code, f"--hsm-secret {name}: {error}") from error
         passphrase = self._line("Passphrase of hsm_secret") if keys.needs_passphrase(content) else None
-        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, _words()))
+        return _of_seed(keys.seed_of_hsm_secret(content, passphrase, ENGLISH))
 
     def _from_mnemonic(self, ask_passphrase: bool) -> Secret:
         line = self._line("Mnemonic (the words, with spaces)")
@@ -97,7 +106,7 @@ class Inputs:
         if seed is not None:
             return _of_seed(seed)
         mnemonic = b" ".join(line.lower().split())
-        fault = keys.mnemonic_fault(mnemonic, _words())
+        fault = keys.mnemonic_fault(mnemonic, ENGLISH)
         if fault is not None:
             print(f"peerstorage: warning: the mnemonic seems wrong: {fault}", file=sys.stderr)
         passphrase = self._line("Passphrase of the mnemonic") if ask_passphrase else b""
@@ -110,7 +119,8 @@ class Inputs:
                 f"--secret-hex needs {2 * KEY_LENGTH} hex digits, as lightning-cli makesecret string='scb secret' "
                 "answers them"
             )
-        return Secret((bytes.fromhex(text.strip()),), None)
+        key = bytes.fromhex(text.strip())
+        return Secret((key,), None)
 
     def source(self, argument: str) -> bytes:
         """The content of a source; where that is text, what the text stands for.
@@ -187,7 +197,3 @@ def _is_backup_in_text(argument: str) -> bool:
 
 def _of_seed(seed: bytes) -> Secret:
     return Secret(keys.sealing_keys(seed), keys.node_id(keys.node_key(seed)), seed)
-
-
-def _words() -> list[str]:
-    return _WORD_LIST.read_text(encoding="ascii").split()

@@ -45,6 +45,7 @@ from peerstorage.formats.sealing import seal
 from peerstorage.recovery import gather
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
+from peerstorage.recovery.database_source import is_database
 from peerstorage.recovery.merge import Recovered, merge
 from peerstorage.recovery.old_node import moved, newer_copy
 
@@ -79,11 +80,14 @@ def add_close(command: Command) -> None:
         "Has peers close the channels of backups; with --behind those that moved on since a copy of a database, "
         "and no others. It can't be undone.",
     )
-    add_source_options(one)
+    add_source_options(one, beside="the database, with --behind")
     one.add_argument(
         "--behind",
         action="store_true",
         help="SOURCE is lightningd's database: close what is behind, nothing else",
+    )
+    one.add_argument(
+        "--all", action="store_true", help="SOURCE is lightningd's database: close every channel in it"
     )
     one.add_argument(
         "--alone",
@@ -212,6 +216,18 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
             raise UsageError(INVALID_PARAMS, "--behind takes one database")
         [arguments.database] = arguments.sources
         return run_close_behind(arguments, inputs)
+    if not arguments.all and any(is_database(one) for one in arguments.sources):
+        raise UsageError(
+            INVALID_PARAMS,
+            "of a database --behind closes the channels that moved on since the copy, and the others live; --all "
+            "closes every one",
+        )
+    if arguments.hsm_secret is None and not arguments.mnemonic:
+        raise UsageError(INVALID_PARAMS, "the key is needed: --hsm-secret or --mnemonic")
+    return _close(arguments, inputs)
+
+
+def _close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     chain, proxy = chain_of(arguments), proxy_of(arguments)
     named = parse_endpoints(arguments.peer)
     all_given = given(arguments, inputs)

@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
 from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
@@ -25,12 +27,16 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageEr
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
 from peerstorage.recovery.database_source import is_url, read_database
+from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
+# They wait most of the time: for a peer to fall silent, or for one that is not there.
+_AT_ONCE = 150
 CODES = {Outcome.SAFE: FINE, Outcome.UNKNOWN: INCOMPLETE, Outcome.UNSAFE: UNSAFE}
 
 
@@ -44,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "database",
         metavar="DATABASE",
-        help="a copy of lightningd.sqlite3, or the postgres://… of lightningd's --wallet",
+        help="a copy of lightningd.sqlite3, a snapshot of it, or the postgres://… of lightningd's --wallet",
     )
     add_key_options(parser, seed_only=True, beside="DATABASE")
     parser.add_argument(
@@ -95,7 +101,7 @@ class Resume:
 
     def _hear(self, peers: Mapping[str, Sequence[Endpoint]], heard: dict[str, Heard]) -> None:
         with _Progress(len(peers)) as progress:
-            heard |= hear_all(self.key, peers, proxy=self.proxy, progress=progress.one)
+            heard |= hear_all(self.key, peers, proxy=self.proxy, at_once=_AT_ONCE, progress=progress.one)
 
     def _from_copies(
         self, heard: Mapping[str, Heard], missed: set[str], tried: Mapping[str, Sequence[Endpoint]]
@@ -116,7 +122,16 @@ class Resume:
     def survey(self, heard: Mapping[str, Heard]) -> Survey:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
-        return survey(self.database, self.seed, heard, fundings)
+        return survey(self.database, self.seed, heard, fundings, _hung_up(heard))
+
+
+def _hung_up(everybody: Mapping[str, Heard]) -> list[str]:
+    """Who spoke of channels and hung up. For a channel that is closing a peer does too, after an error."""
+    return [
+        node_id
+        for node_id, heard in everybody.items()
+        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
+    ]
 
 
 class _Progress:
@@ -174,7 +189,7 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     seed = inputs.secret(arguments).seed
     assert seed is not None  # noqa: S101  only a key in hex has none
     try:
-        database = read_database(arguments.database)
+        database = _read(arguments.database, seed)
         check_seed(database, seed)
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from error
@@ -183,6 +198,16 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     chain = chain_of(arguments)
     height = None if chain is None else height_for(chain, database)
     return Resume(name, seed, database, given, proxy, chain, height)
+
+
+def _read(source: str, seed: bytes) -> Database:
+    """The database in a file, at a URL, or in a snapshot, which is opened for so long in a folder of ours."""
+    if is_url(source) or not is_snapshot_file(Path(source)):
+        return read_database(source)
+    with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
+        opened = Path(folder) / "database"
+        open_snapshot_file(Path(source), keys.sealing_keys(seed, SECRET_NAME), opened)
+        return read_database(str(opened))
 
 
 def refuse_running(folder: Path) -> None:

@@ -14,7 +14,7 @@ from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
-from peerstorage.recovery.database_source import is_sqlite, is_url, read_entries
+from peerstorage.recovery.database_source import is_database, is_url, read_entries
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "
@@ -41,9 +41,10 @@ class Given:
         return max(code, *(exit_code(error) for error in self.failures.values()), 0)
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
+def add_source_options(parser: argparse.ArgumentParser, beside: str | None = None) -> None:
+    """`beside`: see add_key_options."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
-    add_key_options(parser, seed_only=True)
+    add_key_options(parser, seed_only=True, beside=beside)
 
 
 def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:
@@ -66,7 +67,7 @@ def open_all(
     for argument in names:
         name = "the database" if is_url(argument) else label(argument)
         try:
-            if is_url(argument) or is_sqlite(argument):
+            if is_database(argument):
                 sources.append(Source(name, read_entries(argument)))
             else:
                 sources.append(_open(secret, name, inputs.source(argument)))

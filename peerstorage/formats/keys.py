@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from peerstorage.errors import FormatError, SecretError
 from peerstorage.formats import codex32
-from peerstorage.formats.sealing import derive_key
+from peerstorage.formats.sealing import SCB_SECRET, derive_key
 
 RAW_LENGTH = 32
 ENCRYPTED_LENGTH = 73
@@ -99,6 +99,13 @@ def seed_of_hsm_secret(hsm_secret: bytes, passphrase: bytes | None, words: Seque
     return seed
 
 
+def seed_unattended(hsm_secret: bytes, words: Sequence[str]) -> bytes:
+    """seed_of_hsm_secret where nobody can be asked for a passphrase. Raises SecretError."""
+    if needs_passphrase(hsm_secret):
+        raise SecretError("this hsm_secret has a passphrase, and only lightningd was told it")
+    return seed_of_hsm_secret(hsm_secret, None, words)
+
+
 def seed_of_mnemonic(mnemonic: bytes, passphrase: bytes = b"") -> bytes:
     """BIP 39: the 64-byte seed of any words, right or wrong."""
     return hashlib.pbkdf2_hmac("sha512", mnemonic, b"mnemonic" + passphrase, 2048)
@@ -121,13 +128,13 @@ def mnemonic_fault(mnemonic: bytes, words: Sequence[str]) -> str | None:
     return None
 
 
-def sealing_keys(seed: bytes) -> tuple[bytes, ...]:
-    """The keys under which a node with this seed seals its backups, the usual one first.
+def sealing_keys(seed: bytes, name: str = SCB_SECRET) -> tuple[bytes, ...]:
+    """The keys under which a node with this seed seals its backups, the usual one first; `name`: makesecret's.
 
     Before there were mnemonics in hsm_secret, lightning-hsmtool wrote the first half of the mnemonic's seed as
     a raw hsm_secret. Such a node has the same node_id, but another key.
     """
-    return tuple(derive_key(part) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
+    return tuple(derive_key(part, name) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
 
 
 def node_key(seed: bytes) -> bytes:

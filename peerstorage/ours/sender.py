@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
@@ -26,6 +26,8 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import backup as format_
+from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD, seal
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
@@ -40,6 +42,12 @@ from peerstorage.ours.session import Sessions
 _PEER_IS_GONE = -32600
 # After this time a peer's warning about what it got is in lightningd's log.
 _WARNING_SECONDS = 2.0
+# So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
+_MOST_UNFUNDED = 10
+
+
+# Channels that are not funded yet, and facts of the node.
+_Beside = tuple[Sequence[ChannelBackup], NodeFacts]
 
 
 class Sender:
@@ -55,16 +63,16 @@ class Sender:
         ledger: Ledger,
         sessions: Sessions,
         placement: Placement,
-        live: LiveParts,
         look: Callable[[bool], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
-        self._live = live
+        self.live = LiveParts()
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[float, list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
         self._traffic: deque[tuple[float, int]] = deque()
+        self.chain_hash = node.chain_hash()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
 
@@ -125,9 +133,10 @@ class Sender:
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        timestamp = self._ledger.take_timestamp(int(time.time()))
+        wall_clock = time.time()
+        timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
-        self._live.look()
+        self.live.look()
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -193,29 +202,47 @@ class Sender:
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
+    def _encode(
+        self,
+        timestamp: int,
+        contents: Contents,
+        beside: _Beside,
+        length: int | None = None,
+        live: bytes = b"",
+    ) -> bytes:
+        unfunded, facts = beside
+        summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
+        entries = (*contents.entries, *unfunded)
+        directory = self._placement.directory[: contents.contacts]
+        return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
+
+    def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
+        """What is there beside the plan comes along where there is room: it counts for least. And the length of
+        it all with the smallest padding."""
+        facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
+        # In a share a channel more would be one that no other share's summary counts.
+        unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
+        for beside in ((unfunded, facts), ((), facts), ((), NOTHING)):
+            shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
+            if shortest + OVERHEAD <= limit:
+                break
+        return beside, shortest
+
     def _live_part(self, peer_id: str, contents: Contents, limit: int) -> bytes:
-        """What goes into the room that a blob's entries leave."""
-        length = self._shortest(0, contents, b"")
+        """What goes into the room that all else leaves."""
+        _, shortest = self._beside(contents, limit)
         # Its record's type and length have four bytes.
-        room = limit - OVERHEAD - length - 4
+        room = limit - OVERHEAD - shortest - 4
         large = self._placement.large
         peer, channels = bytes.fromhex(peer_id), self._ledger.channels
-        return self._live.packed(peer, large, channels, self._options.replicas, room)
-
-    def _shortest(self, timestamp: int, contents: Contents, live: bytes) -> int:
-        """The length of a backup with the smallest padding."""
-        return len(self._encode(timestamp, contents, live, None)) + 2
-
-    def _encode(self, timestamp: int, contents: Contents, live: bytes, length: int | None) -> bytes:
-        summary = self._ledger.summary(complete=not contents.left_out)
-        directory = self._placement.directory[: contents.contacts]
-        return format_.encode(timestamp, contents.entries, summary, length, directory, live=live)
+        return self.live.packed(peer, large, channels, self._options.replicas, room)
 
     def _make_blob(self, timestamp: int, contents: Contents, limit: int, live: bytes) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        shortest = self._shortest(timestamp, contents, live)
+        beside, _ = self._beside(contents, limit)
+        shortest = len(self._encode(timestamp, contents, beside, None, live)) + format_.SMALLEST_PADDING
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, self._encode(timestamp, contents, live, length))
+        return seal(self._key, self._encode(timestamp, contents, beside, length, live))
 
     # What peers say of it
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
-from peerstorage.lightningd.live_reading import Reading
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
@@ -25,7 +23,6 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
-from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -48,21 +45,12 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's
-    database, None: nobody does."""
+    """All methods run on the worker. `log(level, message)`."""
 
-    def __init__(
-        self,
-        node: Node,
-        store: Store,
-        key: bytes,
-        options: Options,
-        log: Log,
-        *,
-        read_live: Callable[[], Reading] | None = None,
-    ) -> None:
+    def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        channels = node.channels()
+        self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
@@ -74,8 +62,15 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
-        self.live = LiveParts(read_live, lambda message: log("info", message))
-        self.sender = self._sender()
+        self.sender = Sender(
+            node,
+            key,
+            options,
+            ledger=self.ledger,
+            sessions=self.sessions,
+            placement=self.placement,
+            look=self.look,
+        )
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         self.strangers = Strangers(
             self.ledger,
@@ -101,18 +96,6 @@ class User:
         if self.ledger.entryless:
             for source in open_sources(key, store.all_retrieved())[0]:
                 self.learn(source.backup)
-
-    def _sender(self) -> Sender:
-        return Sender(
-            self._node,
-            self._key,
-            self._options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            live=self.live,
-            look=self.look,
-        )
 
     @property
     def _refresh_period(self) -> float:
@@ -159,7 +142,6 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -175,7 +157,7 @@ class User:
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
-        returned = retrieval.read(self._key, blob)
+        returned = retrieval.read(self._key, blob, self.sender.chain_hash)
         judgement = None
         if returned.backup is not None and not retrieval.is_repeated(self._known(peer_id), returned):
             judgement = self._judge(returned.backup)
@@ -232,7 +214,7 @@ class User:
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
             ours: dict[bytes, int] = {}
-            for entry in self.ledger.channels:
+            for entry in (*self.ledger.channels, *self.ledger.unfunded):
                 if entry.channel_id not in over:
                     ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
             compared = self._options.guard != "off"
@@ -343,30 +325,69 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        self.ledger.have(self._node.channels(), self._node.unlisted)
+        channels = self._node.channels()
+        self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
+        self.ledger.note_ids()
+        if self._node.has_new_stubs:
+            self.hands_over()
+            self._node.has_new_stubs = False
         self.sessions.partners = self.ledger.partners
         self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
+            # The others are sent nothing, and whoever waits longest has its turn.
+            may_get = [peer_id for peer_id in self.sessions if not self.ledger.record(peer_id).withheld]
             counted = (self.ledger.marks[0], self.ledger.entryless) == (marks[0], entryless)
             if not counted and not outdated:
                 # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
                 # count it.
-                self.sessions.penalty_moved(1)
+                self.sessions.penalty_moved(1, may_get)
             elif self.ledger.marks[1] != marks[1]:
-                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(self.sessions))
+                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(may_get))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 
     # The operator's word
 
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
+
+    @property
+    def no_new_channels(self) -> str:
+        """Any thread may ask: see guard."""
+        return guard.no_new_channels(self.ledger.state)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.ledger.save(replace(self.ledger.state, handed_over=False))
+
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.ledger.save(replace(self.ledger.state, handed_over=True))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.ledger.save(replace(self.ledger.state, keys_used=False))
+
+    def recover_earlier(self) -> None:
+        """Begins to recover what this database never had: channels of an earlier life."""
+        self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
+        self.old_node = OldNode(self.ledger.returned, time.monotonic())
+        self.connections.ask_anew(self.ledger.returned)
+        self.entrance.update()
+        self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
+
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(guard.resumed(self.ledger.state))
+        self.look()
+        sources, _ = open_sources(self._key, self.ledger.store.all_retrieved())
+        self.ledger.save(guard.resumed(self.ledger.state, [source.backup for source in sources]))
         self.old_node = OldNode({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)

@@ -122,8 +122,9 @@ class Bitcoind:
                 if "spendingtxid" in answer:
                     raw = bytes.fromhex(self.call("getrawtransaction", answer["spendingtxid"]))
                     found[outpoint] = Spend(raw, None)
-        height = self.height
-        while height >= since and len(found) < len(sought):
+        info = self.call("getblockchaininfo")
+        height, lowest = int(info["blocks"]), max(since, int(info.get("pruneheight", 0)))
+        while height >= lowest and len(found) < len(sought):
             progress(height)
             block = bytes.fromhex(self.call("getblock", self.call("getblockhash", height), 0))
             for outpoint in sought.keys() - found.keys():

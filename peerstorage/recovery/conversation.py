@@ -64,22 +64,28 @@ def hear_all(
     halt = threading.Event()
     deadline = Deadline(within if within is not None else math.inf)
     result: dict[str, Heard] = {}
+
+    def is_heard(heard: Heard) -> None:
+        result[heard.node_id] = heard
+        if progress is not None:
+            progress(heard)
+
     with ThreadPoolExecutor(at_once, "hear") as pool:
-        waiting = {
-            pool.submit(hear, key, endpoints, proxy=proxy, limits=limits, stop=halt)
-            for endpoints in peers.values()
-        }
         try:
+            waiting = {
+                pool.submit(hear, key, endpoints, proxy=proxy, limits=limits, stop=halt)
+                for endpoints in peers.values()
+                if endpoints
+            }
+            for node_id in (one for one, endpoints in peers.items() if not endpoints):
+                is_heard(Heard(node_id, fault="no address of it is known"))
             while waiting:
-                done, waiting = wait(waiting, min(_SLICE, deadline.left), FIRST_COMPLETED)
-                for future in done:
-                    heard = future.result()
-                    if heard.fault == CALLED_OFF and deadline.left == 0:
-                        heard = replace(heard, fault=f"not heard within {within:g} s")
-                    result[heard.node_id] = heard
-                    if progress is not None:
-                        progress(heard)
-                if deadline.left == 0 or (stop is not None and stop.is_set()):
+                done, waiting = wait(waiting, _SLICE, FIRST_COMPLETED)
+                is_late = deadline.left == 0
+                for heard in (future.result() for future in done):
+                    too_late = is_late and heard.fault == CALLED_OFF
+                    is_heard(replace(heard, fault=f"not heard within {within:g} s") if too_late else heard)
+                if is_late or (stop is not None and stop.is_set()):
                     halt.set()
         finally:
             halt.set()

@@ -36,10 +36,12 @@ def is_url(source: str) -> bool:
     return source.startswith(_POSTGRES)
 
 
-def is_sqlite(name: str) -> bool:
-    """Whether this is the name of a SQLite file."""
+def is_database(source: str) -> bool:
+    """Whether this is the URL of a database, or the name of a SQLite file."""
+    if is_url(source):
+        return True
     try:
-        with Path(name).open("rb") as file:
+        with Path(source).open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except (OSError, ValueError):  # it isn't there, can't be read, or is no name at all
         return False
@@ -56,7 +58,7 @@ def read_entries(source: str) -> Backup:
 
 
 def _read(source: str, columns: Columns) -> Tables:
-    return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source), columns)
+    return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source).resolve(), columns)
 
 
 def _read_file(path: Path, columns: Columns) -> Tables:
@@ -130,7 +132,7 @@ def _read_postgres(url: str, columns: Columns) -> Tables:
         import psycopg  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise UsageError(
-            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: pip install 'peerstorage[postgres]'"
+            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: pip install 'psycopg[binary]'"
         ) from error
     try:
         with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:
@@ -138,12 +140,12 @@ def _read_postgres(url: str, columns: Columns) -> Tables:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one view of all tables
             others = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                "AND usename = current_user AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
             if others is not None and others[0]:
                 raise UsageError(
                     SOURCE_UNREADABLE,
-                    f"{others[0]} other client(s) are connected to this database: is lightningd running?",
+                    f"{others[0]} other client(s) are connected to it as this user: is lightningd running?",
                 )
             tables = {
                 str(name)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.errors import FormatError, PeerstorageError, SecretError
 from peerstorage.formats import keys
 from peerstorage.formats.channel_keys import ChannelKeys
@@ -149,9 +148,10 @@ def survey(
     seed: bytes,
     everybody: Mapping[str, Heard],
     fundings: Mapping[bytes, Funding],
+    hung_up: Sequence[str] = (),
 ) -> Survey:
     """`seed`: the database's own, see `check_seed`; `everybody`: by node_id in hex; `fundings`: by channel_id, if
-    the chain was asked."""
+    the chain was asked; `hung_up`: see Survey."""
     copies: list[Source] = []
     rejected: list[Rejected] = []
     sealing_keys = keys.sealing_keys(seed)
@@ -171,12 +171,6 @@ def survey(
         rows.append(
             Row(channel, judge(channel, from_peer, own.per_commitment_secret, found, known), from_peer)
         )
-    # A peer with a channel that is closing says so by an error, and then hangs up too.
-    hung_up = [
-        node_id
-        for node_id, heard in everybody.items()
-        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
-    ]
     return Survey(rows, _strays(database, everybody, best), copies, rejected, hung_up)
 
 

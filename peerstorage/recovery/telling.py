@@ -81,7 +81,11 @@ class Telling:
         """The messages for those that the peer speaks of, each once on a connection."""
         messages = []
         for channel_id, step in self._steps.items():
-            if channel_id not in hearing.channels or channel_id in self._sent_now:
+            if (
+                channel_id not in hearing.channels
+                or channel_id in self._sent_now
+                or channel_id in self._asked_now
+            ):
                 continue
             if step is _Step.NEW:
                 self._steps[channel_id] = _Step.TOLD

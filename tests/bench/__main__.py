@@ -28,6 +28,7 @@ from tests.bench import (
     payments,
     placement,
     restore,
+    snapshot,
     stored,
     traffic,
 )
@@ -58,6 +59,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     restore,
     payments,
     alive,
+    snapshot,
     connect,
     bandwidth,
     gate,

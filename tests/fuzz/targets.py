@@ -11,21 +11,25 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 
-from peerstorage import cli
-from peerstorage.bolt import peer_storage
-from peerstorage.errors import FormatError, PeerstorageError, SealError
+from pyln.proto.wire import PrivateKey
+
+from peerstorage.bolt import init, peer_storage
+from peerstorage.bolt.reestablish import ChannelReestablish
+from peerstorage.bolt.transport import HUNG_UP, Handshake
+from peerstorage.errors import FormatError, LineError, MessageError, PeerstorageError, SealError
 from peerstorage.formats import greenlight, keys
 from peerstorage.formats.backup import MAGIC, Backup, decode, encode, unpadded
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.formats.textform import from_text
+from peerstorage.formats.words import ENGLISH
 from peerstorage.lightningd import store
 from peerstorage.ours import capacity
+from peerstorage.recovery.hearing import Endpoint, Hearing, Limits
 from peerstorage.recovery.merge import Recovered, merge
+from peerstorage.recovery.telling import Outcome, Telling
 
 KEY = bytes(range(32))
 _MAX_SEPARATED = 4
@@ -137,16 +141,11 @@ def text(data: bytes) -> None:
     assert read == data or data.isascii()
 
 
-@cache
-def _words() -> list[str]:
-    return Path(cli.__file__).with_name("english.txt").read_text().split()
-
-
 def hsm_secret(data: bytes) -> None:
     """The first byte says whether there is a passphrase."""
     content = data[1:]
     needed = keys.needs_passphrase(content)
-    seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, _words())
+    seed = keys.seed_of_hsm_secret(content, b"passphrase" if data[:1] == b"p" else None, ENGLISH)
     assert len(seed) in {32, 64}
     assert all(len(key) == 32 for key in keys.sealing_keys(seed))
     assert peer_storage.is_point(keys.node_id(keys.node_key(seed)))
@@ -230,6 +229,111 @@ def peers_words(data: bytes) -> None:
     peer_storage.offers_storage(data.decode("latin-1"))
 
 
+def greeting(data: bytes) -> None:
+    """init, ping, error and warning: whichever it is."""
+    kind = init.type_of(data)
+    if kind == init.INIT:
+        read = init.Init.from_bytes(data)
+        assert read.to_bytes() == data
+        assert int.from_bytes(read.offered, "big") >= int.from_bytes(read.features, "big")
+    elif kind == init.PING:
+        pong = init.pong_to(data)
+        assert pong is None or len(pong) <= 65535
+    else:
+        complaint = init.Complaint.from_bytes(data)
+        assert data.startswith(complaint.to_bytes())
+        assert complaint.text.isprintable()
+        assert len(complaint.text) <= 400
+
+
+def reestablish(data: bytes) -> None:
+    read = ChannelReestablish.from_bytes(data)
+    assert read.to_bytes() == data
+    assert peer_storage.is_point(read.my_current_per_commitment_point)
+
+
+def endpoint(data: bytes) -> None:
+    read = Endpoint.parse(data.decode("utf-8", "surrogateescape"))
+    assert Endpoint.parse(str(read)) == read
+    assert 0 < read.port <= 65535
+
+
+class _Answer:
+    """A connection on which the other side has said all that it will."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def recv(self, length: int) -> bytes:
+        if len(self._data) < length:
+            raise LineError(HUNG_UP)
+        data, self._data = self._data[:length], self._data[length:]
+        return data
+
+    def send(self, data: bytes) -> None:
+        pass
+
+
+_ACT_TWO = bytes.fromhex(
+    "0002466d7fcae563e5cb09a0d1870bb580344804617879a14949cf22285f1bae3f276e2470b93aac583c9ef6eafca3f730ae"
+)
+
+
+def handshake(data: bytes) -> None:
+    """With the keys of BOLT 8's vectors there is one answer that is right."""
+    node_id = bytes.fromhex("028d7500dd4c12685d1f568b4c2b5048e8534b873319f3a8daa612b469132ec7f7")
+    noise = Handshake(_Answer(data), b"\x11" * 32, node_id)
+    noise.handshake["e"] = PrivateKey(b"\x12" * 32)
+    noise.shake()
+    assert data.startswith(_ACT_TWO)
+
+
+_TOLD = tuple(bytes([number]) * 32 for number in range(1, 4))
+_BOUNDS = Limits(max_messages=50, max_bytes=5000, max_channels=5)
+
+
+def conversation(data: bytes) -> None:
+    """What a peer says on several connections: each message behind its length, 0xffff ends a connection in quiet,
+    0xfffe by hanging up. It is told to close three channels."""
+    reader = peer_storage.Reader(data, MessageError)
+    telling = Telling(_TOLD)
+    sent: list[bytes] = []
+    ended: list[int] = []
+    while reader.left > 1 and not telling.is_over:
+        hearing, fault = Hearing(_BOUNDS), None
+        try:
+            while reader.left > 1 and (length := reader.uint(2, "length")) < 0xFFFE:
+                pong = hearing.receive(reader.take(length, "message"))
+                assert pong is None or init.type_of(pong) == init.PONG
+                sent += telling.answer(hearing) if hearing.begun else []
+            fault = None if length == 0xFFFF else HUNG_UP
+            if fault is None and hearing.begun:
+                sent += telling.ask(hearing)
+        except MessageError as error:
+            fault = str(error)
+        assert len(hearing.channels) <= 5
+        assert len(hearing.said) <= 100
+        if hearing.begun:
+            telling.ended(hearing.heard(_AT, 1.0, fault))
+        ended.append(len(sent))
+    assert telling.outcomes.keys() == set(_TOLD)
+    for channel_id in _TOLD:
+        _in_order(channel_id, sent, ended, telling.outcomes[channel_id])
+
+
+_AT = Endpoint("02" * 33, "127.0.0.1", 9735)
+
+
+def _in_order(channel_id: bytes, sent: list[bytes], ended: list[int], outcome: Outcome) -> None:
+    """No error for a channel but on a connection after that of its first message; and nothing that isn't true."""
+    places = [place for place, message in enumerate(sent) if message[2:34] == channel_id]
+    assert bool(places) or outcome in {Outcome.NOT_TOLD, Outcome.CLOSING}
+    errors = [place for place in places if init.type_of(sent[place]) == init.ERROR]
+    if errors:
+        assert places[0] < errors[0]
+        assert any(places[0] < end <= errors[0] for end in ended)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     function.__name__: function
     for function in (
@@ -246,6 +350,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         signer_backup,
         record,
         peers_words,
+        greeting,
+        reestablish,
+        endpoint,
+        handshake,
+        conversation,
     )
 }
 

@@ -298,3 +298,53 @@ def test_channels_with_other_implementations(
     assert swept["sweep"]["output_sat"] + swept["sweep"]["fee_sat"] == total
     chain.generate_block(1, wait_for_mempool=swept["sent"])
     assert round(chain.rpc.gettxout(swept["sent"], 0)["value"] * 100_000_000) == swept["sweep"]["output_sat"]
+
+
+def test_the_documented_commands(node_factory: Any, tmp_path: Path) -> None:
+    """docs/without-lightningd.md, word by word but for places; the answer to each question is yes."""
+    hub, peer = node_factory.get_nodes(2, opts=OURS | _MAY_CLOSE)
+    chain = hub.bitcoin
+    connect(hub, peer)
+    fund(hub, peer, push_sat=300_000)
+    pay_over_each(hub, peer, 50_000_123)
+    key = secret(hub)
+    wait_for(lambda: holds_all(peer, hub, key))
+    [share] = shares(hub)
+    seed, _ = _keep(hub, tmp_path)
+    text = (REPOSITORY / "docs/without-lightningd.md").read_text()
+    commands = [line.strip() for line in text.splitlines() if line.startswith("    .venv/bin/python")]
+    address = chain.rpc.getnewaddress()
+    places = {
+        ".venv/bin/python": sys.executable,
+        "http://127.0.0.1:8332?cookie=$HOME/.bitcoin/.cookie": _bitcoind(chain),
+        "--hsm-secret hsm_secret": f"--hsm-secret {seed}",
+        "NODE_ID@HOST:PORT": f"{peer.info['id']}@127.0.0.1:{peer.port}",
+        "ADDRESS": address,
+    }
+    answers = []
+    for command in commands:
+        words = command
+        for written, real in places.items():
+            words = words.replace(written, real)
+        asks = " close " in words or (" sweep " in words and "--psbt" not in words)
+        done = subprocess.run(
+            ["bash", "-ec", f"{words} --yes" if asks else words],
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        answers.append(done.stdout)
+        if " close " in words:
+            chain.generate_block(1, wait_for_mempool=1)
+    assert [command.split()[3] for command in commands] == ["fetch", "close", "sweep", "sweep", "descriptors"]
+    assert (
+        chain.rpc.decodepsbt(answers[2].splitlines()[-1])["tx"]["vout"][0]["scriptPubKey"]["address"]
+        == address
+    )
+    chain.generate_block(1, wait_for_mempool=1)
+    [coin] = chain.rpc.listunspent(1, 1, [address])
+    assert f"fee  {share.on_chain_sat - round(coin['amount'] * 100_000_000)} sat" in answers[3]
+    assert json.loads((tmp_path / "descriptors.json").read_text())[0]["label"] in answers[4]

@@ -133,6 +133,28 @@ def test_dial_a_peer() -> None:
         assert not line.is_saying_something(Deadline(0.2))
 
 
+@pytest.mark.parametrize("node_id", [b"", b"\x02" * 32, b"\x02" + b"\xff" * 32, b"\x05" * 33])
+def test_a_node_id_that_is_no_key(node_id: bytes) -> None:
+    with Bolt8Peer("cln") as peer, pytest.raises(LineError, match="no key"):
+        dial(KEY, node_id, "127.0.0.1", peer.endpoint.port, proxy=None, deadline=Deadline(5), handshake=1)
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("a\0b", 1)])
+def test_an_address_that_is_none(host: str, port: int) -> None:
+    begun = time.monotonic()
+    with pytest.raises(LineError):
+        dial(KEY, b"", host, port, proxy=None, deadline=Deadline(30), handshake=1)
+    assert time.monotonic() - begun < 5
+
+
+def test_ipv6() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        node_id = bytes.fromhex(INITIATOR["rs_pub"])
+        with pytest.raises(LineError, match="did not answer in time"):
+            dial(KEY, node_id, "::1", port, proxy=None, deadline=Deadline(5), handshake=0.3)
+
+
 def test_whoever_has_another_key_is_refused() -> None:
     with Bolt8Peer("cln", knobs=Knobs(stranger=True)) as peer, pytest.raises(LineError):
         dialed(peer)

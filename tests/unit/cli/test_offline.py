@@ -19,11 +19,11 @@ from peerstorage.formats.backup import encode
 from peerstorage.formats.keys import seed_of_hsm_secret
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import derive_key, seal
+from peerstorage.formats.words import ENGLISH as WORDS
 from peerstorage.recovery import conversation
 from peerstorage.recovery.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
-from tests.unit.formats.test_keys import WORDS
 from tests.unit.http_server import Server
 from tests.unit.recovery.test_chain import Node, block
 from tests.unit.samples import vectors
@@ -118,6 +118,14 @@ def test_private_keys_only_where_they_are_asked_for(run: Run, network: str, firs
     assert json.loads(Path("keys.json").read_text()) == [written]
 
 
+def test_the_commands_are_those_of_the_documentation(run: Run) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/without-lightningd.md").read_text()
+    result = run("descriptors", *KEY, "--out", "descriptors.json", sealed(entry_of(ANCHORED)))
+    commands = [line.strip() for line in result.out.splitlines() if line.startswith("  bitcoin-cli")]
+    assert len(commands) == 5
+    assert [line.strip() for line in text.splitlines() if line.startswith("    bitcoin-cli")] == commands
+
+
 def test_what_has_no_descriptor_is_named(run: Run) -> None:
     old = entry_of(STATIC, channel_type=b"")
     new = entry_of(ANCHORED, channel_type=bytes.fromhex("010000000000"))
@@ -185,7 +193,7 @@ class Chain:
         self.gone: set[str] = set()
         self.sent: list[str] = []
         self.node = Node(
-            getblockchaininfo={"chain": "regtest"},
+            getblockchaininfo=lambda: {"chain": "regtest", "blocks": self.height},
             getblockcount=lambda: self.height,
             gettxspendingprevout=list,
             getblockhash=str,
@@ -263,6 +271,16 @@ def test_nothing_is_sent_without_a_word(run: Run, chain: Chain) -> None:
     assert psbt.code == 0
     assert psbt.out.splitlines()[-1].startswith("cHNidP8B")
     assert chain.sent == []
+
+
+@pytest.mark.parametrize(("answer", "sent"), [(b"y\n", 1), (b"YES\n", 1), (b"n\n", 0), (b"\n", 0), (b"", 0)])
+def test_the_operators_own_y_sends(run: Run, chain: Chain, answer: bytes, sent: int) -> None:
+    chain.height = 200
+    result = run(*sweep_words(chain, sealed(entry_of(ANCHORED))), stdin=answer, terminal=True)
+    assert result.code == 0
+    assert "Send this transaction? [y/N]" in result.err
+    assert ("nothing was sent" in result.err) is (sent == 0)
+    assert len(chain.sent) == sent
 
 
 def test_sweep_says_what_became_of_each_channel(run: Run, chain: Chain) -> None:
@@ -382,6 +400,16 @@ def test_close_asks_first(run: Run) -> None:
         assert peer.states() == {"open"}
 
 
+def test_close_takes_no_for_an_answer(run: Run) -> None:
+    peer = peer_of(entry_of(ANCHORED))
+    with peer:
+        result = run("close", *KEY, sealed(with_peer(entry_of(ANCHORED), peer)), stdin=b"n\n", terminal=True)
+        assert result.code == 1
+        assert "Have 1 peer(s) close 1 channel(s)? It can't be undone. [y/N]" in result.err
+        assert peer.received == []
+        assert peer.states() == {"open"}
+
+
 @pytest.mark.parametrize("kind", ["cln", "lnd", "ldk", "eclair"])
 def test_close(run: Run, kind: str) -> None:
     peer = peer_of(entry_of(ANCHORED), kind=kind)
@@ -465,6 +493,7 @@ def test_close_shows_the_closing_transactions(run: Run, chain: Chain) -> None:
         ["close", *KEY, "--proxy", "nonsense", "backup"],
         ["close", *KEY, "--always-proxy", "backup"],
         ["close", *KEY, "--behind", "one", "two"],
+        ["close", "backup"],
     ],
 )
 def test_wrong_command_lines(run: Run, words: list[str]) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage import cli
 from peerstorage.bolt.peer_storage import is_point
 from peerstorage.errors import SecretError
 from peerstorage.formats.keys import (
@@ -21,12 +19,13 @@ from peerstorage.formats.keys import (
     sealing_keys,
     seed_of_hsm_secret,
     seed_of_mnemonic,
+    seed_unattended,
 )
+from peerstorage.formats.words import ENGLISH
 from tests.unit.samples import named, vectors
 
 VECTORS = vectors("keys.json")
-WORD_LIST = Path(str(cli.__file__)).with_name("english.txt")
-WORDS = WORD_LIST.read_text().split()
+WORDS = ENGLISH
 
 
 def read(case: dict[str, Any]) -> bytes:
@@ -66,7 +65,7 @@ def test_files_that_no_key_can_be_made_of(case: dict[str, Any]) -> None:
 
 
 def test_the_word_list_is_bip_39s() -> None:
-    digest = hashlib.sha256(WORD_LIST.read_bytes()).hexdigest()
+    digest = hashlib.sha256("".join(f"{word}\n" for word in WORDS).encode()).hexdigest()
     assert digest == "2f5eed53a4727b4bf8880d8f3f199efc90e58503646d9ff8eff3a2ed3b24dbda"
 
 
@@ -98,6 +97,17 @@ def test_every_mnemonic_with_its_checksum_is_right(entropy: bytes) -> None:
     assert mnemonic_fault(" ".join(words).encode(), WORDS) is None
     other = WORDS[int(bits[-11:], 2) ^ 1]
     assert "checksum" in str(mnemonic_fault(" ".join([*words[:-1], other]).encode(), WORDS))
+
+
+@pytest.mark.parametrize("case", VECTORS["valid"], ids=lambda case: case["comment"])
+def test_unattended(case: dict[str, Any]) -> None:
+    """Where nobody can be asked, only a passphrase stands in the way, and it is named."""
+    content = bytes.fromhex(case["hsm_secret"])
+    if case["passphrase"] is None:
+        assert node_id(node_key(seed_unattended(content, WORDS))).hex() == case["node_id"]
+    else:
+        with pytest.raises(SecretError, match="has a passphrase"):
+            seed_unattended(content, WORDS)
 
 
 @given(st.binary(max_size=200))

@@ -69,7 +69,7 @@ def test_bitcoind_spends() -> None:
     """The mempool first, then blocks from the tip backwards, no further than needed."""
     blocks = {5: block(spending(OTHER)), 6: block(spending(FUNDING)), 7: block()}
     node = Node(
-        getblockcount=7,
+        getblockchaininfo={"chain": "regtest", "blocks": 7},
         gettxspendingprevout=lambda outpoints: [{**one} for one in outpoints],
         getblockhash=str,
         getblock=lambda name, verbosity: blocks[int(name)].hex() if verbosity == 0 else None,
@@ -87,6 +87,12 @@ def test_bitcoind_spends() -> None:
         ]
         node.answers["getrawtransaction"] = spending(FUNDING).hex()
         assert chain.spends([FUNDING], 0, heights.append) == {FUNDING: Spend(spending(FUNDING), None)}
+        # A pruned node is asked for no block that it doesn't have.
+        node.answers["getblockchaininfo"] = {"blocks": 7, "pruneheight": 7}
+        node.answers["gettxspendingprevout"] = list
+        heights.clear()
+        assert chain.spends([FUNDING], 0, heights.append) == {}
+        assert heights == [7]
     authorization = server.asked[0][2]["Authorization"]
     assert base64.b64decode(authorization.removeprefix("Basic ")) == b"me:p@ss"
 

@@ -382,3 +382,18 @@ def test_hear_all_within_a_time() -> None:
 
 def test_hear_all_of_nobody() -> None:
     assert hear_all(KEY, {}) == {}
+
+
+def test_hear_all_of_one_without_an_address() -> None:
+    heard = hear_all(KEY, {"02" * 33: []})["02" * 33]
+    assert (heard.endpoint, heard.fault) == (None, "no address of it is known")
+
+
+def test_calling_off_ends_all() -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with Bolt8Peer("cln", knobs=Knobs(hole=True)) as peer:
+        begun = time.monotonic()
+        peers = {f"{number}": [peer.endpoint] for number in range(100)}
+        hear_all(KEY, peers, limits=Limits(handshake=60, total=60), stop=stop, at_once=10)
+        assert time.monotonic() - begun < 3
