@@ -87,9 +87,13 @@ def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compar
     state = state.seen(backup.timestamp)
     if judgement.verdict is not Verdict.LOST:
         return state
-    if not state.recovering:
-        state = replace(state, rival_after=earliest(now, state.newest_seen))
-    return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+    state = state if state.recovering else lost(state, now)
+    return replace(state, old=state.old or (judgement.old and compared))
+
+
+def lost(state: State, now: int) -> State:
+    """The state after the operator's word that all is lost. `now`: wall-clock seconds."""
+    return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 
 def resumed(state: State) -> State:

@@ -346,6 +346,14 @@ class User:
 
     # The operator's word
 
+    def recover(self) -> None:
+        """All is lost, as the operator says, who has a backup from elsewhere."""
+        if not self.recovering:
+            self.ledger.save(guard.lost(self.ledger.state, int(time.time())))
+            self.connections.ask_anew(self.ledger.returned)
+            self.entrance.update()
+            self._log("warn", "RECOVERING: a restore from a backup that the operator has began")
+
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:

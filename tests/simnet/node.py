@@ -172,6 +172,7 @@ class Node(Endpoint):
     def lose_data(self, keep_files: bool = False) -> None:
         """Stop, and lose channels, datastore and files: only the secret stays, for start() to begin anew."""
         self.stop()
+        self.net.open_doors()
         self.channels, self.closed, self.datastore = {}, {}, Datastore()
         self.peer_addresses = {}
         if not keep_files:
@@ -265,6 +266,9 @@ class Node(Endpoint):
         return answer["result"]
 
     # Peers
+
+    def blob_of(self, peer_id: str) -> bytes | None:
+        return self.datastore.get("peerstorage", "blobs", peer_id)
 
     def hook_connected(self, link: "Link") -> None:
         peer = link.other(self)

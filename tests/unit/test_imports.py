@@ -42,7 +42,7 @@ PURE = {
     },
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
-    "recovery": {"answers", "hearing", "merge", "old_node", "plan", "telling"},
+    "recovery": {"answers", "hearing", "merge", "old_node", "plan", "standing", "telling", "way"},
     "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
     "file": {"contents"},
 }
