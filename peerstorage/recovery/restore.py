@@ -146,13 +146,13 @@ class Restore:
         return self._report(plans, recovered)
 
     def _name_peers(self) -> None:
-        """Whom to hear, beside those that backups name: who was given, and whom gossip knows as a partner of
-        ours."""
+        """Whom to hear, beside those that backups name: who was given, whom the operator had lightningd connect
+        to, and whom gossip knows as a partner of ours."""
         given = {peer.node_id: WireAddress.parse(str(peer).partition("@")[2]) for peer in self._wishes.peers}
         self._addresses = Addresses(self._node, {**self._user.reached, **given})
         # Only a line of our own is safe with a peer that may have no copy of ours.
         if not self._way.note:
-            self._named = given.keys() | announced_partners(self._node)
+            self._named = given.keys() | self._user.reached.keys() | announced_partners(self._node)
 
     def _merge(self) -> Recovered:
         sources, rejected = open_sources(self._key, self._store.all_retrieved())

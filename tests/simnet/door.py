@@ -47,6 +47,7 @@ class Door(Bolt8Peer):
         }
 
     def react(self, link: Link, message: bytes) -> None:
+        self._endpoint.received_over_bolt8.append(message)
         before = {channel_id: channel.state for channel_id, channel in link.channels.items()}
         try:
             super().react(link, message)

@@ -40,6 +40,7 @@ class Endpoint(ABC):
         # Over BOLT 8, see door.py.
         self.manners = "cln"
         self.knobs = Knobs()
+        self.received_over_bolt8: list[bytes] = []
         self._delay = 0.0
         self._drop: Callable[[Sent], bool] | None = None
 

@@ -188,6 +188,7 @@ class Node(Endpoint):
     def rollback(self, snapshot: Snapshot) -> None:
         """Put an old copy in the database's place; the node must be stopped."""
         assert not self.running, "a database is only replaced while the node is stopped"
+        self.net.open_doors()
         self.channels = {cid: end.copy() for cid, end in snapshot.channels.items()}
         self.closed = {cid: end.copy() for cid, end in snapshot.closed.items()}
         self.datastore = snapshot.datastore.copy()
