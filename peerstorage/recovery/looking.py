@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.node import Node
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import PeerPlan, surely_funded
+from peerstorage.recovery.plan import PeerPlan, goes_on, surely_funded
 from peerstorage.recovery.standing import SPENT_STATES, Received, Seen
 from peerstorage.recovery.way import Way
 
@@ -51,6 +52,18 @@ class Looking:
         txid = close.txid[::-1].hex()
         return any(not self._node.is_spent(f"{txid}:{number}") for number in range(_OUTPUTS))
 
+    def current(self, candidate: Candidate) -> Candidate:
+        """With the funding output that is there: a splice that was in flight spends the one in the entry."""
+        for output in candidate.facts.inflight:
+            if not self._node.is_spent(str(output)):
+                there = {
+                    "funding_txid": output.txid,
+                    "funding_vout": output.vout,
+                    "funding_sats": output.sats,
+                }
+                return replace(candidate, entry=replace(candidate.entry, **there))
+        return candidate
+
     def resolved(self, channel_ids: Collection[str]) -> int:
         """How many of these are closed, as lightningd saw in a block."""
         states, closed = self._node.channel_states(), self._closed()
@@ -68,14 +81,16 @@ class Looking:
             for candidate in peer.candidates:
                 channel_id = candidate.entry.channel_id.hex()
                 is_open = channel_id not in closed and states.get(channel_id) not in SPENT_STATES
+                spent = self._node.is_spent(candidate.entry.funding) if is_open and chain_is_known else None
                 seen = Seen(
                     lightningd=states.get(channel_id),
                     closed=channel_id in closed,
-                    spent=self._node.is_spent(candidate.entry.funding)
+                    spent=spent,
                     if is_open and chain_is_known
                     else None,
                     funded=surely_funded(candidate, now),
                     locked_in=candidate.facts.locked_in,
+                    goes_on=bool(spent) and goes_on(heard, candidate),
                     own_close=is_open and chain_is_known and self.is_closed_by_us(candidate),
                     speaks=None if heard is None else candidate.entry.channel_id in heard.channels,
                     told=told.get(channel_id),

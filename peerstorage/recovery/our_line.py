@@ -4,8 +4,9 @@ over.
 Rules:
 - A connection of ours takes the place of lightningd's own with the peer: lightningd leaves it first.
 - A copy that a peer returns is judged and kept like one that lightningd got.
-- A channel that the peer still speaks of is open, whatever the chain says of the output in a backup; one that the
-  peer was not told of is handed over only where its output was surely funded and is spent.
+- A channel that the peer still speaks of is not handed over because the output in a backup is spent. One that was
+  spliced since is left open: lightningd could not watch its close.
+- What the peer was not told of is handed over only where its output was surely funded and is spent.
 - Used by several threads, each with peers of its own.
 """
 
@@ -21,7 +22,7 @@ from peerstorage.lightningd.asked import network
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.recovery.conversation import Endpoint, Heard, Limits, Outcome, Proxy, Told, hear_all, tell
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import PeerPlan, surely_funded
+from peerstorage.recovery.plan import PeerPlan, goes_on, surely_funded
 
 _LIMITS = Limits()
 # Seconds for hearing everybody: ten rounds of peers that take the connection and say nothing.
@@ -105,6 +106,9 @@ class OurLine:
             return gone
         self.closing.add(peer.peer_id)
         self._leave(peer)
+        to_tell = [each for each in to_tell if not self._goes_on(peer, each)]
+        if not to_tell:
+            return gone
         ids = [candidate.entry.channel_id for candidate in to_tell]
         told = tell(self._key, endpoints, ids, proxy=self._proxy, limits=_LIMITS, stop=self._stop)
         self._note(told)
@@ -126,6 +130,10 @@ class OurLine:
     def _speaks_of(self, peer: PeerPlan, candidate: Candidate) -> bool:
         heard = self.heard.get(peer.peer_id)
         return heard is not None and candidate.entry.channel_id in heard.channels
+
+    def _goes_on(self, peer: PeerPlan, candidate: Candidate) -> bool:
+        heard = self.heard.get(peer.peer_id)
+        return goes_on(heard, candidate) and self._node.is_spent(candidate.entry.funding)
 
     def _spent(self, peer: PeerPlan) -> list[Candidate]:
         now = time.time()

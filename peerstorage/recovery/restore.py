@@ -164,7 +164,11 @@ class Restore:
     def _plan(self, recovered: Recovered) -> list[PeerPlan]:
         # An old copy of a database has channels of its own, which are none of ours to close.
         living = self._node.living_channels()
-        lost = [c for c in recovered.candidates if c.entry.channel_id.hex() not in living]
+        lost = [
+            self._looking.current(candidate)
+            for candidate in recovered.candidates
+            if candidate.entry.channel_id.hex() not in living
+        ]
         contacts = directory(recovered.sources)
         peers = {c.entry.node_id.hex() for c in lost} | {contact.node_id.hex() for contact in contacts}
         known = {peer_id: self._addresses.now(peer_id) for peer_id in peers | self._named}

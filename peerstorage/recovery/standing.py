@@ -20,6 +20,8 @@ SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
 FOUND_SPENT = "closed already"
 UNKNOWN, NEVER_FUNDED = "unknown to the peer", "never funded"
 OWN_CLOSE = "own close"
+# Its output, as the backup has it, is spent, and the peer goes on with it.
+MOVED_ON = "spliced or closing"
 
 # lightningd's states of a channel whose funding output is spent.
 SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
@@ -37,7 +39,8 @@ class Received(NamedTuple):
 class Seen:
     """Of one channel. `lightningd`: its state there, None where it has none; `closed`: it is listed as closed;
     `spent`: its funding output is not there, None where the chain is not known; `funded`: it was in a block for
-    sure; `locked_in`: as the backup says; `own_close`: outputs of our own unilateral close are there; `speaks`:
+    sure; `locked_in`: as the backup says; `goes_on`: the output is spent, and
+    the peer goes on with the channel; `own_close`: outputs of our own unilateral close are there; `speaks`:
     whether the peer still speaks of it, None where it was not heard; `told`: what came of telling it; `untried`:
     its peer may be reached, and nothing was done about it."""
 
@@ -46,6 +49,7 @@ class Seen:
     spent: bool | None = None
     funded: bool = False
     locked_in: bool | None = None
+    goes_on: bool = False
     own_close: bool = False
     speaks: bool | None = None
     told: Outcome | None = None
@@ -66,6 +70,8 @@ class Seen:
     @property
     def _of_the_open(self) -> str:
         """Not handed over."""
+        if self.goes_on:
+            return MOVED_ON
         if self.spent and self.funded and not self.speaks:
             return FOUND_SPENT
         if self.told is Outcome.UNKNOWN and not self.speaks:
@@ -110,6 +116,9 @@ ADVICE: Mapping[str, str] = {
     "Run peerstorage-restore again after the next blocks",
     NEVER_FUNDED: "its funding transaction is neither in a block nor in the mempool, and the peer does not know "
     "the channel: nothing was in it",
+    MOVED_ON: "its funding output, as the backup has it, is spent, and the peer goes on with the channel: it was "
+    "spliced since, or a mutual close is in no block yet. It was left alone, for lightningd could not watch what "
+    "comes of it. Run peerstorage-restore again after the next blocks, and look for a newer backup",
     OWN_CLOSE: "this node itself had closed it, and your money is in an output that lightningd can't find any "
     "more: NOT RECOVERED. Keep the backup, and see python -m peerstorage sweep",
     CLOSING: "the close is in a block: lightning-cli listfunds shows whether your share is in the wallet",

@@ -1,4 +1,5 @@
-"""One network of Core Lightning with and without this plugin, LND and LDK: lost, and brought back by one command."""
+"""One network of Core Lightning with and without this plugin, LND and LDK: lost, and brought back by one
+command."""
 
 from __future__ import annotations
 

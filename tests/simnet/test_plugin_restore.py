@@ -390,7 +390,7 @@ def test_a_seed_and_gossip_are_enough(tmp_path: Path) -> None:
     """No peer is given, and none was connected to: gossip knows the announced channel, and its peer's copy the
     rest."""
     with QuickNetwork(tmp_path) as net:
-        alice, (bob, carol), (first, second) = established(net, "bob", "carol")
+        alice, (bob, _), (first, second) = established(net, "bob", "carol")
         alice.lose_data()
         alice.start()
         said = fails(NOTHING, lambda: restore(alice))

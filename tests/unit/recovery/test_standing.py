@@ -9,6 +9,7 @@ from peerstorage.recovery.standing import (
     CLOSED,
     CLOSING,
     FOUND_SPENT,
+    MOVED_ON,
     NEVER_FUNDED,
     NOT_STARTED,
     OWN_CLOSE,
@@ -43,6 +44,7 @@ HANDED = "CHANNELD_NORMAL"
         (Seen(untried=True, speaks=False, spent=True, funded=True), FOUND_SPENT),
         # The peer speaks of it: it was spliced, and is open.
         (Seen(untried=True, speaks=True, spent=True, funded=True), NOT_STARTED),
+        (Seen(goes_on=True, untried=True, speaks=True, spent=True, funded=True), MOVED_ON),
         # A transaction that the backend doesn't know looks spent.
         (Seen(untried=True, spent=True), NOT_STARTED),
         (Seen(told=Outcome.UNKNOWN, spent=False), UNKNOWN),
