@@ -29,6 +29,10 @@ class SecretError(PeerstorageError):
     """A hsm_secret, mnemonic or passphrase that no key can be made of."""
 
 
+class ChainError(PeerstorageError):
+    """A Bitcoin node or an Esplora server can't be reached, or refused what was asked."""
+
+
 class OptionError(PeerstorageError):
     """A configuration option has a value that is not allowed."""
 

@@ -12,13 +12,14 @@ import argparse
 import getpass
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.formats.textform import from_text, looks_like_backup
 from peerstorage.formats.words import ENGLISH
 
@@ -28,10 +29,49 @@ _MAX_LINE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """The keys that may open a node's backups; `node_id` is None where it can't be known."""
+    """The keys that may open a node's backups; `node_id` and `seed` are None where they can't be known."""
 
-    keys: tuple[bytes, ...]
+    keys: tuple[bytes, ...] = field(repr=False)
     node_id: bytes | None
+    seed: bytes | None = field(default=None, repr=False)
+
+    @property
+    def snapshot_keys(self) -> tuple[bytes, ...]:
+        """Those that may open the node's snapshots; a key in hex is taken for one of these, too."""
+        return self.keys if self.seed is None else keys.sealing_keys(self.seed, SECRET_NAME)
+
+
+def add_key_options(
+    parser: argparse.ArgumentParser, *, seed_only: bool = False, beside: str | None = None
+) -> None:
+    """The options that name the key; `seed_only`: those that give the seed, of which channels' keys are made;
+    `beside`: what hsm_secret lies beside, where none need be named."""
+    group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=beside is None)
+    default = "" if beside is None else f", by default the one beside {beside}"
+    group.add_argument(
+        "--hsm-secret",
+        metavar="FILE",
+        help=f"the node's hsm_secret{default}, or a file with cl1… or 64 hex digits; a passphrase is asked for",
+    )
+    group.add_argument(
+        "--mnemonic",
+        action="store_true",
+        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
+        "of standard input; never an argument",
+    )
+    if not seed_only:
+        group.add_argument(
+            "--secret-hex",
+            metavar="HEX",
+            help="not the hsm_secret but the key made of it, which opens backups and nothing else: what "
+            "lightning-cli makesecret string='scb secret' answers (for open-snapshot 'peerstorage snapshot'). "
+            "Others on this machine can see arguments: - reads it from standard input, or asks",
+        )
+    parser.add_argument(
+        "--ask-passphrase",
+        action="store_true",
+        help="the mnemonic has a passphrase: ask, or take the next line",
+    )
 
 
 class Inputs:
@@ -42,6 +82,10 @@ class Inputs:
 
     def secret(self, arguments: argparse.Namespace) -> Secret:
         """The key that the options name. Raises SecretError or UsageError."""
+        if arguments.ask_passphrase and not arguments.mnemonic:
+            raise UsageError(
+                INVALID_PARAMS, "--ask-passphrase goes with --mnemonic: a hsm_secret tells by itself"
+            )
         if arguments.hsm_secret is not None:
             return self._from_hsm_secret(arguments.hsm_secret)
         if arguments.mnemonic:
@@ -75,7 +119,8 @@ class Inputs:
                 f"--secret-hex needs {2 * KEY_LENGTH} hex digits, as lightning-cli makesecret string='scb secret' "
                 "answers them"
             )
-        return Secret((bytes.fromhex(text.strip()),), None)
+        key = bytes.fromhex(text.strip())
+        return Secret((key,), None)
 
     def source(self, argument: str) -> bytes:
         """The content of a source; where that is text, what the text stands for.
@@ -151,4 +196,4 @@ def _is_backup_in_text(argument: str) -> bool:
 
 
 def _of_seed(seed: bytes) -> Secret:
-    return Secret(keys.sealing_keys(seed), keys.node_id(keys.node_key(seed)))
+    return Secret(keys.sealing_keys(seed), keys.node_id(keys.node_key(seed)), seed)

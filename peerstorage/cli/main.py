@@ -1,4 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert. None needs lightningd, none changes a file.
+"""The commands: inspect, verify, recover, restore-plan and convert here, the others in modules of their own. None
+needs lightningd, none changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -8,7 +9,6 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import show
-from peerstorage.cli.inputs import STDIN, Inputs, Secret, label
-from peerstorage.errors import INVALID_PARAMS, PeerstorageError, SealError, SecretError, UsageError
+from peerstorage.cli import onchain, peers, resume, show, snapshot
+from peerstorage.cli.answers import (
+    FINE,
+    INCOMPLETE,
+    INTERRUPTED,
+    UNREADABLE,
+    WRONG_KEY,
+    exit_code,
+    print_json,
+    print_lines,
+    say,
+)
+from peerstorage.cli.inputs import STDIN, Inputs, Secret, add_key_options, label
+from peerstorage.errors import PeerstorageError
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.recovery import plan
 from peerstorage.recovery.merge import Recovered, merge
-
-FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 _EXIT_CODES = """exit codes:
   0  all is well
@@ -33,6 +42,7 @@ _EXIT_CODES = """exit codes:
   2  the command line is wrong
   3  a source, or the file with the key, can't be read: not there, damaged, or something else
   4  the key is wrong: it doesn't open the source, or no key can be made of what was given
+  5  lightningd must not be started on this database, or a node with this key is alive
 With several sources the highest counts; recover and restore-plan go on with those that open, and say 1.
 """
 _SOURCES = (
@@ -89,12 +99,6 @@ class _Given:
         return max(code, *(failure.code for failure in self.failures), FINE)
 
 
-def exit_code(error: PeerstorageError) -> int:
-    if isinstance(error, SealError | SecretError):
-        return WRONG_KEY
-    return USAGE if isinstance(error, UsageError) and error.code == INVALID_PARAMS else UNREADABLE
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code. argparse itself exits with 2."""
     for name in ("stdin", "stdout", "stderr"):
@@ -107,12 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = _run(_parser().parse_args(arguments))
         sys.stdout.flush()
     except PeerstorageError as error:
-        _say([str(error)])
+        say([str(error)])
         return exit_code(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        _say([f"can't write the answer: {error.strerror}"])
+        say([f"can't write the answer: {error.strerror}"])
         # What is left in the buffer would fail once more at the end, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREADABLE
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m peerstorage",
-        description="Channel backups without lightningd: what is in them, and what recoverchannel needs.",
+        description="Channel backups without lightningd: what is in them, and the way from them to the money.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -130,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"peerstorage {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, keyed: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, text: str, keyed: bool = False) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -142,49 +146,30 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="an object for programs instead of text")
         if keyed:
             sub.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
-            _add_key_options(sub)
+            add_key_options(sub)
         return sub
 
-    inspect = command("inspect", "Shows what is in backups. No secrets.")
+    inspect = command("inspect", "Shows what is in backups. No secrets.", keyed=True)
     inspect.add_argument(
         "--show-secrets", action="store_true", help="also each entry in hex, with the peer's revoked secrets"
     )
-    command("verify", "Says whether backups open and everything in them can be recovered.")
+    command("verify", "Says whether backups open and everything in them can be recovered.", keyed=True)
     command(
-        "recover", "Merges backups and prints recoverchannel's input. It holds the peers' revoked secrets."
+        "recover",
+        "Merges backups and prints recoverchannel's input. It holds the peers' revoked secrets.",
+        keyed=True,
     )
-    command("restore-plan", "Says where to connect and what to do, in which order, without the plugin.")
-    _add_convert(
-        command("convert", "Turns a Greenlight signer backup into recoverchannel's input.", keyed=False)
+    command(
+        "restore-plan",
+        "Says where to connect and what to do, in which order, without the plugin.",
+        keyed=True,
     )
+    _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
+    peers.add_commands(command)
+    onchain.add_commands(command)
+    resume.add_command(command)
+    snapshot.add_command(command)
     return parser
-
-
-def _add_key_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the key, one of").add_mutually_exclusive_group(required=True)
-    group.add_argument(
-        "--hsm-secret",
-        metavar="FILE",
-        help="the node's hsm_secret, or a file with cl1… or 64 hex digits; a passphrase is asked for",
-    )
-    group.add_argument(
-        "--mnemonic",
-        action="store_true",
-        help="the node's words, or its secret as cl1… or 64 hex digits: asked for without echo, or the next line "
-        "of standard input; never an argument",
-    )
-    group.add_argument(
-        "--secret-hex",
-        metavar="HEX",
-        help="not the hsm_secret but the key made of it, which opens backups and nothing else: what lightning-cli "
-        "makesecret string='scb secret' answers. Others on this machine can see arguments: - reads it from "
-        "standard input, or asks",
-    )
-    parser.add_argument(
-        "--ask-passphrase",
-        action="store_true",
-        help="the mnemonic has a passphrase: ask, or take the next line",
-    )
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
@@ -199,12 +184,15 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    if arguments.command == "convert":
-        return _convert(arguments, inputs)
-    if arguments.ask_passphrase and not arguments.mnemonic:
-        raise UsageError(
-            INVALID_PARAMS, "--ask-passphrase goes with --mnemonic: a hsm_secret tells by itself"
-        )
+    alone = {
+        "convert": _convert,
+        **peers.COMMANDS,
+        **onchain.COMMANDS,
+        "check": resume.run_check,
+        "open-snapshot": snapshot.run_open,
+    }
+    if arguments.command in alone:
+        return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)
     opened: list[_Opened] = []
     failures: list[_Failure] = []
@@ -215,11 +203,9 @@ def _run(arguments: argparse.Namespace) -> int:
             opened.append(_Opened(open_source(secret.keys, name, blob), len(blob)))
         except PeerstorageError as error:
             failures.append(_Failure(name, error))
-    _say(f"{failure.name}: {failure.error}" for failure in failures)
+    say(f"{failure.name}: {failure.error}" for failure in failures)
     if secret.node_id and any(failure.code == WRONG_KEY for failure in failures):
-        _say(
-            [f"the key is that of node {secret.node_id.hex()}: if that isn't your node, it is the wrong key"]
-        )
+        say([f"the key is that of node {secret.node_id.hex()}: if that isn't your node, it is the wrong key"])
     commands = {"inspect": _inspect, "verify": _verify, "recover": _recover, "restore-plan": _restore_plan}
     return commands[arguments.command](_Given(arguments, secret, opened, failures))
 
@@ -228,18 +214,18 @@ def _inspect(given: _Given) -> int:
     secrets = given.arguments.show_secrets
     answers = [show.inspected(one.source, one.size, one.merged.missing, secrets) for one in given.opened]
     if given.arguments.json:
-        _print_json(given.sources(answers))
+        print_json(given.sources(answers))
     else:
-        _print(line for answer in answers for line in show.inspected_text(answer))
+        print_lines(line for answer in answers for line in show.inspected_text(answer))
     return given.worst(INCOMPLETE if any(one.source.backup.faults for one in given.opened) else FINE)
 
 
 def _verify(given: _Given) -> int:
     answers = [show.verified(one.source.name, one.merged) for one in given.opened]
     if given.arguments.json:
-        _print_json(given.sources(answers))
+        print_json(given.sources(answers))
     else:
-        _print(line for answer in answers for line in show.verified_text(answer))
+        print_lines(line for answer in answers for line in show.verified_text(answer))
     return given.worst(FINE if all(answer["ok"] for answer in answers) else INCOMPLETE)
 
 
@@ -247,8 +233,8 @@ def _recover(given: _Given) -> int:
     if not given.opened:
         return given.worst(FINE)
     result = given.merged
-    _say([show.LAST_RESORT, *show.recovered_notes(result, {failure.name for failure in given.failures})])
-    _print_json(show.recovered(result)) if given.arguments.json else _print([show.scb_line(result)])
+    say([show.LAST_RESORT, *show.recovered_notes(result, {failure.name for failure in given.failures})])
+    print_json(show.recovered(result)) if given.arguments.json else print_lines([show.scb_line(result)])
     return FINE if not result.missing and not given.failures else INCOMPLETE
 
 
@@ -260,12 +246,12 @@ def _restore_plan(given: _Given) -> int:
     plans = show.plan([peer for peer in everyone if peer.candidates])
     if given.arguments.json:
         rejected = show.recovered(result)["rejected"]
-        _print_json(
+        print_json(
             {"peers": plans, "rejected": rejected, "missing": result.missing, "complete": result.complete}
         )
     else:
-        _say(show.recovered_notes(result, {failure.name for failure in given.failures}))
-        _print(show.plan_text(plans, _hex(given.secret.node_id), _recover_command(given.arguments)))
+        say(show.recovered_notes(result, {failure.name for failure in given.failures}))
+        print_lines(show.plan_text(plans, _hex(given.secret.node_id), _recover_command(given.arguments)))
     return FINE if not result.missing and not given.failures else INCOMPLETE
 
 
@@ -286,39 +272,25 @@ def _convert(arguments: argparse.Namespace, inputs: Inputs) -> int:
     try:
         backup = greenlight.read(inputs.document(arguments.file))
     except PeerstorageError as error:
-        _say([f"{name}: {error}"])
+        say([f"{name}: {error}"])
         return exit_code(error)
     source = Source(name, Backup(0, backup.entries, None))
     result = merge([source], [Rejected(channel.key, str(channel.fault)) for channel in backup.incomplete], {})
-    _say(show.converted_notes(backup, result))
+    say(show.converted_notes(backup, result))
     stopped = bool(result.rejected) and not arguments.skip_incomplete
     if arguments.inspect:
         answer = show.converted(backup, result)
-        _print_json(answer) if arguments.json else _print(show.converted_text(answer))
+        print_json(answer) if arguments.json else print_lines(show.converted_text(answer))
     elif stopped:
-        _say(["nothing was converted; --skip-incomplete leaves them out"])
+        say(["nothing was converted; --skip-incomplete leaves them out"])
     elif not result.candidates:
-        _say(["there is no channel to convert"])
+        say(["there is no channel to convert"])
         return INCOMPLETE
     else:
         answer = show.converted(backup, result) | {"scb": [one.scb for one in result.candidates]}
-        _print_json(answer) if arguments.json else _print([show.scb_line(result)])
+        print_json(answer) if arguments.json else print_lines([show.scb_line(result)])
     return INCOMPLETE if stopped else FINE
 
 
 def _hex(data: bytes | None) -> str | None:
     return None if data is None else data.hex()
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(f"peerstorage: {show.printable(line)}", file=sys.stderr)
-
-
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(show.printable(line))
-
-
-def _print_json(answer: show.Object) -> None:
-    print(json.dumps(answer, indent=2))

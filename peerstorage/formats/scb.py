@@ -258,6 +258,28 @@ class ChannelBackup:
         return 0 if shachain is None else shachain.revocations
 
     @property
+    def basepoints(self) -> tuple[bytes, bytes, bytes, bytes] | None:
+        """The peer's: revocation, payment, htlc, delayed payment; None where the entry has none."""
+        value = self._tlv(_TLV_BASEPOINTS)
+        if value is None:
+            return None
+        revocation, payment, htlc, delayed = (
+            value[start : start + NODE_ID_LENGTH] for start in range(0, len(value), NODE_ID_LENGTH)
+        )
+        return revocation, payment, htlc, delayed
+
+    @property
+    def opened_by_us(self) -> bool | None:
+        value = self._tlv(_TLV_OPENER)
+        return None if value is None else value == b"\0"
+
+    @property
+    def to_self_delay(self) -> int | None:
+        """For how many blocks our output of our own commitment is locked: what the peer asked for."""
+        value = self._tlv(_TLV_TO_SELF_DELAY)
+        return None if value is None else int.from_bytes(value, "big")
+
+    @property
     def funding(self) -> str:
         """The funding outpoint as people write it, `txid:vout`."""
         return f"{self.funding_txid[::-1].hex()}:{self.funding_vout}"

@@ -56,10 +56,11 @@ def received(node: Node) -> dict[str, tuple[str, int]] | None:
         for move in moves
         if move["primary_tag"] == "channel_close" and "spending_txid" in move
     }
-    wallet: Counter[str] = Counter()
+    sats: Counter[str] = Counter()
+    by_txid = {txid: channel_id for channel_id, txid in closes.items()}
     for move in moves:
         if move["account_id"] == "wallet":
-            credit = int(move["credit_msat"]) // 1000
-            wallet[str(move["utxo"]).partition(":")[0]] += credit
-            wallet[str(move.get("originating_account", ""))] += credit
-    return {channel_id: (txid, wallet[txid] + wallet[channel_id]) for channel_id, txid in closes.items()}
+            txid = str(move["utxo"]).partition(":")[0]
+            channel_id = by_txid.get(txid, str(move.get("originating_account", "")))
+            sats[channel_id] += int(move["credit_msat"]) // 1000
+    return {channel_id: (txid, sats[channel_id]) for channel_id, txid in closes.items()}

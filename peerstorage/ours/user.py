@@ -49,7 +49,8 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        channels = node.channels()
+        self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
@@ -141,7 +142,6 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -157,7 +157,7 @@ class User:
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
-        returned = retrieval.read(self._key, blob)
+        returned = retrieval.read(self._key, blob, self.sender.chain_hash)
         judgement = None
         if returned.backup is not None and not retrieval.is_repeated(self._known(peer_id), returned):
             judgement = self._judge(returned.backup)
@@ -214,7 +214,7 @@ class User:
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
             ours: dict[bytes, int] = {}
-            for entry in self.ledger.channels:
+            for entry in (*self.ledger.channels, *self.ledger.unfunded):
                 if entry.channel_id not in over:
                     ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
             compared = self._options.guard != "off"
@@ -325,7 +325,12 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        self.ledger.have(self._node.channels(), self._node.unlisted)
+        channels = self._node.channels()
+        self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
+        self.ledger.note_ids()
+        if self._node.has_new_stubs:
+            self.hands_over()
+            self._node.has_new_stubs = False
         self.sessions.partners = self.ledger.partners
         self.entrance.update()
         if self._options.use and not self.recovering:
@@ -346,19 +351,43 @@ class User:
 
     # The operator's word
 
-    def recover(self) -> None:
-        """All is lost, as the operator says, who has a backup from elsewhere."""
-        if not self.recovering:
-            self.ledger.save(guard.lost(self.ledger.state, int(time.time())))
-            self.connections.ask_anew(self.ledger.returned)
-            self.entrance.update()
-            self._log("warn", "RECOVERING: a restore from a backup that the operator has began")
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
+
+    @property
+    def no_new_channels(self) -> str:
+        """Any thread may ask: see guard."""
+        return guard.no_new_channels(self.ledger.state)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.ledger.save(replace(self.ledger.state, handed_over=False))
+
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.ledger.save(replace(self.ledger.state, handed_over=True))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.ledger.save(replace(self.ledger.state, keys_used=False))
+
+    def recover_earlier(self) -> None:
+        """Begins to recover what this database never had: channels of an earlier life, or of a file."""
+        self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
+        self.old_node = OldNode(self.ledger.returned, time.monotonic())
+        self.connections.ask_anew(self.ledger.returned)
+        self.entrance.update()
+        self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
 
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(guard.resumed(self.ledger.state))
+        self.look()
+        sources, _ = open_sources(self._key, self.ledger.store.all_retrieved())
+        self.ledger.save(guard.resumed(self.ledger.state, [source.backup for source in sources]))
         self.old_node = OldNode({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)

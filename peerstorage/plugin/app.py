@@ -22,8 +22,10 @@ from pyln.client import Plugin
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
+from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -71,6 +73,8 @@ class App:
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        for opening in ("openchannel", "openchannel2"):
+            plugin.add_hook(opening, self._on_opening)
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
         plugin.add_subscription("block_added", self._on_block_added)
@@ -91,7 +95,7 @@ class App:
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
-        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds])
+        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -101,6 +105,8 @@ class App:
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
+        if configuration.get("startup", True):
+            self.user.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -122,6 +128,15 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
             ahead=self._file_is_ahead,
+        )
+        self.snapshots = Snapshots(
+            folder,
+            options,
+            self.node.secret(SECRET_NAME) if options.snapshot else b"",
+            node=self.node,
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
         )
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
         self.todo = Todo(
@@ -231,6 +246,10 @@ class App:
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
+
+    def _on_opening(self, **_: Any) -> dict[str, str]:
+        reason = self.user.no_new_channels if self.options.use else ""
+        return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.

@@ -24,12 +24,14 @@ from peerstorage.errors import (
     SecretError,
     UsageError,
 )
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.seed import node_key_in
 from peerstorage.plugin import export
 from peerstorage.plugin.app import App
 from peerstorage.recovery.hearing import Endpoint, Heard
+from peerstorage.recovery.merge import merge
 from peerstorage.recovery.our_line import OurLine
 from peerstorage.recovery.reach import Reach
 from peerstorage.recovery.restore import Restore, Screen, Wishes
@@ -62,6 +64,8 @@ class Restoring:
         """On the worker. Raises UsageError where no restore may begin."""
         user = self._app.user
         user.look()
+        if not user.recovering and user.withheld_at:
+            self._begin_earlier()
         if not user.recovering and (user.ledger.channels or user.ledger.unlisted):
             raise UsageError(
                 NOTHING_TO_SEND,
@@ -70,6 +74,22 @@ class Restoring:
             )
         if dry_run and self.is_running:
             raise UsageError(STILL_RECOVERING, "a restore is running already")
+
+    def _begin_earlier(self) -> None:
+        """The operator wants channels of an earlier life: from now on this node is recovering, else a peer that is
+        to be heard would be let in, and close. Raises UsageError where there is nothing that lightningd would
+        take."""
+        app = self._app
+        recovered = merge(*open_sources(app.key, app.store.all_retrieved()), app.node.database_ids())
+        living = app.node.living_channels()
+        if all(candidate.entry.channel_id.hex() in living for candidate in recovered.candidates):
+            faults = "; ".join(fault.reason for fault in recovered.rejected)
+            raise UsageError(
+                NOTHING_TO_SEND,
+                "of what peers hold from before this database nothing is left: "
+                f"{faults or 'all that they name is here or closed'}",
+            )
+        app.user.recover_earlier()
 
     def work(self, screen: Screen, wishes: Wishes, given: Iterable[str]) -> dict[str, Any]:
         """On a thread of its own. Raises UsageError. `given`: peers as NODE_ID@HOST:PORT, files and backups."""
@@ -93,7 +113,7 @@ class Restoring:
             app.options,
             user=app.user,
             way=self._way(stop),
-            begin=lambda: self._on_worker("recover", app.user.recover, stop),
+            begin=lambda: self._on_worker("recover", self._begin, stop),
             stop=stop,
         )
         answer = run.work(screen, wishes)
@@ -101,6 +121,12 @@ class Restoring:
         if answer["finished"] and not (wishes.dry_run or app.user.ledger.state.old):
             self._on_worker("restored", app.resume, stop)
         return answer
+
+    def _begin(self) -> None:
+        """On the worker: peers are about to be told, and recoverchannel to be called."""
+        if not self._app.user.recovering:
+            self._app.user.recover_earlier()
+        self._app.user.hands_over()
 
     def _with_given(self, wishes: Wishes, given: Iterable[str]) -> Wishes:
         peers, sources = [], []

@@ -215,7 +215,8 @@ def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dic
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
     source = export.opened(app.key, name, blob, app.node.node_id())
-    return export.verified(source, app.node.channels(), app.node.closed_channel_ids())
+    channels = app.node.channels()
+    return export.verified(source, [*channels, *app.node.unfunded], app.node.closed_channel_ids())
 
 
 def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
@@ -319,6 +320,7 @@ def _status(app: App) -> dict[str, Any]:
         app.storage.metas.values(),
         app.local_file,
         app.options,
+        snapshots=app.snapshots,
         todo=app.todo.texts(),
         now=time.time(),
     )

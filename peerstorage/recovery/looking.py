@@ -56,12 +56,13 @@ class Looking:
         """With the funding output that is there: a splice that was in flight spends the one in the entry."""
         for output in candidate.facts.inflight:
             if not self._node.is_spent(str(output)):
-                there = {
-                    "funding_txid": output.txid,
-                    "funding_vout": output.vout,
-                    "funding_sats": output.sats,
-                }
-                return replace(candidate, entry=replace(candidate.entry, **there))
+                entry = replace(
+                    candidate.entry,
+                    funding_txid=output.txid,
+                    funding_vout=output.vout,
+                    funding_sats=output.sats,
+                )
+                return replace(candidate, entry=entry)
         return candidate
 
     def resolved(self, channel_ids: Collection[str]) -> int:
@@ -86,8 +87,6 @@ class Looking:
                     lightningd=states.get(channel_id),
                     closed=channel_id in closed,
                     spent=spent,
-                    if is_open and chain_is_known
-                    else None,
                     funded=surely_funded(candidate, now),
                     locked_in=candidate.facts.locked_in,
                     goes_on=bool(spent) and goes_on(heard, candidate),

@@ -14,7 +14,10 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from peerstorage.formats.opening import Source
+from peerstorage.recovery.hearing import Heard
 
 # Seconds by which the clocks of two machines may differ.
 SLACK = 600
@@ -47,3 +50,32 @@ class OldNode:
             "nodes with one key lose funds: stop one of them, and never restore beside it."
         )
         return True
+
+
+def newer_copy(before: Iterable[Source], after: Iterable[Source], now: int) -> str:
+    """Whether a peer returned a newer copy at the second of two hearings, of which the first began at `now`, in
+    wall-clock seconds: what says so, or nothing."""
+    known = {copy.name: copy.backup.timestamp for copy in before}
+    old_node = OldNode(known, 0)
+    least = earliest(now, max(known.values(), default=0))
+    for copy in after:
+        old_node.returned(copy.name, copy.backup.timestamp, 0, after=least)
+    return old_node.sign
+
+
+def moved(before: Mapping[str, Heard], after: Mapping[str, Heard]) -> str:
+    """Whether a channel moved between two hearings, by node_id in hex, as none does while the node is down: what
+    says so, or nothing."""
+    for node_id, first in before.items():
+        second = after.get(node_id)
+        for channel_id, said in first.channels.items():
+            now = None if second is None else second.channels.get(channel_id)
+            if now is not None and (
+                now.next_commitment_number != said.next_commitment_number
+                or now.next_revocation_number != said.next_revocation_number
+            ):
+                return (
+                    f"A NODE WITH THIS KEY IS ALIVE: channel {channel_id.hex()} with {node_id} moved while we "
+                    "listened. Two nodes with one key lose funds: stop it first."
+                )
+    return ""

@@ -39,7 +39,7 @@ from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.hearing import Endpoint
 from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered, merge
-from peerstorage.recovery.old_node import OldNode
+from peerstorage.recovery.old_node import OldNode, moved
 from peerstorage.recovery.plan import PeerPlan, directory, plan, rescan_height
 from peerstorage.recovery.way import Way
 
@@ -90,7 +90,7 @@ class Wishes:
 
 
 class Restore:
-    """One run. `begin`: turns this node into one that recovers; `stop`: ends the run, where it may end."""
+    """One run. `begin`: notes that this node recovers, and hands over; `stop`: ends the run, where it may end."""
 
     def __init__(
         self,
@@ -113,6 +113,8 @@ class Restore:
         # Peers to hear beside those that backups name.
         self._named: set[str] = set()
         self._done = 0
+        self._heard_at = 0.0
+        self._moved = ""
         self._unwitnessed = False
         # Channels that lightningd did not take, by channel_id.
         self._unwatched: set[str] = set()
@@ -133,8 +135,7 @@ class Restore:
         plans = self._plan(recovered)
         self._announce(plans, recovered)
         if not wishes.dry_run:
-            if not self._user.recovering:
-                self._begin()
+            self._begin()
             self._listen(plans)
             self._close(plans)
             # A peer that was told has returned its backup too, and it may name more.
@@ -228,6 +229,7 @@ class Restore:
                 return recovered
             self._say(f"hearing {len(unheard)} peer(s) before anything is closed")
             self._way.hear(unheard)
+            self._heard_at = time.monotonic()
             self._stop_when_called_off()
             for peer in unheard:
                 self._say_once(peer, self._way.outcome(peer))
@@ -244,14 +246,17 @@ class Restore:
         its connection. Each peer is compared with itself, so others prove nothing."""
         if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
-        first = self._user.old_node.first
+        spoke = {peer_id for peer_id, heard in self._way.heard.items() if heard.channels}
+        first = dict.fromkeys(spoke, self._heard_at) | {
+            peer_id: at for peer_id, (_, at) in self._user.old_node.first.items()
+        }
         witnesses = sorted(
             (peer for peer in plans if peer.addresses and peer.peer_id in first),
-            key=lambda p: first[p.peer_id][1],
+            key=lambda p: first[p.peer_id],
         )
         if witnesses:
             long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
-            left = first[witnesses[0].peer_id][1] + long_enough - time.monotonic()
+            left = first[witnesses[0].peer_id] + long_enough - time.monotonic()
             if left > 0:
                 self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
                 self._stop.wait(left)
@@ -266,16 +271,20 @@ class Restore:
             self._say(answers.UNWITNESSED)
 
     def _hear_again(self, peers: Sequence[PeerPlan]) -> int:
-        """How many returned a copy."""
+        """How many returned a copy, or spoke of channels."""
         asked = {peer.peer_id for peer in peers}
+        before = dict(self._way.heard)
         # Else the gate turns them away before they return anything.
         self._user.connections.forget(asked)
-        answered = len(self._way.hear(peers))
+        answered = self._way.hear(peers)
         self._user.connections.know(asked)
-        return answered
+        after = {peer_id: self._way.heard[peer_id] for peer_id in asked & self._way.heard.keys()}
+        again = {peer_id for peer_id, heard in after.items() if heard is not before.get(peer_id)}
+        self._moved = self._moved or moved(before, after)
+        return len(answered | {peer_id for peer_id in again if after[peer_id].channels})
 
     def _stop_beside_old_node(self) -> None:
-        sign = self._user.old_node.sign
+        sign = self._user.old_node.sign or self._moved
         if sign and not (self._wishes.force or self._wishes.dry_run):
             raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
 

@@ -31,6 +31,7 @@ class Case:
         self.entryless: dict[bytes, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
+        self.withheld: list[str] = []
         self.user = self.a_user()
         monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
         self.hanging: set[str] = set()
@@ -53,7 +54,9 @@ class Case:
         )
         old_node = SimpleNamespace(sign="")
         entrance = SimpleNamespace(fresh=False, halted=False)
-        return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
+        return SimpleNamespace(
+            recovering=False, entrance=entrance, old_node=old_node, ledger=ledger, withheld_at=self.withheld
+        )
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
@@ -66,6 +69,17 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
+
+
+def test_channels_of_an_earlier_life_are_critical_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.withheld += [PEER, "03" * 33]
+    assert case.told(0) == [("earlier-life", "critical")]
+    (text,) = case.todo.texts()
+    assert text.startswith("2 PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE")
+    assert "peerstorage-restore dry_run=true" in text
+    case.withheld.clear()
+    assert case.told(60) == [("earlier-life", "info")]
 
 
 def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
