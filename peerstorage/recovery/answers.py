@@ -28,6 +28,10 @@ _UNNAMED = (
     "peers have channels with this node that no backup names (unnamed): they were left open, for what they pay "
     "out could not be watched. Look for a newer backup, in files and at other peers"
 )
+_UNPAID = (
+    "nothing came to the wallet of these channels, which is right where you had nothing in them. Else keep the "
+    "backup, and see python -m peerstorage sweep"
+)
 _OWN = (
     "this node itself had closed some of these channels (own close), and lightningd can't recover what they pay "
     "out: keep the backup and see python -m peerstorage sweep. This recovery ends by peerstorage-resume discard "
@@ -122,12 +126,14 @@ def restored(plans: Sequence[PeerPlan], result: Recovered, report: Report) -> di
     unnamed = [
         {"channel_id": channel_id, "peer_id": peer_id} for channel_id, peer_id in report.unnamed.items()
     ]
+    unpaid = [row["channel_id"] for row in rows if row["wallet_sats"] == 0 and row["balance_sats"] != 0]
     todo = [
         (report.old, _OLD),
         (report.unwitnessed, UNWITNESSED),
         (bool(unnamed), _UNNAMED),
         (bool(report.unwatched), f"{_UNWATCHED}: {', '.join(report.unwatched)}"),
         (counts[OWN_CLOSE] > 0, _OWN),
+        (bool(unpaid), f"{_UNPAID}: {', '.join(unpaid)}"),
         (on_chain and complete and not (finished or report.old), _ONCE_MORE),
     ]
     return {
