@@ -26,6 +26,7 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
 from peerstorage.plugin.restoring import Restoring
@@ -114,7 +115,6 @@ def _of_recovery(app: App) -> Methods:
         request: Any,
         peers: Any = None,
         source: Any = None,
-        *more: Any,
         dry_run: bool = False,
         wait: int = 60,
         force: bool = False,
@@ -122,8 +122,8 @@ def _of_recovery(app: App) -> Methods:
     ) -> None:
         """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
 
-        peers: NODE_ID@HOST:PORT, one or more; source: backups beside what peers return, as in peerstorage-recover,
-        one or more. Without either the peers are those that backups and gossip name. dry_run only collects the
+        peers: NODE_ID@HOST:PORT, one or an array; source: backups beside what peers return, as in
+        peerstorage-recover, one or an array. Without either the peers are those that backups and gossip name. dry_run only collects the
         backups and shows the plan; wait: seconds to watch the closes and to try peers that are not reached. Run it
         again at any time."""
         if unknown:
@@ -132,7 +132,7 @@ def _of_recovery(app: App) -> Methods:
             _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
         else:
             wishes = Wishes(_true(dry_run), int(wait), _true(force))
-            _restore(app, restoring, request, wishes, _texts(peers, source, *more))
+            _restore(app, restoring, request, wishes, _texts(peers, source))
 
     def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
         """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
@@ -355,6 +355,9 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
 
 
 def _resume(app: App, restoring: Restoring, word: str | None) -> dict[str, Any]:
+    if word == OPEN_WORD and not app.user.recovering:
+        app.user.may_open()
+        return {"mode": app.user.ledger.state.mode}
     if word != RESUME_WORD:
         raise UsageError(
             INVALID_PARAMS,

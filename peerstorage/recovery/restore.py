@@ -246,20 +246,19 @@ class Restore:
         its connection. Each peer is compared with itself, so others prove nothing."""
         if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
-        spoke = {peer_id for peer_id, heard in self._way.heard.items() if heard.channels}
-        first = dict.fromkeys(spoke, self._heard_at) | {
-            peer_id: at for peer_id, (_, at) in self._user.old_node.first.items()
-        }
+        first = self._user.old_node.first
         witnesses = sorted(
             (peer for peer in plans if peer.addresses and peer.peer_id in first),
-            key=lambda p: first[p.peer_id],
+            key=lambda p: first[p.peer_id][1],
         )
-        if witnesses:
-            long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
-            left = first[witnesses[0].peer_id] + long_enough - time.monotonic()
-            if left > 0:
-                self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
-                self._stop.wait(left)
+        long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
+        heard_at = first[witnesses[0].peer_id][1] if witnesses else self._heard_at
+        # Where nobody returns a copy, channels that move are a sign, though none that don't is a proof.
+        witnesses = witnesses or self._speakers(plans)[:_FEW]
+        left = heard_at + long_enough - time.monotonic()
+        if witnesses and left > 0:
+            self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
+            self._stop.wait(left)
         answered = 0
         while witnesses and answered < _WITNESSES:
             self._stop_when_called_off()
@@ -271,7 +270,7 @@ class Restore:
             self._say(answers.UNWITNESSED)
 
     def _hear_again(self, peers: Sequence[PeerPlan]) -> int:
-        """How many returned a copy, or spoke of channels."""
+        """How many returned a copy."""
         asked = {peer.peer_id for peer in peers}
         before = dict(self._way.heard)
         # Else the gate turns them away before they return anything.
@@ -279,9 +278,13 @@ class Restore:
         answered = self._way.hear(peers)
         self._user.connections.know(asked)
         after = {peer_id: self._way.heard[peer_id] for peer_id in asked & self._way.heard.keys()}
-        again = {peer_id for peer_id, heard in after.items() if heard is not before.get(peer_id)}
         self._moved = self._moved or moved(before, after)
-        return len(answered | {peer_id for peer_id in again if after[peer_id].channels})
+        return len(answered)
+
+    def _speakers(self, plans: Sequence[PeerPlan]) -> list[PeerPlan]:
+        """Peers that spoke of channels."""
+        spoke = {peer_id for peer_id, heard in self._way.heard.items() if heard.channels}
+        return [peer for peer in plans if peer.peer_id in spoke]
 
     def _stop_beside_old_node(self) -> None:
         sign = self._user.old_node.sign or self._moved
