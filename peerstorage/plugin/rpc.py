@@ -111,7 +111,7 @@ def _of_recovery(app: App) -> Methods:
         else:
             _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
-    def restore(
+    def restore(  # noqa: PLR0917  what lightning-cli may give by position, too
         request: Any,
         peers: Any = None,
         source: Any = None,
@@ -123,9 +123,9 @@ def _of_recovery(app: App) -> Methods:
         """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
 
         peers: NODE_ID@HOST:PORT, one or an array; source: backups beside what peers return, as in
-        peerstorage-recover, one or an array. Without either the peers are those that backups and gossip name. dry_run only collects the
-        backups and shows the plan; wait: seconds to watch the closes and to try peers that are not reached. Run it
-        again at any time."""
+        peerstorage-recover, one or an array. Without either the peers are those that backups and gossip name.
+        dry_run only collects the backups and shows the plan; wait: seconds to watch the closes and to try peers
+        that are not reached. Run it again at any time."""
         if unknown:
             _refuse_unknown(request, unknown)
         elif not str(wait).isdecimal():
