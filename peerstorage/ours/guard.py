@@ -100,14 +100,13 @@ def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compar
     state = state.seen(backup.timestamp)
     if judgement.verdict is not Verdict.LOST:
         return state
-    if not state.recovering:
-        state = replace(state, rival_after=earliest(now, state.newest_seen))
-    return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+    state = state if state.recovering else recovering_by_word(state, now)
+    return replace(state, old=state.old or (judgement.old and compared))
 
 
 def recovering_by_word(state: State, now: int) -> State:
-    """The state after the operator's word that channels of an earlier life are to be recovered. `now`: wall-clock
-    seconds."""
+    """The state after the operator's word that what this database does not have is to be recovered. `now`:
+    wall-clock seconds."""
     return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 

@@ -56,7 +56,7 @@ class App:
         self.worker = Worker(self._failed)
         self._said = Once()
         self.departures = Departures()
-        self.restoring, self.auditing = threading.Lock(), threading.Lock()
+        self.auditing = threading.Lock()
         self._refusing = False
         self._declare()
 
@@ -103,7 +103,7 @@ class App:
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
         self.options = options
-        folder = Path(configuration["lightning-dir"])
+        folder = self.folder = Path(configuration["lightning-dir"])
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
@@ -279,10 +279,11 @@ class App:
                 self.worker.submit("custommsg", self.storage.take_in)
         # From now on nothing is sent to this peer until its retrieval is judged.
         elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
-            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+            self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
         return CONTINUE
 
-    def _retrieve(self, peer_id: str) -> None:
+    def retrieve(self, peer_id: str) -> None:
+        """On the worker: judges the copy of a peer that waits."""
         blob = self.user.connections.take(peer_id)
         try:
             self.user.retrieved(peer_id, blob)
@@ -323,7 +324,7 @@ class App:
 
         def again() -> None:
             if self.user.connections.put_back(peer_id, blob):
-                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+                self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True
