@@ -25,9 +25,10 @@ from peerstorage.errors import (
     PeerstorageError,
     UsageError,
 )
-from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.formats.opening import open_sources
+from peerstorage.lightningd.store import Store
 from peerstorage.ours.guard import OPEN_WORD
-from peerstorage.plugin import export, status
+from peerstorage.plugin import earlier, export, status
 from peerstorage.plugin.app import App
 from peerstorage.recovery import answers
 from peerstorage.recovery.merge import merge
@@ -104,7 +105,7 @@ def _of_recovery(app: App) -> Methods:
 
         Changes nothing."""
         if source is None:
-            _answer_later(app, request, unknown, lambda: _recover(app))
+            _recover(app, request, unknown)
         else:
             _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
@@ -188,17 +189,27 @@ def _answer_after_reading(
         threading.Thread(target=_guarded(request, read), name="source", daemon=True).start()
 
 
-def _recover(app: App) -> dict[str, Any]:
-    return _recovered(app, *open_sources(app.key, app.store.all_retrieved()))
+def _recover(app: App, request: Any, unknown: dict[str, Any]) -> None:
+    """Hundreds of copies of thousands of channels take seconds, so that is for a thread of its own."""
+
+    def begin() -> None:
+        in_use = app.node.database_ids()
+
+        def work() -> None:
+            copies = Store(app.node.another()).all_retrieved()
+            request.set_result(answers.recovered(merge(*open_sources(app.key, copies), in_use)))
+
+        threading.Thread(target=_guarded(request, work), name="recover", daemon=True).start()
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        app.worker.submit(request.method, _guarded(request, begin))
 
 
 def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
     source = export.opened(app.key, name, blob, app.node.node_id())
-    return _recovered(app, [source], source.rejected)
-
-
-def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
-    return answers.recovered(merge(sources, rejected, app.node.database_ids()))
+    return answers.recovered(merge([source], source.rejected, app.node.database_ids()))
 
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
@@ -246,27 +257,12 @@ def _true(value: object) -> bool:
     return value is True or str(value).lower() == "true"
 
 
-def _begin_earlier(app: App) -> None:
-    """The operator wants channels of an earlier life: from now on this node is recovering, else a peer that is to
-    be heard would be let in, and close. Raises UsageError where there is nothing that lightningd would take."""
-    recovered = merge(*open_sources(app.key, app.store.all_retrieved()), app.node.database_ids())
-    living = app.node.living_channels()
-    if all(candidate.entry.channel_id.hex() in living for candidate in recovered.candidates):
-        why = (
-            "; ".join(fault.reason for fault in recovered.rejected) or "all that they name is here or closed"
-        )
-        raise UsageError(
-            NOTHING_TO_SEND, f"of what peers hold from before this database nothing is left: {why}"
-        )
-    app.user.recover_earlier()
-
-
 def _restore(app: App, request: Any, wishes: Wishes) -> None:
     """The worker says whether it can begin, a thread of its own carries it out."""
 
     def begin() -> None:
         if not app.user.recovering and app.user.withheld_at:
-            _begin_earlier(app)
+            earlier.begin(app)
         if not app.user.recovering:
             raise UsageError(
                 NOTHING_TO_SEND,
