@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
+from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -34,6 +36,7 @@ from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.user import User
+from peerstorage.plugin.doorman import Doorman
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
@@ -90,6 +93,7 @@ class App:
     ) -> dict[str, str] | None:
         try:
             self._build(Options.parse(options), configuration)
+            self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
             # One whose connection was with other plugins' hooks in this moment is listed a little later.
             self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
@@ -100,7 +104,15 @@ class App:
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
         self.worker.start(
-            [_Doorman(self), self._later, *roles, self.todo, self.alerts, rounds, self.snapshots]
+            [
+                Doorman(self.gate, self.admit),
+                self._later,
+                *roles,
+                self.todo,
+                self.alerts,
+                rounds,
+                self.snapshots,
+            ]
         )
         return None
 
@@ -112,7 +124,7 @@ class App:
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
         if configuration.get("startup", True):
-            self.user.lightningd_started()
+            self.user.ledger.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -125,6 +137,18 @@ class App:
             everyone=options.provide == "all",
             builtin=builtin,
         )
+        self._build_files(folder, options)
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
+
+    def _build_files(self, folder: Path, options: Options) -> None:
         self.local_file = LocalFile(
             folder,
             options,
@@ -144,15 +168,11 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
         )
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(
-            self.user,
-            self.alerts,
-            options,
-            builtin=builtin,
-            behind_builtin=behind,
-            hanging=self.node.hanging,
-        )
+
+    def _read_live(self, folder: Path) -> None:
+        """From lightningd's database, in its network's folder or where its option `wallet` says."""
+        read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
+        self.user.sender.live.start(read, partial(self._log, "info"))
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -255,7 +275,7 @@ class App:
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = self.user.no_new_channels
+        reason = self.user.ledger.no_new_channels
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
@@ -374,22 +394,3 @@ class App:
             return
         for line in traceback.format_exception(error):
             self._log("error", f"{name}: {line.rstrip()}")
-
-
-class _Doorman:
-    """Lets held peers go when their time is over."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def next_event(self) -> float:
-        return self._app.gate.next_event()
-
-    def tick(self, now: float) -> None:
-        for peer_id in self._app.gate.late(now):
-            try:
-                self._app.admit(peer_id)
-            except PeerstorageError:
-                # Whatever failed: a peer that can't be judged is not let in unseen.
-                self._app.gate.release(peer_id, DISCONNECT)
-                raise

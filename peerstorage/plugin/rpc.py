@@ -261,7 +261,7 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
     """The worker says whether it can begin, a thread of its own carries it out."""
 
     def begin() -> None:
-        if not app.user.recovering and app.user.withheld_at:
+        if not app.user.recovering and app.user.ledger.withheld_at:
             earlier.begin(app)
         if not app.user.recovering:
             raise UsageError(
@@ -375,7 +375,7 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
 
 def _resume(app: App, word: str | None) -> dict[str, Any]:
     if word == OPEN_WORD and not app.user.recovering:
-        app.user.may_open()
+        app.user.ledger.may_open()
         return {"mode": app.user.ledger.state.mode}
     if word != RESUME_WORD:
         raise UsageError(
