@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from peerstorage.formats.backup import Summary, fingerprints
 from peerstorage.formats.scb import ChannelBackup
@@ -21,12 +21,18 @@ Log = Callable[[str, str], None]
 class Ledger:
     """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
     channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
-    they are in no backup; `partners`, by node_id in hex. Used on the worker."""
+    they are in no backup; `friends`, `partners` and both, `trusted`, by node_id in hex. Used on the worker."""
 
     def __init__(
-        self, store: Store, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], log: Log
+        self,
+        store: Store,
+        channels: list[ChannelBackup],
+        unlisted: Mapping[bytes, str],
+        log: Log,
+        friends: Collection[str] = (),
     ) -> None:
         self.store = store
+        self.friends = frozenset(friends)
         self.state = store.state() or State()
         # Until the first backup since this start went out.
         self._newest_at_start = self.state.newest_sent
@@ -48,6 +54,7 @@ class Ledger:
         }
         self.marks = fingerprints(channels)
         self.partners = partners(channels, unlisted)
+        self.trusted = self.partners | self.friends
 
     def summary(self, *, complete: bool) -> Summary:
         """For a backup; `complete`: it has all of `channels`."""

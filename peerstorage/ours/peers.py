@@ -1,8 +1,10 @@
 """Whose peer: the words that all of this room uses, each defined here and nowhere else.
 
 - partner: has a channel with us that lightningd knows.
+- friend: named by the operator (peerstorage-friend), with or without a channel.
+- trusted: a friend or a partner.
 - former partner: has a channel with us in a backup that somebody returned.
-- stranger: neither of them.
+- stranger: none of them.
 - holder: has our backup, by its record.
 - counted on: its blob has a place in the plan.
 
@@ -12,12 +14,13 @@ What a partner, or a peer on whom is counted, may be left out of is said where i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import SentRecord
 
+FRIEND, PARTNER, STRANGER = "friend", "partner", "stranger"
 _MONTH = 30 * 86_400
 _WITHOUT = {"missing", "altered"}
 
@@ -27,6 +30,13 @@ def partners(entries: Iterable[ChannelBackup], unlisted: Mapping[bytes, str] | N
     without an entry."""
     listed = frozenset(entry.node_id.hex() for entry in entries)
     return listed.union(unlisted.values()) if unlisted else listed
+
+
+def relation(peer_id: str, partners: Collection[str], friends: Collection[str]) -> str:
+    """What a peer is to us; a friend with a channel is a friend."""
+    if peer_id in friends:
+        return FRIEND
+    return PARTNER if peer_id in partners else STRANGER
 
 
 def former_partners(backup: Backup | None) -> frozenset[str]:

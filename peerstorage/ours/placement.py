@@ -1,7 +1,7 @@
 """Whose blob holds which channels: the plan for the peers that we have.
 
 Rules:
-- Some peers are counted on (peers.py), but of peers that are not partners only a few, those that passed the most
+- Some peers are counted on (peers.py), but of strangers only a few, those that passed the most
   checks. Who returned nothing or something altered gets what fits all the same, but no copy is counted on it.
 - A blob is up to date while it names the channels that the plan gives its peer; penalty data aside.
 - The last copy of a channel is not replaced before another one can be made.
@@ -58,7 +58,9 @@ class Placement:
         records = self._ledger.records
         self.directory = self._contacts.directory(records, self._ledger.channels)
         peers = [
-            StoragePeer(bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity)
+            StoragePeer(
+                bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity, peer_id in self._ledger.friends
+            )
             for peer_id in self._counted_on()
         ]
         lengths = [len(contact.to_bytes()) for contact in self.directory]
@@ -70,7 +72,6 @@ class Placement:
             self._basis = basis
 
     def _counted_on(self) -> list[str]:
-        partners = self._ledger.partners
         found = [
             peer_id
             for peer_id in sorted({*self._sessions, *self._ledger.records})
@@ -78,7 +79,7 @@ class Placement:
                 self._ledger.record(peer_id), connected=peer_id in self._sessions, now=time.time()
             )
         ]
-        strangers = [peer_id for peer_id in found if peer_id not in partners]
+        strangers = [peer_id for peer_id in found if peer_id not in self._ledger.trusted]
         strangers.sort(key=self._passed, reverse=True)
         left_out = set(strangers[_MOST_STRANGERS:])
         return [peer_id for peer_id in found if peer_id not in left_out]

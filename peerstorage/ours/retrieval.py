@@ -53,7 +53,7 @@ class Known:
     record: SentRecord
     missed: SentRecord | None
     newest: int
-    partner: bool
+    trusted: bool
     recovering: bool
 
 
@@ -142,7 +142,7 @@ def conclude(
     half_read = bool(backup.lost) and not same
     tells = known.recovering or half_read or judgement.verdict is not Verdict.FINE
     steps: list[Step] = []
-    if backup.timestamp > record.verified_timestamp and (tells or known.partner):
+    if backup.timestamp > record.verified_timestamp and (tells or known.trusted):
         steps.append(Keep())
     steps.append(Heed(judgement))
     if known.record.sha256 == returned.sha256 or not same:

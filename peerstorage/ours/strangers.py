@@ -59,12 +59,12 @@ class Strangers:
 
     def keep(self, peer_id: str, plaintext: bytes, backup: Backup | None) -> bool:
         """See Copies."""
-        return self._copies.keep(peer_id, plaintext, backup, self._ledger.partners)
+        return self._copies.keep(peer_id, plaintext, backup, self._ledger.trusted)
 
     def leaves_record(self, peer_id: str, record: SentRecord) -> bool:
         """Whether what a peer showed is to be remembered. While recovering nothing is sent, so there is nothing to
         withhold."""
-        known = peer_id in self._ledger.records or peer_id in self._ledger.partners
+        known = peer_id in self._ledger.records or peer_id in self._ledger.trusted
         return known or bool(record.verified_timestamp) or (record.withheld and not self._ledger.recovering)
 
     def judged(self, peer_id: str) -> None:
@@ -82,7 +82,7 @@ class Strangers:
             self.verdicts.pop(peer_id, None)
 
     def shrink(self, needed: Collection[str], now: int) -> None:
-        """Forgets some. `needed`: who is connected or a partner; `now`: wall-clock seconds."""
+        """Forgets some. `needed`: who is connected or trusted; `now`: wall-clock seconds."""
         records, gone = self._ledger.records, []
         if not self._ledger.recovering:
             # The only copy of an earlier life is never forgotten.

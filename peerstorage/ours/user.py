@@ -49,17 +49,17 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        self.ledger = Ledger(store, node.channels(), node.unlisted, log, options.friends)
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
-        self.sessions.partners = self.ledger.partners
-        # Where we connected to peers ourselves, by node_id.
-        self.reached: dict[str, WireAddress] = {}
+        self.sessions.trusted = self.ledger.trusted
+        # Where we connected to peers ourselves, or the operator says that friends are, by node_id.
+        self.reached = {peer_id: addresses[0] for peer_id, addresses in options.friends.items() if addresses}
         for peer_id, address in store.reached().items():
             with contextlib.suppress(FormatError):
                 self.reached[peer_id] = WireAddress.parse(address)
-        contacts = Contacts(node, self.reached)
+        contacts = Contacts(node, self.reached, self.ledger.friends)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.sender = Sender(
             node,
@@ -83,6 +83,8 @@ class User:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
             self.connections.ask_anew(())
         self._joined_late: set[str] = set()
+        # Connected peers that don't offer storage.
+        self.without_storage: set[str] = set()
         # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
         self._missed: dict[str, SentRecord] = {}
         self._looked_at = self._look_cost = 0.0
@@ -117,8 +119,12 @@ class User:
 
     # Events
 
-    def connected(self, peer_id: str, now: float, *, joined_late: bool = False) -> None:
-        """A peer that offers storage is connected; `joined_late`: it was before this plugin started."""
+    def connected(self, peer_id: str, now: float, *, offers: bool = True, joined_late: bool = False) -> None:
+        """A peer is connected; `offers`: storage; `joined_late`: it was before this plugin started."""
+        if not offers:
+            self.without_storage.add(peer_id)
+            return
+        self.without_storage.discard(peer_id)
         record = self.ledger.records.get(peer_id)
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
@@ -130,6 +136,7 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+        self.without_storage.discard(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
 
@@ -182,7 +189,7 @@ class User:
             self.ledger.record(peer_id),
             self._missed.get(peer_id),
             self.connections.newest(peer_id),
-            peer_id in self.ledger.partners,
+            peer_id in self.ledger.trusted,
             self.recovering,
         )
 
@@ -298,7 +305,9 @@ class User:
             self.sender.send(due[:_AT_ONCE], now)
 
     def _shrink(self) -> None:
-        self.strangers.shrink(self.entrance.admitted | set(self.sessions), int(time.time()))
+        self.strangers.shrink(
+            self.ledger.friends | self.entrance.admitted | set(self.sessions), int(time.time())
+        )
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -326,7 +335,7 @@ class User:
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
         self.ledger.have(self._node.channels(), self._node.unlisted)
-        self.sessions.partners = self.ledger.partners
+        self.sessions.trusted = self.ledger.trusted
         self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()

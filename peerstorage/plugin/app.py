@@ -20,7 +20,7 @@ from typing import Any
 from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
-from peerstorage.errors import FormatError, MessageError, PeerstorageError
+from peerstorage.errors import FormatError, MessageError, OptionError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
@@ -31,6 +31,7 @@ from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
+from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
@@ -66,7 +67,8 @@ class App:
     def _declare(self) -> None:
         plugin = self._plugin
         for option in DECLARATIONS:
-            plugin.add_option(option.name, option.default, option.description, opt_type="string")
+            default = None if option.multi else option.default
+            plugin.add_option(option.name, default, option.description, opt_type="string", multi=option.multi)
         plugin.init()(self._init)
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
@@ -90,7 +92,7 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
+        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
         self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds])
         return None
 
@@ -98,9 +100,12 @@ class App:
         self.options = options
         folder = Path(configuration["lightning-dir"])
         self.node = Node(str(folder / configuration["rpc-file"]))
+        if options.friend and self.node.node_id() in options.friends:
+            raise OptionError(f"peerstorage-friend={self.node.node_id()}: that is this node itself")
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
+        self.friends = Friends(self.node, self.user, options)
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -112,6 +117,7 @@ class App:
             self._log,
             everyone=options.provide == "all",
             builtin=builtin,
+            friends=options.friends.keys(),
         )
         self.local_file = LocalFile(
             folder,
@@ -131,6 +137,7 @@ class App:
             builtin=builtin,
             behind_builtin=behind,
             hanging=self.node.hanging,
+            away=self.friends.away,
         )
 
     def _is_behind_builtin(self) -> bool:
@@ -145,8 +152,9 @@ class App:
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
         for peer_id, features in self.node.connected_peers().items():
-            if self.options.use and offers_storage(features):
-                self.user.connected(peer_id, time.monotonic(), joined_late=True)
+            if self.options.use:
+                offers = offers_storage(features)
+                self.user.connected(peer_id, time.monotonic(), offers=offers, joined_late=True)
 
     def _on_shutdown(self, **_: Any) -> None:
         self._stop()
@@ -187,8 +195,9 @@ class App:
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
-            if offers and self.options.use:
-                self.user.connected(peer_id, time.monotonic())
+            self.friends.came(peer_id)
+            if self.options.use:
+                self.user.connected(peer_id, time.monotonic(), offers=offers)
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
             self.storage.serve(peer_id)
             if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.entrance.fresh:
@@ -305,6 +314,7 @@ class App:
         def leave() -> None:
             self.user.disconnected(peer_id)
             self.storage.disconnected(peer_id)
+            self.friends.left(peer_id)
 
         self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.

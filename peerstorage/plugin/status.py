@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import LocalFile
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord, StoredMeta
-from peerstorage.ours.peers import is_holder
+from peerstorage.lightningd.store import StoredMeta
+from peerstorage.ours.peers import is_holder, relation
 from peerstorage.ours.reliability import honest, rank
 from peerstorage.ours.user import User
 from peerstorage.theirs.provider import blocks_left
@@ -37,7 +37,7 @@ def status(
 ) -> dict[str, Any]:
     """`connected`: features in hex by node_id of the peers connected now; `now`: wall-clock seconds."""
     stored = list(stored)
-    rows = [_row(peer_id, user.ledger.record(peer_id), connected) for peer_id in _holders_first(user)]
+    rows = [_row(peer_id, user, connected) for peer_id in _holders_first(user)]
     held = holding(user, options.replicas)
     held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
     return {
@@ -74,10 +74,10 @@ def _file(local_file: LocalFile) -> dict[str, Any] | None:
 
 
 def _holders_first(user: User) -> list[str]:
-    """Peers that have, had or should have a backup of ours, the most useful first."""
+    """Peers that have, had or should have a backup of ours, the most useful first; friends in any case."""
     records = user.ledger.records
     known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
-    known |= user.entrance.admitted & set(user.sessions)
+    known |= user.ledger.friends | (user.entrance.admitted & set(user.sessions))
     return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
 
 
@@ -92,8 +92,7 @@ def holding(user: User, replicas: int) -> dict[str, int]:
         if is_holder(record) and not record.unproven and user.placement.is_current(peer_id)
     ]
     everything = len(user.ledger.channels)
-    counted = user.placement.copies()
-    numbers = [counted[entry.channel_id] for entry in user.ledger.channels]
+    numbers = list(_numbers(user).values())
     return {
         "up_to_date_peers": len(current),
         "got_all_channels": sum(user.ledger.record(peer_id).channels == everything for peer_id in current),
@@ -103,10 +102,23 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     }
 
 
-def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict[str, Any]:
+def _numbers(user: User) -> dict[bytes, int]:
+    """How many copies are counted of each channel."""
+    counted = user.placement.copies()
+    return {entry.channel_id: counted[entry.channel_id] for entry in user.ledger.channels}
+
+
+def uncovered(user: User) -> set[bytes]:
+    """The channels without a copy."""
+    return {channel_id for channel_id, number in _numbers(user).items() if not number}
+
+
+def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, Any]:
+    record = user.ledger.record(peer_id)
     share = honest(record)
     return {
         "peer_id": peer_id,
+        "relation": relation(peer_id, user.ledger.partners, user.ledger.friends),
         "connected": peer_id in connected,
         "offers": offers_storage(connected[peer_id]) if peer_id in connected else True,
         "state": record.state,
@@ -153,7 +165,11 @@ def _age(seconds: float) -> str:
 
 
 def stored_list(
-    metas: Mapping[str, StoredMeta], channels: Mapping[str, int], height: int, now: float
+    metas: Mapping[str, StoredMeta],
+    channels: Mapping[str, int],
+    height: int,
+    now: float,
+    friends: Collection[str] = (),
 ) -> dict[str, Any]:
     """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds."""
     return {
@@ -165,7 +181,9 @@ def stored_list(
                 "stored": time_text(meta.stored_at),
                 "age_seconds": max(0, int(now) - meta.stored_at),
                 "channels": channels.get(peer_id, 0),
-                "blocks_left": None if channels.get(peer_id) else blocks_left(meta, height),
+                "blocks_left": None
+                if channels.get(peer_id) or peer_id in friends
+                else blocks_left(meta, height),
             }
             for peer_id, meta in sorted(metas.items())
         ],

@@ -8,13 +8,14 @@ Rules:
   record made at an old height would end too early.
 - The first look after a start deletes nothing: after two weeks in which we were off, peers first get the time to
   come for their blobs.
+- A friend's blob is kept as one of a peer with a channel, for as long as it is named one.
 - Before a blob is deleted lightningd is asked for a channel with this very peer.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import Store, StoredMeta
@@ -37,11 +38,12 @@ class Retention:
         *,
         everyone: bool,
         builtin: bool,
+        friends: Collection[str] = (),
     ) -> None:
         """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come;
         `builtin`: the built-in is active and keeps its own copies."""
         self._node, self._store, self._storage, self._log = node, store, storage, log
-        self._everyone, self._builtin = everyone, builtin
+        self._everyone, self._builtin, self._friends = everyone, builtin, friends
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
         self._deletes = False
@@ -114,7 +116,7 @@ class Retention:
         self._deletes = True
 
     def _aged(self, peer_id: str, meta: StoredMeta) -> StoredMeta | None:
-        has_channel = self._channels[peer_id] > 0
+        has_channel = self._channels[peer_id] > 0 or peer_id in self._friends
         return aged(meta, self._height, has_channel=has_channel, visited=peer_id in self._visited)
 
     def _settle(self, peer_id: str) -> None:

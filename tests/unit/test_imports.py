@@ -45,7 +45,18 @@ PURE = {
     "lightningd": {"alerts", "history", "once", "options", "store"},
     "theirs": {"builtin", "provider"},
     "recovery": {"answers", "check", "hearing", "merge", "old_node", "plan", "survey", "telling"},
-    "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
+    "ours": {
+        "calling",
+        "capacity",
+        "copies",
+        "guard",
+        "ledger",
+        "peers",
+        "plan",
+        "reliability",
+        "retrieval",
+        "session",
+    },
     "file": {"contents"},
 }
 IMPURE = {

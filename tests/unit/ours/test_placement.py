@@ -34,7 +34,8 @@ def a_placement(known: dict[str, SentRecord], contacts: Any) -> Placement:
     ledger: Any = SimpleNamespace(
         channels=CHANNELS,
         marks=fingerprints(CHANNELS),
-        partners=frozenset(PARTNERS),
+        trusted=frozenset(PARTNERS),
+        friends=frozenset(),
         records=known,
         record=lambda peer_id: known.get(peer_id, SentRecord()),
     )

@@ -69,12 +69,12 @@ class Case:
     record: SentRecord = RECORD
     missed: SentRecord | None = None
     newest: int = -1
-    partner: bool = True
+    trusted: bool = True
     recovering: bool = False
     known: Known = field(init=False)
 
     def __post_init__(self) -> None:
-        known = Known(self.record, self.missed, self.newest, self.partner, self.recovering)
+        known = Known(self.record, self.missed, self.newest, self.trusted, self.recovering)
         object.__setattr__(self, "known", known)
 
 
@@ -106,13 +106,13 @@ CASES = [
         "what a stranger was sent: it tells nothing",
         backup(SENT, MINE),
         (Heed(FINE), Hold(IDS), Remember(PASSED, SENT)),
-        partner=False,
+        trusted=False,
     ),
     Case(
         "what a stranger was sent, to a node that recovers",
         backup(SENT, MINE),
         (Keep(), Heed(FINE), Hold(IDS), Remember(PASSED, SENT)),
-        partner=False,
+        trusted=False,
         recovering=True,
     ),
     Case(
@@ -169,7 +169,7 @@ CASES = [
         (Keep(), Heed(LOST), Hold(IDS), Remember(NEVER_STALE, NEW)),
         judgement=LOST,
         record=NEVER,
-        partner=False,
+        trusted=False,
     ),
     Case(
         "one of an earlier life, of a stranger: it is not ours to replace",
@@ -177,7 +177,7 @@ CASES = [
         (Keep(), Heed(EARLIER), Hold(IDS), Remember(replace(NEVER_STALE, withheld=True), OLD)),
         judgement=EARLIER,
         record=NEVER,
-        partner=False,
+        trusted=False,
     ),
     Case(
         "one of an earlier life no more: the operator dealt with it",
@@ -189,7 +189,7 @@ CASES = [
         "one with entries that can't be read, of a stranger",
         backup(NEW, lost=1),
         (Keep(), Heed(FINE), Hold(IDS), Remember(replace(STALE, withheld=True), NEW)),
-        partner=False,
+        trusted=False,
     ),
     Case(
         "what it was sent, with entries that can't be read here",
@@ -299,7 +299,7 @@ def test_the_copy_before_the_mode_and_the_mode_before_the_record(
         return
     (record,) = (step for step in steps if isinstance(step, Remember))
     assert (Heed(judgement) in steps) == (returned.backup is not None)
-    if judged is not None and (judged.verdict is not Verdict.FINE or known.recovering or known.partner):
+    if judged is not None and (judged.verdict is not Verdict.FINE or known.recovering or known.trusted):
         assert (Keep() in steps) == (returned.timestamp > known_verified(known, returned))
     if returned.is_unreadable:
         assert Keep() in steps

@@ -29,6 +29,10 @@ class Case:
         self.records: dict[str, SentRecord] = {}
         self.holding = dict(WELL)
         self.entryless: dict[bytes, str] = {}
+        self.friends: set[str] = set()
+        self.sessions: set[str] = set()
+        self.without_storage: set[str] = set()
+        self.away: dict[str, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.user = self.a_user()
@@ -41,6 +45,7 @@ class Case:
             builtin=builtin,
             behind_builtin=behind,
             hanging=self.hanging,
+            away=self.away,
         )
 
     def a_user(self) -> Any:
@@ -49,11 +54,20 @@ class Case:
             channels=[CHANNEL],
             entryless=self.entryless,
             partners={CHANNEL.node_id.hex()},
+            friends=self.friends,
+            trusted={CHANNEL.node_id.hex()} | self.friends,
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         old_node = SimpleNamespace(sign="")
         entrance = SimpleNamespace(fresh=False, halted=False)
-        return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
+        return SimpleNamespace(
+            recovering=False,
+            entrance=entrance,
+            old_node=old_node,
+            ledger=ledger,
+            sessions=self.sessions,
+            without_storage=self.without_storage,
+        )
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
