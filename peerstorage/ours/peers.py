@@ -49,9 +49,14 @@ def is_holder(record: SentRecord) -> bool:
     return bool(record.timestamp) and record.state not in _WITHOUT
 
 
+def may_get(record: SentRecord) -> bool:
+    """Whether the peer may be sent a backup: what it holds is not to be kept as it is, and it takes something."""
+    return not record.withheld and not record.refuses
+
+
 def is_counted_on(record: SentRecord, *, connected: bool, now: float) -> bool:
     """Whether the peer is here, or got something in the last month, and may get more. `now` in wall-clock
     seconds."""
     # Nor is it recent what a clock that jumped dated into the future.
     recent = bool(record.timestamp) and abs(now - record.sent_at) < _MONTH
-    return (connected or recent) and not record.withheld and record.state not in _WITHOUT
+    return (connected or recent) and may_get(record) and record.state not in _WITHOUT

@@ -125,9 +125,12 @@ class Placement:
         return bool(record.timestamp) and record.content == self.content(peer_id)
 
     def sent(self, peer_id: str, contents: Contents) -> None:
-        """The peer was sent a blob with this."""
+        """The peer was sent a blob with this. Of one that it may refuse only what it had before counts."""
         self._sent[peer_id] = contents.entries
-        self.holds(peer_id, frozenset(entry.channel_id for entry in contents.entries))
+        held = frozenset(entry.channel_id for entry in contents.entries)
+        if self._ledger.record(peer_id).probing:
+            held &= self._held.get(peer_id, frozenset())
+        self.holds(peer_id, held)
 
     def outdated(self, peer_ids: Iterable[str]) -> set[str]:
         """Those whose blob would be another one by now, if only by its penalty data."""
@@ -138,6 +141,11 @@ class Placement:
     def holds(self, peer_id: str, channel_ids: frozenset[bytes]) -> None:
         """The peer returned, or was sent, a blob with these channels."""
         self._held[peer_id] = channel_ids
+
+    def channels_at(self, peer_id: str) -> int:
+        """How many channels the peer's blob has."""
+        record = self._ledger.record(peer_id)
+        return len(self._held.get(peer_id, ())) if record.probing else record.channels
 
     def forget(self, peer_id: str) -> None:
         for known in (self._content, self._sent, self._held):

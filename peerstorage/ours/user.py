@@ -23,6 +23,7 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
+from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -125,6 +126,8 @@ class User:
             self.without_storage.add(peer_id)
             return
         self.without_storage.discard(peer_id)
+        if peer_id in self.ledger.partners:
+            self._try_again(peer_id)
         record = self.ledger.records.get(peer_id)
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
@@ -137,6 +140,7 @@ class User:
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
         self.without_storage.discard(peer_id)
+        self.sender.left(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
 
@@ -157,7 +161,14 @@ class User:
             )
         if new_state == "CHANNELD_NORMAL":
             self._normal_with.add(peer_id)
+        self._try_again(peer_id)
         self.look_soon(now)
+
+    def _try_again(self, peer_id: str) -> None:
+        """A peer that took nothing may take it now."""
+        record = self.ledger.record(peer_id)
+        if record.refuses:
+            self.ledger.remember(peer_id, replace(record, refuses=False))
 
     def look_soon(self, now: float) -> None:
         self._refresh_at = min(self._refresh_at, now + _AFTER_CHANGE_SECONDS)
@@ -342,14 +353,14 @@ class User:
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
             # The others are sent nothing, and whoever waits longest has its turn.
-            may_get = [peer_id for peer_id in self.sessions if not self.ledger.record(peer_id).withheld]
+            able = [peer_id for peer_id in self.sessions if may_get(self.ledger.record(peer_id))]
             counted = (self.ledger.marks[0], self.ledger.entryless) == (marks[0], entryless)
             if not counted and not outdated:
                 # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
                 # count it.
-                self.sessions.penalty_moved(1, may_get)
+                self.sessions.penalty_moved(1, able)
             elif self.ledger.marks[1] != marks[1]:
-                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(may_get))
+                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(able))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 

@@ -95,7 +95,7 @@ def holding(user: User, replicas: int) -> dict[str, int]:
     numbers = list(_numbers(user).values())
     return {
         "up_to_date_peers": len(current),
-        "got_all_channels": sum(user.ledger.record(peer_id).channels == everything for peer_id in current),
+        "got_all_channels": sum(user.placement.channels_at(peer_id) == everything for peer_id in current),
         "channels_with_enough_copies": sum(number >= replicas for number in numbers),
         "channels_with_few_copies": sum(0 < number < replicas for number in numbers),
         "channels_without_copy": numbers.count(0),
@@ -123,7 +123,7 @@ def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, An
         "offers": offers_storage(connected[peer_id]) if peer_id in connected else True,
         "state": record.state,
         "capacity_bytes": record.capacity,
-        "channels": record.channels,
+        "channels": user.placement.channels_at(peer_id),
         "checks": record.checks,
         "honest": None if share is None else round(share, 3),
         "last_sent": time_text(record.sent_at),

@@ -22,14 +22,9 @@ from tests.integration.helpers import (
 def test_three_friends_keep_what_lnd_peers_do_not(node_factory: Any, lnd_node: Any) -> None:
     """They store for nobody else, are connected by the option alone, and after the loss the copy comes back from
     them without a command."""
-    alice = node_factory.get_node(options=dict(OURS), **_harness(OURS | LOSING))
-    friends = [
-        node_factory.get_node(
-            options=OURS | {"peerstorage-friend": alice.info["id"], "peerstorage-provide": "none"},
-            **_harness(OURS),
-        )
-        for _ in range(3)
-    ]
+    [alice] = node_factory.get_nodes(1, opts=[OURS | LOSING])
+    named = {"peerstorage-friend": alice.info["id"], "peerstorage-provide": "none"}
+    friends = node_factory.get_nodes(3, opts=[OURS | named] * 3)
     _open_channels(alice, lnd_node)
     (told,) = [line for line in status(alice)["todo"] if "NO BACKUP" in line]
     assert lnd_node.info["id"] in told
@@ -63,12 +58,6 @@ def test_three_friends_keep_what_lnd_peers_do_not(node_factory: Any, lnd_node: A
     assert {channel["channel_id"] for channel in answer["channels"]} == channels
     assert (answer["complete"], answer["missing"], answer["rejected"]) == (True, 0, [])
     assert set(lnd_node.states(alice).values()) == {"open"}
-
-
-def _harness(options: dict[str, Any]) -> dict[str, Any]:
-    """What pyln-testing itself takes of such options."""
-    own = ("may_reconnect", "allow_warning", "allow_bad_gossip", "broken_log")
-    return {name: options[name] for name in own if name in options}
 
 
 def _open_channels(alice: Any, lnd: Any) -> None:
