@@ -51,8 +51,8 @@ def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
     """The record after what lightningd logged of a peer since the last blob went out."""
     for line in log:
         if _IGNORED.search(line):
-            nothing = replace(record, timestamp=0, sha256="", size=0, channels=0, content="", probing=False)
-            return replace(nothing, state="unverified", refuses=True)
+            nothing = replace(record, timestamp=0, sha256="", size=0, channels=0, content="", pending_since=0)
+            return replace(nothing, state="unverified", probing=False, refuses=True)
         match = _REFUSAL.search(line)
         limit = int(match[1] or match[2]) if match else record.size
         if limit < record.size:

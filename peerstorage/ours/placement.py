@@ -164,6 +164,10 @@ class Placement:
                 counted.update({entry.channel_id for entry in contents.entries})
         return counted
 
+    def planned(self) -> set[bytes]:
+        """The channels that have a place in some blob."""
+        return {entry.channel_id for contents in self.plan.contents.values() for entry in contents.entries}
+
     def would_orphan(self, peer_id: str) -> bool:
         """Whether what the peer holds has the last copy of a channel that the plan gives to others from now on,
         none of whom is here to get it. (What nobody has room for goes by value.)"""

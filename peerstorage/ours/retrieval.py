@@ -8,11 +8,12 @@ Rules:
 - What a stranger returns and tells nothing is not worth keeping: strangers come under any number of names.
 - A sealed backup that can't be read here is ours all the same, of another version perhaps: it is kept, and nothing
   that we could send is surely better.
-- A peer that returns something else than it was sent fails, if it had the time to store that: eclair writes after
-  a minute, LDK with the next block, and who crashes before returns what it had. Nor does one fail that stays with
-  what it had while more than it is known to keep is tried.
-- Older than what it was sent is stale. What is newer, or all that there is, as on a node that lost its data, can be
-  compared with nothing.
+- A peer that returns something else than it was sent fails, if it had the time to store that. eclair writes after
+  a minute, LDK with the next block, and who crashes before returns what it had: an older one that is not an hour
+  old, or was not overtaken for an hour, is no failure. Nor is it one to stay with what one had while more than the
+  peer is known to keep is tried.
+- Older than what it was sent is stale. What is newer, or all that there is, as on a node that lost its data, can
+  be compared with nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from peerstorage.ours import capacity
 from peerstorage.ours.guard import Judgement, Verdict
 from peerstorage.ours.reliability import checked, kept
 
+_MINUTE = 60
 # Blocks come ten minutes apart on average, but for one in four hundred in an hour.
-_WRITTEN_SECONDS = 3600
+_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def conclude(
         return Complain(returned.fault), Keep(), Remember(withheld, record.verified_timestamp)
     if not same and backup.timestamp <= record.timestamp:
         # A newer one went out while this plugin was not in charge: the peer has not failed.
-        record = disproved(record, interval)
+        record = disproved(record, interval, backup.timestamp)
     elif not same:
         record = replace(record, state="unverified")
     assert judgement is not None  # noqa: S101  see above
@@ -162,11 +164,14 @@ def conclude(
     return *steps, Remember(record, newest)
 
 
-def disproved(record: SentRecord, interval: int) -> SentRecord:
-    """The peer did not return what it was sent. That counts if it had the time to store it. Without an interval it
-    is expected to do that at once."""
-    needed = max(interval, _WRITTEN_SECONDS) if interval else 0
-    if not record.timestamp or record.checked_at - record.sent_at < needed:
+def disproved(record: SentRecord, interval: int, returned: int | None = None) -> SentRecord:
+    """The peer did not return what it was sent, but an older one (its timestamp) or nothing. That counts if it had
+    the time to store it. Without an interval it is expected to do that at once."""
+    now = record.checked_at
+    if not record.timestamp or (interval and now - record.sent_at < max(interval, _MINUTE)):
+        return record
+    since = record.pending_since or record.sent_at
+    if returned is not None and interval and now - max(returned, since) < _HOUR:
         return record
     failed = capacity.failed(record)
     return failed if record.probing else checked(failed, kept=False)

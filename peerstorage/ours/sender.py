@@ -170,22 +170,23 @@ class Sender:
         return sent
 
     def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes) -> None:
+        record, now = self._ledger.record(peer_id), int(time.time())
         record = replace(
-            self._ledger.record(peer_id),
+            record,
             timestamp=timestamp,
             sha256=hashlib.sha256(blob).hexdigest(),
             size=len(blob),
             channels=len(contents.entries),
             content=self._placement.content(peer_id),
-            sent_at=int(time.time()),
+            sent_at=now,
+            pending_since=record.pending_since or now,
         )
         self._ledger.remember(peer_id, record)
         self._asking.pop(peer_id, None)
         log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
         self._node.send(peer_id, Message(PEER_STORAGE, blob))
         if log_before is not None:
-            now = time.monotonic()
-            self._asking[peer_id] = [now + seconds for seconds in _WARNING_SECONDS], log_before
+            self._asking[peer_id] = [time.monotonic() + each for each in _WARNING_SECONDS], log_before
         self._placement.sent(peer_id, contents)
         self._traffic.append((time.monotonic(), len(blob)))
         self._forget_traffic()

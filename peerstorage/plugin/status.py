@@ -108,9 +108,10 @@ def _numbers(user: User) -> dict[bytes, int]:
     return {entry.channel_id: counted[entry.channel_id] for entry in user.ledger.channels}
 
 
-def uncovered(user: User) -> set[bytes]:
-    """The channels without a copy."""
-    return {channel_id for channel_id, number in _numbers(user).items() if not number}
+def uncovered(user: User) -> dict[bytes, bool]:
+    """The channels without a copy, and whether one is planned."""
+    planned = user.placement.planned()
+    return {channel_id: channel_id in planned for channel_id, number in _numbers(user).items() if not number}
 
 
 def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, Any]:
@@ -128,6 +129,8 @@ def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, An
         "honest": None if share is None else round(share, 3),
         "last_sent": time_text(record.sent_at),
         "last_verified": time_text(record.verified_at),
+        # The state is that of the last check: since then it has got newer ones that no check has proved yet.
+        "unproved_since": time_text(record.pending_since),
         "withheld": record.withheld,
     }
 

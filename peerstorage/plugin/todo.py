@@ -190,7 +190,10 @@ class Todo:
                 "file elsewhere at each change: peerstorage-on-change"
             )
             return Condition("no-backup", CRITICAL, message, lasting=True)
-        if list(user.sessions) and all(now - self._known[each] < _GRACE_SECONDS for each in uncovered(user)):
+        young = (
+            self._known[each] > now - _GRACE_SECONDS and planned for each, planned in uncovered(user).items()
+        )
+        if list(user.sessions) and all(young):
             return Condition(
                 "no-backup", INFO, f"{number} new channel(s) are on the way to peers", lasting=True
             )

@@ -57,6 +57,7 @@ def test_a_holder_got_something_and_was_not_found_without_it(timestamp: int, sta
         (SentRecord(timestamp=1, sent_at=NOW - MONTH), True, True),
         (SentRecord(timestamp=1, sent_at=NOW + MONTH), False, False),
         (SentRecord(timestamp=1, sent_at=NOW, withheld=True), True, False),
+        (SentRecord(refuses=True), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="missing"), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="altered"), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="stale"), False, True),
