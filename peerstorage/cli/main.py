@@ -1,4 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert. None needs lightningd, none changes a file.
+"""The commands: inspect, verify, recover, restore-plan and convert here, the others in modules of their own. None
+needs lightningd, none changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import close, onchain, resume, show
+from peerstorage.cli import onchain, peers, resume, revive, show, snapshot
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m peerstorage",
-        description="Channel backups without lightningd: what is in them, and what recoverchannel needs.",
+        description="Channel backups without lightningd: what is in them, and the way from them to the money.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -164,9 +165,11 @@ def _parser() -> argparse.ArgumentParser:
         keyed=True,
     )
     _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
+    peers.add_commands(command)
     onchain.add_commands(command)
     resume.add_command(command)
-    close.add_command(command)
+    snapshot.add_command(command)
+    revive.add_commands(command)
     return parser
 
 
@@ -182,7 +185,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, **onchain.COMMANDS, "check": resume.run_check, "close": close.run_close}
+    alone = {"convert": _convert, "check": resume.run_check, "open-snapshot": snapshot.run_open}
+    alone |= peers.COMMANDS | onchain.COMMANDS | revive.COMMANDS
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

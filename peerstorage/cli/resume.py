@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +19,19 @@ from pathlib import Path
 
 from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
-from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, print_json, print_lines
+from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
-from peerstorage.cli.onchain import Command, add_chain_options, chain_of
+from peerstorage.cli.onchain import add_chain_options, chain_of
+from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
 from peerstorage.recovery.database_source import is_url, read_database
+from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
@@ -46,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "database",
         metavar="DATABASE",
-        help="a copy of lightningd.sqlite3, or the postgres://… of lightningd's --wallet",
+        help="a copy of lightningd.sqlite3, a snapshot of it, or the postgres://… of lightningd's --wallet",
     )
     add_key_options(parser, seed_only=True, beside="DATABASE")
     parser.add_argument(
@@ -56,10 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NODE_ID@HOST:PORT",
         help="where a peer is, beside where the database has it; may be given again",
     )
-    parser.add_argument(
-        "--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses; see --always-proxy"
-    )
-    parser.add_argument("--always-proxy", action="store_true", help="every connection goes by --proxy")
+    add_proxy_options(parser)
     add_chain_options(parser, required=False)
 
 
@@ -178,17 +179,17 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
             given.setdefault(endpoint.node_id, []).append(endpoint)
     except FormatError as error:
         raise UsageError(INVALID_PARAMS, f"--peer: {error}") from error
-    proxy = _proxy(arguments)
+    proxy = proxy_of(arguments)
     if not is_url(arguments.database):
         if arguments.hsm_secret is None and not arguments.mnemonic:
             arguments.hsm_secret = str(Path(arguments.database).with_name("hsm_secret"))
-        _refuse_running(Path(arguments.database).parent)
+        refuse_running(Path(arguments.database).parent)
     elif arguments.hsm_secret is None and not arguments.mnemonic:
         raise UsageError(INVALID_PARAMS, "with PostgreSQL the key is needed: --hsm-secret or --mnemonic")
     seed = inputs.secret(arguments).seed
     assert seed is not None  # noqa: S101  only a key in hex has none
     try:
-        database = read_database(arguments.database)
+        database = _read(arguments.database, seed)
         check_seed(database, seed)
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from error
@@ -199,18 +200,17 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     return Resume(name, seed, database, given, proxy, chain, height)
 
 
-def _proxy(arguments: argparse.Namespace) -> Proxy | None:
-    if arguments.proxy is None:
-        if arguments.always_proxy:
-            raise UsageError(INVALID_PARAMS, "--always-proxy goes with --proxy")
-        return None
-    host, _, port = arguments.proxy.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 0xFFFF:
-        raise UsageError(INVALID_PARAMS, f"--proxy {arguments.proxy}: it needs HOST:PORT")
-    return Proxy(host.removeprefix("[").removesuffix("]"), int(port), arguments.always_proxy)
+def _read(source: str, seed: bytes) -> Database:
+    """The database in a file, at a URL, or in a snapshot, which is opened for so long in a folder of ours."""
+    if is_url(source) or not is_snapshot_file(Path(source)):
+        return read_database(source)
+    with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
+        opened = Path(folder) / "database"
+        open_snapshot_file(Path(source), keys.sealing_keys(seed, SECRET_NAME), opened)
+        return read_database(str(opened))
 
 
-def _refuse_running(folder: Path) -> None:
+def refuse_running(folder: Path) -> None:
     """Raises UsageError where lightningd answers in the database's folder."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2)

@@ -128,6 +128,7 @@ class LocalFile:
             ledger.state.acknowledged,
             tuple(self._user.placement.directory),
             frozenset(ledger.unlisted),
+            frozenset(entry.channel_id for entry in ledger.unfunded),
         )
         self._marks, self._handed_at = ledger.marks, now
         self._attempts.put(live)

@@ -1,7 +1,8 @@
 """What the gate reads of what we know: whether peers may get as far as channel_reestablish.
 
 Rules:
-- A node without channels and without a history may have lost both: only peers can tell.
+- A node without channels and without a history may have lost both: only peers can tell. What a stranger can do
+  alone (a channel that it never funds) is no channel here: else it would end the protection of a lost node.
 - While recovering only partners are admitted, and with peerstorage-guard=halt nobody once this database is proved
   to be old.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 
+from peerstorage.errors import OptionError
 from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
@@ -24,8 +25,11 @@ class Friends:
     call of each was in vain, where there was one."""
 
     def __init__(self, node: Node, user: User, options: Options) -> None:
+        """Raises OptionError where this very node is named."""
         self._node, self._user = node, user
         self._addresses = options.friends
+        if self._addresses and node.node_id() in self._addresses:
+            raise OptionError(f"peerstorage-friend={node.node_id()}: that is this node itself")
         self._calling = Calling(self._addresses, time.monotonic())
         self._calls: Newest[list[str]] = Newest("friends", self._call)
         self.away: dict[str, str] = {}

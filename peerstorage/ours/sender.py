@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, Message
 from peerstorage.errors import (
@@ -26,11 +26,14 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import backup as format_
-from peerstorage.formats.sealing import seal
+from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import OVERHEAD, seal
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
@@ -41,6 +44,16 @@ _PEER_IS_GONE = -32600
 # So long after it was sent something a peer's warning is looked for in lightningd's log: over a slow line it comes
 # late. And before it is sent more.
 _WARNING_SECONDS = (2.0, 10.0, 60.0)
+# So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
+_MOST_UNFUNDED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What goes along beside the plan where there is room, because it counts for least."""
+
+    unfunded: tuple[ChannelBackup, ...] = ()
+    facts: NodeFacts = NOTHING
 
 
 class Sender:
@@ -56,14 +69,17 @@ class Sender:
         ledger: Ledger,
         sessions: Sessions,
         placement: Placement,
+        live: LiveParts,
         look: Callable[[bool], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
+        self._live = live
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[list[float], list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
         self._traffic: deque[tuple[float, int]] = deque()
+        self.chain_hash = node.chain_hash()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
 
@@ -125,8 +141,10 @@ class Sender:
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        timestamp = self._ledger.take_timestamp(int(time.time()))
-        blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
+        wall_clock = time.time()
+        timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
+        blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
+        self._live.look()
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -145,9 +163,11 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            key = (id(contents.entries), contents.contacts, record.limit)
+            beside = self._beside(contents, record.limit)
+            live = self._live_part(peer_id, contents, beside, record.limit)
+            key = (id(contents.entries), contents.contacts, record.limit, live)
             if key not in blobs:
-                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
+                blobs[key] = contents, self._make_blob(timestamp, contents, beside, live, record.limit)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
@@ -193,13 +213,44 @@ class Sender:
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
-    def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
-        """A sealed backup of at most `limit` bytes."""
-        summary = self._ledger.summary(complete=not contents.left_out)
+    def _beside(self, contents: Contents, limit: int) -> _Beside:
+        facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
+        # In a share a channel more would be one that no other share's summary counts.
+        unfunded = () if contents.left_out else tuple(self._ledger.unfunded[:_MOST_UNFUNDED])
+        beside = _Beside(unfunded, facts)
+        for less in (_Beside((), facts), _Beside()):
+            if self._shortest(contents, beside) + OVERHEAD <= limit:
+                break
+            beside = less
+        return beside
+
+    def _live_part(self, peer_id: str, contents: Contents, beside: _Beside, limit: int) -> bytes:
+        """What goes into the room that a blob's entries leave."""
+        # Its record's type and length have four bytes.
+        room = limit - OVERHEAD - self._shortest(contents, beside) - 4
+        large = self._placement.large
+        peer, channels = bytes.fromhex(peer_id), self._ledger.channels
+        return self._live.packed(peer, large, channels, self._options.replicas, room)
+
+    def _shortest(self, contents: Contents, beside: _Beside, live: bytes = b"") -> int:
+        """The length of a backup with the smallest padding."""
+        return len(self._encode(0, contents, beside, live, None)) + format_.SMALLEST_PADDING
+
+    def _encode(
+        self, timestamp: int, contents: Contents, beside: _Beside, live: bytes, length: int | None
+    ) -> bytes:
+        summary = self._ledger.summary(complete=not contents.left_out, more=beside.unfunded)
         directory = self._placement.directory[: contents.contacts]
-        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
+        entries = (*contents.entries, *beside.unfunded)
+        return format_.encode(timestamp, entries, summary, length, directory, facts=beside.facts, live=live)
+
+    def _make_blob(
+        self, timestamp: int, contents: Contents, beside: _Beside, live: bytes, limit: int
+    ) -> bytes:
+        """A sealed backup of at most `limit` bytes."""
+        shortest = self._shortest(contents, beside, live)
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
+        return seal(self._key, self._encode(timestamp, contents, beside, live, length))
 
     # What peers say of it
 

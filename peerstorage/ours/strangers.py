@@ -82,13 +82,13 @@ class Strangers:
             self.verdicts.pop(peer_id, None)
 
     def shrink(self, needed: Collection[str], now: int) -> None:
-        """Forgets some. `needed`: who is connected or trusted; `now`: wall-clock seconds."""
+        """Forgets some. `needed`: who is connected or a partner; `now`: wall-clock seconds."""
         records, gone = self._ledger.records, []
         if not self._ledger.recovering:
             # The only copy of an earlier life is never forgotten.
             gone = [
                 peer_id
-                for peer_id in forgettable(records, needed, now)
+                for peer_id in forgettable(records, self._ledger.friends.union(needed), now)
                 if not (records[peer_id].withheld and peer_id in self._copies)
             ]
         for peer_id in gone[:_AT_ONCE]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.live_reading import Reading
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
@@ -23,6 +25,7 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
@@ -46,11 +49,23 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`."""
+    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's
+    database, None: nobody does."""
 
-    def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
+    def __init__(
+        self,
+        node: Node,
+        store: Store,
+        key: bytes,
+        options: Options,
+        log: Log,
+        *,
+        read_live: Callable[[], Reading] | None = None,
+    ) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log, options.friends)
+        self.ledger = Ledger(
+            store, node.channels(), node.unlisted, node.unfunded, log, friends=options.friends
+        )
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
@@ -62,15 +77,8 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached, self.ledger.friends)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
-        self.sender = Sender(
-            node,
-            key,
-            options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            look=self.look,
-        )
+        self.live = LiveParts(read_live, lambda message: log("info", message))
+        self.sender = self._sender()
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         self.strangers = Strangers(
             self.ledger,
@@ -84,8 +92,6 @@ class User:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
             self.connections.ask_anew(())
         self._joined_late: set[str] = set()
-        # Connected peers that don't offer storage.
-        self.without_storage: set[str] = set()
         # By node_id, of connected peers that have returned nothing yet: the record from before that was noted.
         self._missed: dict[str, SentRecord] = {}
         self._looked_at = self._look_cost = 0.0
@@ -98,6 +104,18 @@ class User:
         if self.ledger.entryless:
             for source in open_sources(key, store.all_retrieved())[0]:
                 self.learn(source.backup)
+
+    def _sender(self) -> Sender:
+        return Sender(
+            self._node,
+            self._key,
+            self._options,
+            ledger=self.ledger,
+            sessions=self.sessions,
+            placement=self.placement,
+            live=self.live,
+            look=self.look,
+        )
 
     @property
     def _refresh_period(self) -> float:
@@ -120,14 +138,10 @@ class User:
 
     # Events
 
-    def connected(self, peer_id: str, now: float, *, offers: bool = True, joined_late: bool = False) -> None:
-        """A peer is connected; `offers`: storage; `joined_late`: it was before this plugin started."""
-        if not offers:
-            self.without_storage.add(peer_id)
-            return
-        self.without_storage.discard(peer_id)
+    def connected(self, peer_id: str, now: float, *, joined_late: bool = False) -> None:
+        """A peer that offers storage is connected; `joined_late`: it was before this plugin started."""
         if peer_id in self.ledger.partners:
-            self._try_again(peer_id)
+            self.ledger.takes_again(peer_id)
         record = self.ledger.records.get(peer_id)
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
@@ -139,7 +153,6 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
-        self.without_storage.discard(peer_id)
         self.sender.left(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
@@ -152,7 +165,6 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -161,21 +173,15 @@ class User:
             )
         if new_state == "CHANNELD_NORMAL":
             self._normal_with.add(peer_id)
-        self._try_again(peer_id)
+        self.ledger.takes_again(peer_id)
         self.look_soon(now)
-
-    def _try_again(self, peer_id: str) -> None:
-        """A peer that took nothing may take it now."""
-        record = self.ledger.record(peer_id)
-        if record.refuses:
-            self.ledger.remember(peer_id, replace(record, refuses=False))
 
     def look_soon(self, now: float) -> None:
         self._refresh_at = min(self._refresh_at, now + _AFTER_CHANGE_SECONDS)
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
-        returned = retrieval.read(self._key, blob)
+        returned = retrieval.read(self._key, blob, self.sender.chain_hash)
         judgement = None
         if returned.backup is not None and not retrieval.is_repeated(self._known(peer_id), returned):
             judgement = self._judge(returned.backup)
@@ -232,7 +238,7 @@ class User:
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
             ours: dict[bytes, int] = {}
-            for entry in self.ledger.channels:
+            for entry in (*self.ledger.channels, *self.ledger.unfunded):
                 if entry.channel_id not in over:
                     ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
             compared = self._options.guard != "off"
@@ -316,9 +322,7 @@ class User:
             self.sender.send(due[:_AT_ONCE], now)
 
     def _shrink(self) -> None:
-        self.strangers.shrink(
-            self.ledger.friends | self.entrance.admitted | set(self.sessions), int(time.time())
-        )
+        self.strangers.shrink(self.entrance.admitted | set(self.sessions), int(time.time()))
 
     def _unanswered(self, peer_id: str) -> None:
         record = self.ledger.records.get(peer_id)
@@ -345,7 +349,12 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        self.ledger.have(self._node.channels(), self._node.unlisted)
+        channels = self._node.channels()
+        self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
+        self.ledger.note_ids()
+        if self._node.has_new_stubs:
+            self.hands_over()
+            self._node.has_new_stubs = False
         self.sessions.trusted = self.ledger.trusted
         self.entrance.update()
         if self._options.use and not self.recovering:
@@ -366,11 +375,25 @@ class User:
 
     # The operator's word
 
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.ledger.save(replace(self.ledger.state, handed_over=True))
+
+    def recover_earlier(self) -> None:
+        """Begins to recover what this database never had: channels of an earlier life."""
+        self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
+        self.old_node = OldNode(self.ledger.returned, time.monotonic())
+        self.connections.ask_anew(self.ledger.returned)
+        self.entrance.update()
+        self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
+
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(guard.resumed(self.ledger.state))
+        self.look()
+        sources, _ = open_sources(self._key, self.ledger.store.all_retrieved())
+        self.ledger.save(guard.resumed(self.ledger.state, [source.backup for source in sources]))
         self.old_node = OldNode({}, time.monotonic())
         for peer_id in self.ledger.store.reached():
             self.ledger.store.forget_reached(peer_id)

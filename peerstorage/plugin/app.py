@@ -14,16 +14,20 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
-from peerstorage.errors import FormatError, MessageError, OptionError, PeerstorageError
+from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
+from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
+from peerstorage.formats.snapshot import SECRET_NAME
+from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -73,6 +77,8 @@ class App:
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        for opening in ("openchannel", "openchannel2"):
+            plugin.add_hook(opening, self._on_opening)
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
         plugin.add_subscription("block_added", self._on_block_added)
@@ -93,18 +99,21 @@ class App:
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds])
+        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
         self.options = options
         folder = Path(configuration["lightning-dir"])
         self.node = Node(str(folder / configuration["rpc-file"]))
-        if options.friend and self.node.node_id() in options.friends:
-            raise OptionError(f"peerstorage-friend={self.node.node_id()}: that is this node itself")
         self.store = Store(self.node)
         self.key = self.node.secret()
-        self.user = User(self.node, self.store, self.key, options, self._log)
+        wallet = self.node.wallet() or str(folder / "lightningd.sqlite3")
+        self.user = User(
+            self.node, self.store, self.key, options, self._log, read_live=partial(live_reading.read, wallet)
+        )
+        if configuration.get("startup", True):
+            self.user.ledger.lightningd_started()
         self.friends = Friends(self.node, self.user, options)
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
@@ -119,6 +128,20 @@ class App:
             builtin=builtin,
             friends=options.friends.keys(),
         )
+        self._build_files(folder, options)
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+            away=self.friends.away,
+            connected=self.node.connected_peers,
+        )
+
+    def _build_files(self, folder: Path, options: Options) -> None:
         self.local_file = LocalFile(
             folder,
             options,
@@ -129,15 +152,14 @@ class App:
             submit=self.worker.submit,
             ahead=self._file_is_ahead,
         )
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(
-            self.user,
-            self.alerts,
+        self.snapshots = Snapshots(
+            folder,
             options,
-            builtin=builtin,
-            behind_builtin=behind,
-            hanging=self.node.hanging,
-            away=self.friends.away,
+            self.node.secret(SECRET_NAME) if options.snapshot else b"",
+            node=self.node,
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
         )
 
     def _is_behind_builtin(self) -> bool:
@@ -152,9 +174,8 @@ class App:
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
         for peer_id, features in self.node.connected_peers().items():
-            if self.options.use:
-                offers = offers_storage(features)
-                self.user.connected(peer_id, time.monotonic(), offers=offers, joined_late=True)
+            if self.options.use and offers_storage(features):
+                self.user.connected(peer_id, time.monotonic(), joined_late=True)
 
     def _on_shutdown(self, **_: Any) -> None:
         self._stop()
@@ -196,8 +217,8 @@ class App:
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
             self.friends.came(peer_id)
-            if self.options.use:
-                self.user.connected(peer_id, time.monotonic(), offers=offers)
+            if offers and self.options.use:
+                self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
             self.storage.serve(peer_id)
             if decision is Decision.HOLD and self.user.may_enter(peer_id) and not self.user.entrance.fresh:
@@ -240,6 +261,10 @@ class App:
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
+
+    def _on_opening(self, **_: Any) -> dict[str, str]:
+        reason = self.user.ledger.no_new_channels if self.options.use else ""
+        return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.

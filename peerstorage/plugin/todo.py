@@ -11,11 +11,13 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
+from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
 from peerstorage.lightningd.options import Options
+from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding, uncovered
 
@@ -41,7 +43,7 @@ class Condition:
 class Todo:
     """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
     and is asked first when a peer connects; `hanging`: RPC methods that are not answered; `away`: friends who are
-    not connected, and why."""
+    not connected, and why; `connected` asks lightningd: features in hex by node_id."""
 
     def __init__(
         self,
@@ -53,9 +55,11 @@ class Todo:
         behind_builtin: bool = False,
         hanging: Set[str] = frozenset(),
         away: Mapping[str, str] | None = None,
+        connected: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._user, self._alerts, self._options = user, alerts, options
         self._builtin, self._behind_builtin, self._hanging = builtin, behind_builtin, hanging
+        self._connected = connected
         self._away: Mapping[str, str] = {} if away is None else away
         # Since when (monotonic seconds) each channel is known; those of the start for ever.
         self._known: dict[bytes, float] = dict.fromkeys(self._channel_ids, float("-inf"))
@@ -102,7 +106,7 @@ class Todo:
         found = []
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies(now)
-            found += self._of_peers()
+            found += [*self._of_peers(), *self._of_new_channels()]
         if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
             found.append(
                 Condition(
@@ -163,7 +167,7 @@ class Todo:
         replicas = self._options.replicas
         held = holding(self._user, replicas)
         without, few = held["channels_without_copy"], held["channels_with_few_copies"]
-        found = self._of_unlisted_channels()
+        found = [*self._of_earlier_lives(), *self._of_unlisted_channels()]
         if without:
             found.append(self._without_backup(without, now))
         if few:
@@ -181,8 +185,8 @@ class Todo:
     def _without_backup(self, number: int, now: float) -> Condition:
         user = self._user
         missing = f"{number} CHANNEL(S) ARE IN NO BACKUP"
-        useless = sorted(user.without_storage & user.ledger.partners)
-        if not list(user.sessions) and useless:
+        useless = [] if list(user.sessions) else sorted(self._without_storage() & user.ledger.partners)
+        if useless:
             message = (
                 f"{missing}: none of the {len(useless)} connected peers with a channel offers storage "
                 f"({useless[0]} for one; LND never does). Name nodes that you trust, and that name yours: "
@@ -190,18 +194,49 @@ class Todo:
                 "file elsewhere at each change: peerstorage-on-change"
             )
             return Condition("no-backup", CRITICAL, message, lasting=True)
-        young = (
-            self._known[each] > now - _GRACE_SECONDS and planned for each, planned in uncovered(user).items()
-        )
-        if list(user.sessions) and all(young):
-            return Condition(
-                "no-backup", INFO, f"{number} new channel(s) are on the way to peers", lasting=True
-            )
+        if list(user.sessions) and all(
+            planned and now - self._known[each] < _GRACE_SECONDS for each, planned in uncovered(user).items()
+        ):
+            message = f"{number} new channel(s) are on the way to peers"
+            return Condition("no-backup", INFO, message, lasting=True)
         message = (
             f"{missing}: connect to more peers that offer storage (feature bit 42/43), or name friends "
             "(peerstorage-friend)"
         )
         return Condition("no-backup", CRITICAL, message, lasting=True)
+
+    def _of_new_channels(self) -> list[Condition]:
+        state = self._user.ledger.state
+        found = []
+        if state.handed_over:
+            message = (
+                "RESTART LIGHTNINGD BEFORE A CHANNEL IS OPENED: after recoverchannel its counter of channels "
+                "stands still, and the next one would abort it. Until then inbound openings are refused; open none"
+            )
+            found.append(Condition("restart-first", CRITICAL, message))
+        if state.keys_used and not self._user.recovering:
+            message = (
+                "KEYS OF NEW CHANNELS MAY HAVE BEEN USED BEFORE: a peer that knows them from a channel of the "
+                "lost database could take all that is in a new one. This node is a wallet now: move its coins to "
+                "a new one, and start your node anew with a new hsm_secret. Inbound openings are refused; open "
+                "none. "
+                f"If you know better: lightning-cli peerstorage-resume {OPEN_WORD}"
+            )
+            found.append(Condition("used-keys", CRITICAL, message))
+        return found
+
+    def _of_earlier_lives(self) -> list[Condition]:
+        """One for all peers, for strangers may be among them."""
+        withheld = self._user.ledger.withheld_at
+        if not withheld:
+            return []
+        message = (
+            f"{len(withheld)} PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE, with channels that it doesn't know "
+            f"({withheld[0]}), or one that can't be read here. If this node was lost once: lightning-cli "
+            "peerstorage-restore dry_run=true shows them, and nobody gets backups until it is finished. If they "
+            "are over: lightning-cli peerstorage-push PEER_ID, for each"
+        )
+        return [Condition("earlier-life", CRITICAL, message)]
 
     def _of_unlisted_channels(self) -> list[Condition]:
         """They are told by peer, for what helps is to connect to it in another way."""
@@ -235,12 +270,16 @@ class Todo:
                 found.append(Condition("stale-peer", WARNING, message, peer_id))
         return found
 
+    def _without_storage(self) -> set[str]:
+        """Connected peers that offer none."""
+        return {peer_id for peer_id, features in self._connected().items() if not offers_storage(features)}
+
     def _of_friend(self, peer_id: str) -> list[Condition]:
         if peer_id in self._away:
             why = self._away[peer_id] or "lightningd is to connect to it by itself"
             message = f"friend {peer_id} is not connected: {why}. See peerstorage-friend, and whether it runs"
             return [Condition("friend-away", WARNING, message, peer_id, lasting=True)]
-        if peer_id in self._user.without_storage:
+        if peer_id not in self._user.sessions and peer_id in self._without_storage():
             message = f"friend {peer_id} can't keep our backup: it offers no storage (feature bit 42/43)"
             return [Condition("friend-keeps-nothing", WARNING, message, peer_id)]
         if self._user.ledger.record(peer_id).state == "missing":

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from tests.bench import (
+    alive,
     bandwidth,
     codec,
     connect,
@@ -27,6 +28,7 @@ from tests.bench import (
     payments,
     placement,
     restore,
+    snapshot,
     stored,
     traffic,
 )
@@ -56,6 +58,8 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     limit,
     restore,
     payments,
+    snapshot,
+    alive,
     connect,
     bandwidth,
     gate,

@@ -35,6 +35,7 @@ class Ledger:
     def __init__(self, *channels: ChannelBackup) -> None:
         self.state = State()
         self.unlisted: dict[bytes, str] = {}
+        self.unfunded: list[ChannelBackup] = []
         self.have(*channels)
 
     def have(self, *channels: ChannelBackup) -> None:

@@ -35,6 +35,7 @@ class Case:
         self.away: dict[str, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
+        self.withheld: list[str] = []
         self.user = self.a_user()
         monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
         self.hanging: set[str] = set()
@@ -46,10 +47,12 @@ class Case:
             behind_builtin=behind,
             hanging=self.hanging,
             away=self.away,
+            connected=lambda: dict.fromkeys(self.without_storage, ""),
         )
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
+            withheld_at=self.withheld,
             state=State(),
             channels=[CHANNEL],
             entryless=self.entryless,
@@ -66,7 +69,6 @@ class Case:
             old_node=old_node,
             ledger=ledger,
             sessions=self.sessions,
-            without_storage=self.without_storage,
         )
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
@@ -80,6 +82,17 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
+
+
+def test_channels_of_an_earlier_life_are_critical_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.withheld += [PEER, "03" * 33]
+    assert case.told(0) == [("earlier-life", "critical")]
+    (text,) = case.todo.texts()
+    assert text.startswith("2 PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE")
+    assert "peerstorage-restore dry_run=true" in text
+    case.withheld.clear()
+    assert case.told(60) == [("earlier-life", "info")]
 
 
 def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
