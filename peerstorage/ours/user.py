@@ -146,10 +146,9 @@ class User:
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
         self._missed.pop(peer_id, None)
+        self._joined_late.discard(peer_id)
         if joined_late:
             self._joined_late.add(peer_id)
-        else:
-            self._joined_late.discard(peer_id)
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
@@ -317,8 +316,7 @@ class User:
         elif self.strangers.too_many:
             self._shrink()
         self.sender.tick(now)
-        due = self.sessions.due(now)
-        if due:
+        if due := self.sessions.due(now):
             self.sender.send(due[:_AT_ONCE], now)
 
     def _shrink(self) -> None:
