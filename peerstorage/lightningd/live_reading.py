@@ -61,11 +61,12 @@ class _Rows:
             self.by_table.setdefault(name, []).extend(cursor.fetchall())
 
 
-def read(wallet: str | Path) -> Reading:
-    """The live part of the database, by its path. Raises StoreError with the reason where there is none."""
-    if str(wallet).startswith("postgres"):
-        raise StoreError("lightningd's database is PostgreSQL; live parts are read from SQLite only")
-    path = Path(wallet)
+def read(wallet: str | Path, folder: Path = Path()) -> Reading:
+    """The live part of the database `wallet`, as Node.wallet says; `folder`: where a relative path starts. Raises
+    StoreError with the reason where there is none."""
+    if "://" in str(wallet):
+        raise StoreError("lightningd's database is no SQLite file, and live parts are read from nothing else")
+    path = folder / wallet
     _check_file(path)
     channels, base, flags = _Rows(), _Rows(), _Rows()
     taken: list[float] = []

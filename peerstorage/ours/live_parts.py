@@ -28,15 +28,20 @@ _SHORTEST = 1024
 
 
 class LiveParts:
-    """Used on the worker. `read` reads the database of the running lightningd."""
+    """Used on the worker. There are none before `start`."""
 
-    def __init__(self, read: Callable[[], Reading] | None, say: Callable[[str], None]) -> None:
-        self._read, self._say = read, say
+    def __init__(self) -> None:
+        self._read: Callable[[], Reading] | None = None
+        self._say: Callable[[str], None] = lambda _: None
         self._part: LivePart | None = None
         # By wish and room, of this part.
         self._packed: dict[tuple[tuple[bytes, ...], int], bytes] = {}
         self._looked_at = float("-inf")
         self.fault = "not read yet"
+
+    def start(self, read: Callable[[], Reading], say: Callable[[str], None]) -> None:
+        """`read` reads the database of the running lightningd; `say`: to the log."""
+        self._read, self._say = read, say
 
     @property
     def channels(self) -> int:

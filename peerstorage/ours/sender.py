@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, Message
 from peerstorage.errors import (
@@ -48,12 +48,8 @@ _WARNING_SECONDS = (2.0, 10.0, 60.0)
 _MOST_UNFUNDED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """What goes along beside the plan where there is room, because it counts for least."""
-
-    unfunded: tuple[ChannelBackup, ...] = ()
-    facts: NodeFacts = NOTHING
+# Channels that are not funded yet, and facts of the node.
+_Beside = tuple[Sequence[ChannelBackup], NodeFacts]
 
 
 class Sender:
@@ -69,12 +65,11 @@ class Sender:
         ledger: Ledger,
         sessions: Sessions,
         placement: Placement,
-        live: LiveParts,
         look: Callable[[bool], None],
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
-        self._live = live
+        self.live = LiveParts()
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[list[float], list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
@@ -144,7 +139,7 @@ class Sender:
         wall_clock = time.time()
         timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
-        self._live.look()
+        self.live.look()
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -163,11 +158,10 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            beside = self._beside(contents, record.limit)
-            live = self._live_part(peer_id, contents, beside, record.limit)
+            live = self._live_part(peer_id, contents, record.limit)
             key = (id(contents.entries), contents.contacts, record.limit, live)
             if key not in blobs:
-                blobs[key] = contents, self._make_blob(timestamp, contents, beside, live, record.limit)
+                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit, live)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
@@ -213,44 +207,47 @@ class Sender:
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
-    def _beside(self, contents: Contents, limit: int) -> _Beside:
+    def _encode(
+        self,
+        timestamp: int,
+        contents: Contents,
+        beside: _Beside,
+        length: int | None = None,
+        live: bytes = b"",
+    ) -> bytes:
+        unfunded, facts = beside
+        summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
+        entries = (*contents.entries, *unfunded)
+        directory = self._placement.directory[: contents.contacts]
+        return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
+
+    def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
+        """What is there beside the plan comes along where there is room: it counts for least. And the length of
+        it all with the smallest padding."""
         facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
         # In a share a channel more would be one that no other share's summary counts.
-        unfunded = () if contents.left_out else tuple(self._ledger.unfunded[:_MOST_UNFUNDED])
-        beside = _Beside(unfunded, facts)
-        for less in (_Beside((), facts), _Beside()):
-            if self._shortest(contents, beside) + OVERHEAD <= limit:
+        unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
+        for beside in ((unfunded, facts), ((), facts), ((), NOTHING)):
+            shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
+            if shortest + OVERHEAD <= limit:
                 break
-            beside = less
-        return beside
+        return beside, shortest
 
-    def _live_part(self, peer_id: str, contents: Contents, beside: _Beside, limit: int) -> bytes:
-        """What goes into the room that a blob's entries leave."""
+    def _live_part(self, peer_id: str, contents: Contents, limit: int) -> bytes:
+        """What goes into the room that all else leaves."""
+        _, shortest = self._beside(contents, limit)
         # Its record's type and length have four bytes.
-        room = limit - OVERHEAD - self._shortest(contents, beside) - 4
+        room = limit - OVERHEAD - shortest - 4
         large = self._placement.large
         peer, channels = bytes.fromhex(peer_id), self._ledger.channels
-        return self._live.packed(peer, large, channels, self._options.replicas, room)
+        return self.live.packed(peer, large, channels, self._options.replicas, room)
 
-    def _shortest(self, contents: Contents, beside: _Beside, live: bytes = b"") -> int:
-        """The length of a backup with the smallest padding."""
-        return len(self._encode(0, contents, beside, live, None)) + format_.SMALLEST_PADDING
-
-    def _encode(
-        self, timestamp: int, contents: Contents, beside: _Beside, live: bytes, length: int | None
-    ) -> bytes:
-        summary = self._ledger.summary(complete=not contents.left_out, more=beside.unfunded)
-        directory = self._placement.directory[: contents.contacts]
-        entries = (*contents.entries, *beside.unfunded)
-        return format_.encode(timestamp, entries, summary, length, directory, facts=beside.facts, live=live)
-
-    def _make_blob(
-        self, timestamp: int, contents: Contents, beside: _Beside, live: bytes, limit: int
-    ) -> bytes:
+    def _make_blob(self, timestamp: int, contents: Contents, limit: int, live: bytes) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        shortest = self._shortest(contents, beside, live)
+        beside, _ = self._beside(contents, limit)
+        shortest = len(self._encode(timestamp, contents, beside, None, live)) + format_.SMALLEST_PADDING
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, self._encode(timestamp, contents, beside, live, length))
+        return seal(self._key, self._encode(timestamp, contents, beside, length, live))
 
     # What peers say of it
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
-from peerstorage.lightningd.live_reading import Reading
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, Store
@@ -25,7 +23,6 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
-from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
@@ -49,19 +46,9 @@ _NEW_CHANNEL = {"DUALOPEND_OPEN_COMMITTED", "CHANNELD_AWAITING_LOCKIN"}
 
 
 class User:
-    """All methods run on the worker. `log(level, message)`; `read_live` reads the live part of lightningd's
-    database, None: nobody does."""
+    """All methods run on the worker. `log(level, message)`."""
 
-    def __init__(
-        self,
-        node: Node,
-        store: Store,
-        key: bytes,
-        options: Options,
-        log: Log,
-        *,
-        read_live: Callable[[], Reading] | None = None,
-    ) -> None:
+    def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
         self.ledger = Ledger(
             store, node.channels(), node.unlisted, node.unfunded, log, friends=options.friends
@@ -77,8 +64,15 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached, self.ledger.friends)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
-        self.live = LiveParts(read_live, lambda message: log("info", message))
-        self.sender = self._sender()
+        self.sender = Sender(
+            node,
+            key,
+            options,
+            ledger=self.ledger,
+            sessions=self.sessions,
+            placement=self.placement,
+            look=self.look,
+        )
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
         self.strangers = Strangers(
             self.ledger,
@@ -97,25 +91,18 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
-        # What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
-        # file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
-        # with it, or that was connected before this plugin started. To wait for those would leave new channels in
-        # no backup at all, for as long as they stay connected.
-        if self.ledger.entryless:
-            for source in open_sources(key, store.all_retrieved())[0]:
-                self.learn(source.backup)
+        self._learn_again()
 
-    def _sender(self) -> Sender:
-        return Sender(
-            self._node,
-            self._key,
-            self._options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            live=self.live,
-            look=self.look,
-        )
+    def _learn_again(self) -> None:
+        """What is known of unlisted channels doesn't survive a restart.
+
+        Until it is found again, here, in the local file or in what a peer returns, a backup without it may go to a
+        peer: but only to one that returned none with it, or that was connected before this plugin started. To wait
+        for those would leave new channels in no backup at all, for as long as they stay connected.
+        """
+        if self.ledger.entryless:
+            for source in open_sources(self._key, self.ledger.store.all_retrieved())[0]:
+                self.learn(source.backup)
 
     @property
     def _refresh_period(self) -> float:

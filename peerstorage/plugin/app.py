@@ -92,6 +92,7 @@ class App:
     ) -> dict[str, str] | None:
         try:
             self._build(Options.parse(options), configuration)
+            self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
@@ -108,10 +109,7 @@ class App:
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
-        wallet = self.node.wallet() or str(folder / "lightningd.sqlite3")
-        self.user = User(
-            self.node, self.store, self.key, options, self._log, read_live=partial(live_reading.read, wallet)
-        )
+        self.user = User(self.node, self.store, self.key, options, self._log)
         if configuration.get("startup", True):
             self.user.ledger.lightningd_started()
         self.friends = Friends(self.node, self.user, options)
@@ -161,6 +159,11 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
         )
+
+    def _read_live(self, folder: Path) -> None:
+        """From lightningd's database, in its network's folder or where its option `wallet` says."""
+        read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
+        self.user.sender.live.start(read, partial(self._log, "info"))
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):

@@ -179,6 +179,13 @@ def test_what_is_no_database_of_lightningds_has_a_reason(tmp_path: Path, path: P
         live_reading.read(path)
 
 
+def test_the_option_wallet_is_understood(path: Path) -> None:
+    for wallet, folder in ((path, Path()), (str(path), Path()), (path.name, path.parent)):
+        assert len(live_reading.read(wallet, folder).part.channels) == 4
+    with pytest.raises(StoreError, match="no SQLite file"):
+        live_reading.read("postgres://user:secret@host/db")
+
+
 def test_a_newer_lightningd_is_named_and_an_empty_database_too(path: Path, tmp_path: Path) -> None:
     edit(path, "CREATE TABLE channel_secrets (channel_id INTEGER)")
     with pytest.raises(StoreError, match="channel_secrets"):

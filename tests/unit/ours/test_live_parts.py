@@ -39,7 +39,8 @@ def unheard(_: str) -> None:
 
 
 def reading(part: LivePart) -> LiveParts:
-    found = LiveParts(lambda: Reading(part, {}, 1.0), unheard)
+    found = LiveParts()
+    found.start(lambda: Reading(part, {}, 1.0), unheard)
     found.look()
     return found
 
@@ -118,7 +119,8 @@ def test_what_can_not_be_read_is_said_once_and_gives_nothing(monkeypatch: pytest
             raise answer
         return answer
 
-    parts = LiveParts(read, said.append)
+    parts = LiveParts()
+    parts.start(read, said.append)
     for faults, channels in ((1, 0), (1, 0), (1, 4), (2, 0)):
         parts.look()
         assert (len(said), parts.channels) == (faults, channels)
@@ -133,13 +135,14 @@ def test_what_was_read_a_moment_ago_will_do() -> None:
         times.append(1)
         return Reading(real(), {}, 1.0)
 
-    parts = LiveParts(read, unheard)
+    parts = LiveParts()
+    parts.start(read, unheard)
     for _ in range(5):
         parts.look()
     assert len(times) == 1
 
 
 def test_nobody_reads() -> None:
-    parts = LiveParts(None, unheard)
+    parts = LiveParts()
     parts.look()
     assert parts.packed(PEERS[0], PEERS, entries(real()), 3, PLENTY) == b""
