@@ -32,10 +32,10 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One option as lightningd shows it. `multi`: it may be given several times, and has no default."""
+    """One option as lightningd shows it. `multi`: it may be given several times."""
 
     name: str
-    default: str
+    default: str | None
     description: str
     multi: bool = False
 
@@ -45,7 +45,7 @@ DECLARATIONS = (
     Declaration("peerstorage-provide", "channels", "Whose backups we store: channels, all or none"),
     Declaration(
         "peerstorage-friend",
-        "",
+        None,
         "Node that keeps our backup and whose backup we keep, NODE_ID[@HOST:PORT]; may be repeated",
         multi=True,
     ),

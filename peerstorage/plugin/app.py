@@ -71,8 +71,9 @@ class App:
     def _declare(self) -> None:
         plugin = self._plugin
         for option in DECLARATIONS:
-            default = None if option.multi else option.default
-            plugin.add_option(option.name, default, option.description, opt_type="string", multi=option.multi)
+            plugin.add_option(
+                option.name, option.default, option.description, opt_type="string", multi=option.multi
+            )
         plugin.init()(self._init)
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
@@ -124,7 +125,6 @@ class App:
             self._log,
             everyone=options.provide == "all",
             builtin=builtin,
-            friends=options.friends.keys(),
         )
         self._build_files(folder, options)
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()

@@ -15,7 +15,7 @@ Rules:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.store import Store, StoredMeta
@@ -38,12 +38,11 @@ class Retention:
         *,
         everyone: bool,
         builtin: bool,
-        friends: Collection[str] = (),
     ) -> None:
         """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come;
         `builtin`: the built-in is active and keeps its own copies."""
         self._node, self._store, self._storage, self._log = node, store, storage, log
-        self._everyone, self._builtin, self._friends = everyone, builtin, friends
+        self._everyone, self._builtin = everyone, builtin
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
         self._deletes = False
@@ -116,7 +115,7 @@ class Retention:
         self._deletes = True
 
     def _aged(self, peer_id: str, meta: StoredMeta) -> StoredMeta | None:
-        has_channel = self._channels[peer_id] > 0 or peer_id in self._friends
+        has_channel = self._channels[peer_id] > 0 or peer_id in self._storage.friends
         return aged(meta, self._height, has_channel=has_channel, visited=peer_id in self._visited)
 
     def _settle(self, peer_id: str) -> None:

@@ -68,8 +68,8 @@ class Storage:
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
-        self._friends = options.friends.keys()
-        self.provider = Provider(options.write_delay, options.quota, sizes, self._friends)
+        self.friends = options.friends.keys()
+        self.provider = Provider(options.write_delay, options.quota, sizes, self.friends)
         self._arrivals = Arrivals()
         self._said = Once()
         # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
@@ -135,7 +135,7 @@ class Storage:
 
     def arrived(self, peer_id: str, blob: bytes) -> bool:
         """A peer sent a blob; whether the worker is to be told to `take_in`."""
-        welcome = self._options.provide != "none" or peer_id in self._friends
+        welcome = self._options.provide != "none" or peer_id in self.friends
         return welcome and self._arrivals.put(peer_id, blob)
 
     def take_in(self) -> None:
@@ -241,7 +241,7 @@ class Storage:
         blob = self.provider.pending(peer_id)
         if blob is None:
             return
-        welcome = self._options.provide != "channels" or peer_id in self._friends
+        welcome = self._options.provide != "channels" or peer_id in self.friends
         welcome = welcome or self._node.has_channel_with(peer_id)
         if not welcome and not leaving and self.provider.doubts(peer_id, now):
             return
