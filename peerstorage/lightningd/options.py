@@ -7,10 +7,12 @@ while a bad value of ours stops only this plugin, with a sentence that says what
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peerstorage.errors import OptionError
+from peerstorage.bolt.peer_storage import NODE_ID_LENGTH, is_point
+from peerstorage.errors import FormatError, OptionError
+from peerstorage.formats.scb import WireAddress
 
 PROVIDE = ("channels", "all", "none")
 PADDING = ("full", "bucket", "none")
@@ -30,16 +32,23 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One option as lightningd shows it."""
+    """One option as lightningd shows it. `multi`: it may be given several times."""
 
     name: str
-    default: str
+    default: str | None
     description: str
+    multi: bool = False
 
 
 DECLARATIONS = (
     Declaration("peerstorage-use", "true", "Store our encrypted backup with our peers (true or false)"),
     Declaration("peerstorage-provide", "channels", "Whose backups we store: channels, all or none"),
+    Declaration(
+        "peerstorage-friend",
+        None,
+        "Node that keeps our backup and whose backup we keep, NODE_ID[@HOST:PORT]; may be repeated",
+        multi=True,
+    ),
     Declaration(
         "peerstorage-interval",
         "60",
@@ -93,11 +102,20 @@ DECLARATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Friend:
+    """A friend (ours/peers.py) as the operator wrote it: node_id in hex, and where it is, if that was said."""
+
+    node_id: str
+    address: WireAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Seconds and bytes, ready to use; `snapshot` is in hours."""
 
     use: bool = True
     provide: str = "channels"
+    friend: tuple[Friend, ...] = ()
     interval: int = 60
     write_delay: int = 10
     replicas: int = 3
@@ -115,10 +133,15 @@ class Options:
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
         """The options from lightningd's init. Raises OptionError for the first bad one."""
-        given = {declared.name: str(values.get(declared.name, declared.default)) for declared in DECLARATIONS}
+        given = {
+            declared.name: str(values.get(declared.name, declared.default))
+            for declared in DECLARATIONS
+            if not declared.multi
+        }
         return cls(
             use=_boolean("peerstorage-use", given),
             provide=_choice("peerstorage-provide", given, PROVIDE),
+            friend=_friends("peerstorage-friend", values),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             write_delay=_integer("peerstorage-write-delay", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
@@ -133,6 +156,35 @@ class Options:
             on_change=_program("peerstorage-on-change", given),
             snapshot=_integer("peerstorage-snapshot", given, 0, MAX_SNAPSHOT_HOURS, "hours"),
         )
+
+    @property
+    def friends(self) -> dict[str, list[WireAddress]]:
+        """Where each friend is, by node_id: in the order in which they were given, perhaps nowhere."""
+        found: dict[str, list[WireAddress]] = {}
+        for friend in self.friend:
+            addresses = found.setdefault(friend.node_id, [])
+            if friend.address is not None:
+                addresses.append(friend.address)
+        return found
+
+
+def _friends(name: str, values: Mapping[str, object]) -> tuple[Friend, ...]:
+    """One that is given twice, at two addresses, is at both."""
+    given = values.get(name) if values.get(name) is not None else []
+    texts = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return tuple(dict.fromkeys(_friend(name, str(text)) for text in texts))
+
+
+def _friend(name: str, text: str) -> Friend:
+    node_id, at, address = text.partition("@")
+    refusal = OptionError(f"{name}={text!r}: allowed is NODE_ID or NODE_ID@HOST:PORT of a node")
+    is_hex = re.fullmatch(rf"[0-9a-fA-F]{{{2 * NODE_ID_LENGTH}}}", node_id)
+    if not is_hex or not is_point(bytes.fromhex(node_id)):
+        raise refusal
+    try:
+        return Friend(node_id.lower(), WireAddress.parse(address) if at else None)
+    except FormatError as error:
+        raise refusal from error
 
 
 def _boolean(name: str, given: Mapping[str, str]) -> bool:

@@ -98,6 +98,8 @@ class SentRecord:
     tried, `probing`: that it is being tried.
     `checks`: connections at which it could return what it got; `failures`: those at which it did not, `failing`:
     so often in a row.
+    `pending_since`: when it got the first that it has not returned since, 0: it returned the last.
+    `refuses`: it said that it stores nothing for us before a channel is funded; what it was sent is not noted.
     """
 
     timestamp: int = 0
@@ -119,6 +121,8 @@ class SentRecord:
     checks: int = field(default=0, metadata=ADDED)
     failures: int = field(default=0, metadata=ADDED)
     failing: int = field(default=0, metadata=ADDED)
+    pending_since: int = field(default=0, metadata=ADDED)
+    refuses: bool = field(default=False, metadata=ADDED)
 
     @property
     def unproven(self) -> bool:

@@ -28,7 +28,7 @@ class Entrance:
         self._ledger = ledger
         self._halts = options.guard == "halt"
         holders = {peer_id for peer_id, record in ledger.records.items() if is_holder(record)}
-        asked = holders & ledger.partners or holders
+        asked = holders & ledger.trusted or holders
         self._grace = StartGrace(asked, options.replicas, time.monotonic() + _GRACE_SECONDS)
         self.fresh = False
         self.admitted: frozenset[str] = frozenset()

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from peerstorage.formats.backup import Summary, fingerprints
@@ -26,7 +26,7 @@ class Ledger:
     """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
     channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
     they are in no backup; `unfunded`: what only a peer says is a channel (see Node), and counts for nothing;
-    `partners`, by node_id in hex. Used on the worker."""
+    `friends`, `partners` and both, `trusted`, by node_id in hex. Used on the worker."""
 
     def __init__(
         self,
@@ -35,8 +35,11 @@ class Ledger:
         unlisted: Mapping[bytes, str],
         unfunded: list[ChannelBackup],
         log: Log,
+        *,
+        friends: Collection[str] = (),
     ) -> None:
         self.store = store
+        self.friends = frozenset(friends)
         self.state = store.state() or State()
         # Until the first backup since this start went out.
         self._newest_at_start = self.state.newest_sent
@@ -64,6 +67,7 @@ class Ledger:
         }
         self.marks = fingerprints(channels)
         self.partners = partners(channels, unlisted)
+        self.trusted = self.partners | self.friends
 
     def summary(self, *, complete: bool, more: Sequence[ChannelBackup] = ()) -> Summary:
         """For a backup; `complete`: it has all of `channels`; `more`: what it has of `unfunded`."""
@@ -95,6 +99,12 @@ class Ledger:
         highest = max((entry.database_id for entry in (*self.channels, *self.unfunded)), default=0)
         if highest > self.state.highest_id:
             self.save(replace(self.state, highest_id=highest))
+
+    def takes_again(self, peer_id: str) -> None:
+        """A peer that took nothing may take something now."""
+        record = self.record(peer_id)
+        if record.refuses:
+            self.remember(peer_id, replace(record, refuses=False))
 
     def save(self, state: State) -> None:
         if state != self.state:

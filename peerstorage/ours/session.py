@@ -6,7 +6,7 @@ Rules, in the order in which they hold:
 2. Never more than one update per interval to one peer, across its reconnections. What is newest waits; what
    waits is never lost, only replaced by what is newer.
 3. A structural change goes to every peer whose blob it changes. Moved penalty data goes to a few of those whose
-   blob has it, the longest waiting first; to strangers only where there are too few partners: else a thousand
+   blob has it, the longest waiting first; to strangers only where there are too few others: else a thousand
    names without a channel would keep it from everybody else.
 4. A peer that connects gets a backup.
 """
@@ -55,7 +55,7 @@ class Sessions:
         self._connections = connections
         self._peers: dict[str, _Peer] = {}
         # The shell says who.
-        self.partners: Collection[str] = ()
+        self.trusted: Collection[str] = ()
         self._moved: Collection[str] | None = None
         # Survives disconnections, so that a peer that reconnects again and again gets no more than others.
         self._last_sent: dict[str, float] = {}
@@ -169,7 +169,7 @@ class Sessions:
     def _turn(self, peer_id: str) -> tuple[bool, bool, float]:
         """Who is due anyway needs no message more."""
         is_due_anyway = self._peers[peer_id].dirty
-        return peer_id not in self.partners, not is_due_anyway, self._last_sent.get(peer_id, float("-inf"))
+        return peer_id not in self.trusted, not is_due_anyway, self._last_sent.get(peer_id, float("-inf"))
 
     def is_ready(self, peer_id: str) -> bool:
         """Whether a peer was heard, or had its time: only then may anything be sent."""

@@ -23,6 +23,7 @@ from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
+from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.retrieval import Complain, Heed, Hold, Keep, Known, Remember, Returned, Step
 from peerstorage.ours.sender import Sender
@@ -49,18 +50,19 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        channels = node.channels()
-        self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
+        self.ledger = Ledger(
+            store, node.channels(), node.unlisted, node.unfunded, log, friends=options.friends
+        )
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
-        self.sessions.partners = self.ledger.partners
-        # Where we connected to peers ourselves, by node_id.
-        self.reached: dict[str, WireAddress] = {}
+        self.sessions.trusted = self.ledger.trusted
+        # Where we connected to peers ourselves, or the operator says that friends are, by node_id.
+        self.reached = {peer_id: addresses[0] for peer_id, addresses in options.friends.items() if addresses}
         for peer_id, address in store.reached().items():
             with contextlib.suppress(FormatError):
                 self.reached[peer_id] = WireAddress.parse(address)
-        contacts = Contacts(node, self.reached)
+        contacts = Contacts(node, self.reached, self.ledger.friends)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
         self.sender = Sender(
             node,
@@ -125,17 +127,19 @@ class User:
 
     def connected(self, peer_id: str, now: float, *, joined_late: bool = False) -> None:
         """A peer that offers storage is connected; `joined_late`: it was before this plugin started."""
+        if peer_id in self.ledger.partners:
+            self.ledger.takes_again(peer_id)
         record = self.ledger.records.get(peer_id)
         ago = time.time() - record.sent_at if record is not None and record.sent_at else None
         self.sessions.connected(peer_id, now, ago)
         self._missed.pop(peer_id, None)
+        self._joined_late.discard(peer_id)
         if joined_late:
             self._joined_late.add(peer_id)
-        else:
-            self._joined_late.discard(peer_id)
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
+        self.sender.left(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
 
@@ -155,6 +159,7 @@ class User:
             )
         if new_state == "CHANNELD_NORMAL":
             self._normal_with.add(peer_id)
+        self.ledger.takes_again(peer_id)
         self.look_soon(now)
 
     def look_soon(self, now: float) -> None:
@@ -187,7 +192,7 @@ class User:
             self.ledger.record(peer_id),
             self._missed.get(peer_id),
             self.connections.newest(peer_id),
-            peer_id in self.ledger.partners,
+            peer_id in self.ledger.trusted,
             self.recovering,
         )
 
@@ -298,8 +303,7 @@ class User:
         elif self.strangers.too_many:
             self._shrink()
         self.sender.tick(now)
-        due = self.sessions.due(now)
-        if due:
+        if due := self.sessions.due(now):
             self.sender.send(due[:_AT_ONCE], now)
 
     def _shrink(self) -> None:
@@ -336,21 +340,21 @@ class User:
         if self._node.has_new_stubs:
             self.hands_over()
             self._node.has_new_stubs = False
-        self.sessions.partners = self.ledger.partners
+        self.sessions.trusted = self.ledger.trusted
         self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()
             outdated = [peer_id for peer_id in self.sessions if not self.placement.is_current(peer_id)]
             self.sessions.structure_changed(outdated)
             # The others are sent nothing, and whoever waits longest has its turn.
-            may_get = [peer_id for peer_id in self.sessions if not self.ledger.record(peer_id).withheld]
+            able = [peer_id for peer_id in self.sessions if may_get(self.ledger.record(peer_id))]
             counted = (self.ledger.marks[0], self.ledger.entryless) == (marks[0], entryless)
             if not counted and not outdated:
                 # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
                 # count it.
-                self.sessions.penalty_moved(1, may_get)
+                self.sessions.penalty_moved(1, able)
             elif self.ledger.marks[1] != marks[1]:
-                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(may_get))
+                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(able))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 

@@ -35,6 +35,7 @@ from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
+from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
 from peerstorage.plugin.doorman import Doorman
 from peerstorage.plugin.todo import Todo
@@ -73,7 +74,9 @@ class App:
     def _declare(self) -> None:
         plugin = self._plugin
         for option in DECLARATIONS:
-            plugin.add_option(option.name, option.default, option.description, opt_type="string")
+            plugin.add_option(
+                option.name, option.default, option.description, opt_type="string", multi=option.multi
+            )
         plugin.init()(self._init)
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
@@ -102,18 +105,9 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
-        self.worker.start(
-            [
-                Doorman(self.gate, self.admit),
-                self._later,
-                *roles,
-                self.todo,
-                self.alerts,
-                rounds,
-                self.snapshots,
-            ]
-        )
+        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
+        doors: list[Role] = [Doorman(self.gate, self.admit), self._later]
+        self.worker.start([*doors, *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -125,6 +119,7 @@ class App:
         self.user = User(self.node, self.store, self.key, options, self._log)
         if configuration.get("startup", True):
             self.user.ledger.lightningd_started()
+        self.friends = Friends(self.node, self.user, options)
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -146,6 +141,8 @@ class App:
             builtin=builtin,
             behind_builtin=behind,
             hanging=self.node.hanging,
+            away=self.friends.away,
+            connected=self.node.connected_peers,
         )
 
     def _build_files(self, folder: Path, options: Options) -> None:
@@ -229,6 +226,7 @@ class App:
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
+            self.friends.came(peer_id)
             if offers and self.options.use:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
@@ -357,6 +355,7 @@ class App:
         def leave() -> None:
             self.user.disconnected(peer_id)
             self.storage.disconnected(peer_id)
+            self.friends.left(peer_id)
 
         self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.

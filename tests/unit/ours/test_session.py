@@ -261,7 +261,7 @@ def test_penalty_data_goes_to_those_that_waited_longest() -> None:
 def test_penalty_data_goes_to_strangers_only_where_partners_are_too_few() -> None:
     """However often those come back, and are due for a backup anyway."""
     sessions = settled(*NAMES)
-    sessions.partners = {"alice", "dave"}
+    sessions.trusted = {"alice", "dave"}
     for name in ("alice", "dave"):
         sessions.done(name, 10)
     sessions.structure_changed(["bob"])
