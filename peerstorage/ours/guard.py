@@ -75,7 +75,7 @@ def judge(
     revocations: bool = True,
 ) -> Judgement:
     """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: ids of channels that are
-    closed or about to be; `revocations`: whether they are compared."""
+    closed or about to be; `revocations`: whether it is looked for an old copy that went on."""
     unknown = frozenset(backup.channel_ids - channels.keys() - closed)
     ahead = frozenset(
         entry.channel_id
@@ -83,7 +83,8 @@ def judge(
         if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
     )
     foreign = state.is_foreign(backup.timestamp)
-    twin = foreign and state.has_sent and backup.summary is not None and backup.summary.since == state.since
+    ours = backup.summary is not None and backup.summary.since == state.since
+    twin = revocations and foreign and state.has_sent and ours
     unused = {entry.channel_id for entry in backup.entries if not entry.revocations}
     forgotten = backup.summary is None and not state.has_sent and bool(channels) and unknown <= unused
     verdict = Verdict.FINE
@@ -100,14 +101,13 @@ def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compar
     state = state.seen(backup.timestamp)
     if judgement.verdict is not Verdict.LOST:
         return state
-    if not state.recovering:
-        state = replace(state, rival_after=earliest(now, state.newest_seen))
-    return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+    state = state if state.recovering else recovering_by_word(state, now)
+    return replace(state, old=state.old or (judgement.old and compared))
 
 
 def recovering_by_word(state: State, now: int) -> State:
-    """The state after the operator's word that channels of an earlier life are to be recovered. `now`: wall-clock
-    seconds."""
+    """The state after the operator's word that what this database does not have is to be recovered. `now`:
+    wall-clock seconds."""
     return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 

@@ -365,7 +365,7 @@ class User:
         self.ledger.save(replace(self.ledger.state, handed_over=True))
 
     def recover_earlier(self) -> None:
-        """Begins to recover what this database never had: channels of an earlier life."""
+        """Begins to recover what this database never had: channels of an earlier life, or of a file."""
         self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
         self.old_node = OldNode(self.ledger.returned, time.monotonic())
         self.connections.ask_anew(self.ledger.returned)

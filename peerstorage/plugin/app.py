@@ -33,10 +33,11 @@ from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
-from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
+from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
+from peerstorage.plugin.doorman import Doorman
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
@@ -45,6 +46,7 @@ from peerstorage.theirs.storing import Storage
 
 _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
+_JOIN_SECONDS = 30.0
 # Of these, for the local file and the operator's program.
 _FILE_SECONDS = 15.0
 
@@ -55,9 +57,10 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
+        self._later = Later()
         self._said = Once()
         self.departures = Departures()
-        self.restoring, self.auditing = threading.Lock(), threading.Lock()
+        self.auditing = threading.Lock()
         self._refusing = False
         self._declare()
 
@@ -93,18 +96,30 @@ class App:
             self._build(Options.parse(options), configuration)
             self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
+            # One whose connection was with other plugins' hooks in this moment is listed a little later.
+            self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
+        self.worker.start(
+            [
+                Doorman(self.gate, self.admit),
+                self._later,
+                *roles,
+                self.todo,
+                self.alerts,
+                rounds,
+                self.snapshots,
+            ]
+        )
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
         self.options = options
-        folder = Path(configuration["lightning-dir"])
+        folder = self.folder = Path(configuration["lightning-dir"])
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
@@ -175,7 +190,7 @@ class App:
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
         for peer_id, features in self.node.connected_peers().items():
-            if self.options.use and offers_storage(features):
+            if self.options.use and offers_storage(features) and peer_id not in self.user.sessions:
                 self.user.connected(peer_id, time.monotonic(), joined_late=True)
 
     def _on_shutdown(self, **_: Any) -> None:
@@ -205,7 +220,8 @@ class App:
             with contextlib.suppress(FormatError):
                 self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
-        if self.options.use:
+        # A loss that was known before peerstorage-use was switched off is one all the same.
+        if self.options.use or self.user.recovering:
             decision = self.gate.decide(self.user.entrance, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
@@ -231,7 +247,7 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
+        suspicious = self.user.entrance.halted or self.user.recovering
         if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
@@ -264,7 +280,7 @@ class App:
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = self.user.ledger.no_new_channels if self.options.use else ""
+        reason = self.user.ledger.no_new_channels
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
@@ -284,10 +300,11 @@ class App:
                 self.worker.submit("custommsg", self.storage.take_in)
         # From now on nothing is sent to this peer until its retrieval is judged.
         elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
-            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+            self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
         return CONTINUE
 
-    def _retrieve(self, peer_id: str) -> None:
+    def retrieve(self, peer_id: str) -> None:
+        """On the worker: judges the copy of a peer that waits."""
         blob = self.user.connections.take(peer_id)
         try:
             self.user.retrieved(peer_id, blob)
@@ -298,15 +315,22 @@ class App:
         self.todo.soon()
 
     def _heed_guard(self) -> None:
-        """Peers with channels are let in, turned away, or go on waiting."""
+        """Peers with channels are let in, turned away, or go on waiting. What fails is tried again: else those
+        that came in before the proof would stay."""
+        try:
+            self._let_in_or_refuse()
+        except PeerstorageError:
+            self._later.put("guard", time.monotonic() + REST_AFTER_FAILURE, self._heed_guard)
+            raise
+
+    def _let_in_or_refuse(self) -> None:
         if self.user.entrance.halted:
             for peer_id in self.gate.release_waiting(DISCONNECT):
                 self._refused(peer_id)
             if not self._refusing:
                 # Nothing more is signed with those that came in before the proof.
                 for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
-                    with contextlib.suppress(NodeError):
-                        self.node.disconnect(peer_id)
+                    self.node.disconnect(peer_id)
         elif not self.user.entrance.guarding:
             self.gate.release_waiting(CONTINUE)
         self._refusing = self.user.entrance.halted
@@ -328,11 +352,9 @@ class App:
 
         def again() -> None:
             if self.user.connections.put_back(peer_id, blob):
-                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+                self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
 
-        timer = threading.Timer(REST_AFTER_FAILURE, again)
-        timer.daemon = True
-        timer.start()
+        self._later.put(peer_id, time.monotonic() + REST_AFTER_FAILURE, again)
 
     def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
         peer_id = str(disconnect["id"])
@@ -379,22 +401,3 @@ class App:
             return
         for line in traceback.format_exception(error):
             self._log("error", f"{name}: {line.rstrip()}")
-
-
-class _Doorman:
-    """Lets held peers go when their time is over."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def next_event(self) -> float:
-        return self._app.gate.next_event()
-
-    def tick(self, now: float) -> None:
-        for peer_id in self._app.gate.late(now):
-            try:
-                self._app.admit(peer_id)
-            except PeerstorageError:
-                # Whatever failed: a peer that can't be judged is not let in unseen.
-                self._app.gate.release(peer_id, DISCONNECT)
-                raise

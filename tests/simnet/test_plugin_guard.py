@@ -15,6 +15,7 @@ from .test_plugin_helpers import (
     SETTLING,
     QuickNetwork,
     entries_of,
+    environment,
     honest,
     log_lines,
     mode,
@@ -114,6 +115,23 @@ def test_proof_by_one_peer_ends_the_connection_of_another_that_waits_or_was_let_
         turned_away(net, alice, carol)
         wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
         assert channels[1].end(carol).state == "CHANNELD_NORMAL"  # type: ignore[union-attr]
+
+
+def test_who_was_let_in_before_the_proof_is_disconnected_even_if_lightningd_fails_to_say_who_is_here(
+    tmp_path: Path,
+) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels, _ = with_old_database(net, HALT)
+        alice.env = environment(net)
+        bob.stores = None  # returns nothing, like a peer that lies
+        alice.options["peerstorage-settle"] = "1"
+        alice.restart()
+        channels[0].end(bob).revocations = 0  # type: ignore[union-attr]
+        net.connect(alice, bob)
+        carol.on_message = None
+        alice.rpc_fault("listpeers", error=(-1, "out of order"), times=2)
+        turned_away(net, alice, carol)
+        wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
 
 
 def test_the_operator_s_word_lets_peers_in_again(tmp_path: Path) -> None:

@@ -60,9 +60,11 @@ PURE = {
         "merge",
         "old_node",
         "plan",
+        "standing",
         "survey",
         "sweep",
         "telling",
+        "way",
     },
     "ours": {
         "calling",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,15 @@ def test_closed_channels_leave_and_others_stay() -> None:
     again = follow(following.backup, live(entry(3)), set())
     assert (written(again).channel_ids, again.unknown) == (ids(2, 3), ids(2))
     assert follow(again.backup, live(entry(3)), ids(2)).backup.channel_ids == ids(3)
+
+
+def test_channel_that_only_a_peer_says_is_one_is_not_in_the_file() -> None:
+    """A stranger opened it and never funds it; lightningd forgets it one day without a word."""
+    old = backup(NOW - 1, entry(1), entry(2))
+    node = replace(live(entry(1)), unfunded=ids(2))
+    following = follow(old, node, set())
+    assert written(following).channel_ids == ids(1)
+    assert following.unknown == frozenset()
 
 
 def test_older_database_takes_no_penalty_data_away() -> None:

@@ -214,7 +214,7 @@ def test_old_database_that_has_already_sent_a_backup() -> None:
     assert judged(record, foreign(200, A_AHEAD), [A], [])[0] is LOST
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+@pytest.mark.parametrize("case", [one for one in CASES if "twin" not in one[0]], ids=lambda case: case[0])
 def test_without_comparison_only_unknown_channels_count(case: Case) -> None:
     _, record, backup, ours, closed, *_ = case
     revocations = {channel.channel_id: channel.revocations for channel in ours}
