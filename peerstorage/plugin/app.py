@@ -74,9 +74,7 @@ class App:
     def _declare(self) -> None:
         plugin = self._plugin
         for option in DECLARATIONS:
-            plugin.add_option(
-                option.name, option.default, option.description, opt_type="string", multi=option.multi
-            )
+            plugin.add_option(option.name, option.default, option.description, multi=option.multi)
         plugin.init()(self._init)
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
