@@ -21,8 +21,8 @@ from tests.integration.helpers import (
 )
 from tests.integration.money import await_money, coins, shares
 
-# So lightningd says of any transaction that is no commitment of the peer, though our output of it is the wallet's
-own._LOSING_MUTUAL = LOSING | {"broken_log": LOSING["broken_log"] + r"|FUNDS LOST.  Unknown commitment"}
+# So lightningd says of what is no commitment of the peer, though our output of it is the wallet's own.
+_LOSING_MUTUAL = LOSING | {"broken_log": LOSING["broken_log"] + r"|FUNDS LOST.  Unknown commitment"}
 
 
 def _address(peer: Any) -> str:
