@@ -14,6 +14,7 @@ from peerstorage.formats.backup import Summary, fingerprints
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.store import SentRecord, State, Store
+from peerstorage.ours import guard
 from peerstorage.ours.peers import partners
 
 Log = Callable[[str, str], None]
@@ -122,6 +123,24 @@ class Ledger:
     def forget(self, peer_id: str) -> None:
         self.store.forget_peer(peer_id)
         self.records.pop(peer_id, None)
+
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.records.items() if record.withheld)
+
+    @property
+    def no_new_channels(self) -> str:
+        """Any thread may ask: see guard."""
+        return guard.no_new_channels(self.state)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.save(replace(self.state, handed_over=False))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.save(replace(self.state, keys_used=False))
 
     def say(self, peer_id: str, level: str, message: str) -> None:
         """Logs a condition of a peer once, not at each of its reconnections."""

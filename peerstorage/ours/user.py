@@ -89,12 +89,17 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
-        # What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
-        # file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
-        # with it, or that was connected before this plugin started. To wait for those would leave new channels in
-        # no backup at all, for as long as they stay connected.
+        self._learn_again()
+
+    def _learn_again(self) -> None:
+        """What is known of unlisted channels doesn't survive a restart.
+
+        Until it is found again, here, in the local file or in what a peer returns, a backup without it may go to a
+        peer: but only to one that returned none with it, or that was connected before this plugin started. To wait
+        for those would leave new channels in no backup at all, for as long as they stay connected.
+        """
         if self.ledger.entryless:
-            for source in open_sources(key, store.all_retrieved())[0]:
+            for source in open_sources(self._key, self.ledger.store.all_retrieved())[0]:
                 self.learn(source.backup)
 
     @property
@@ -351,27 +356,9 @@ class User:
 
     # The operator's word
 
-    @property
-    def withheld_at(self) -> list[str]:
-        """Peers by node_id in hex that hold what may be better than what we could send."""
-        return sorted(peer_id for peer_id, record in self.ledger.records.items() if record.withheld)
-
-    @property
-    def no_new_channels(self) -> str:
-        """Any thread may ask: see guard."""
-        return guard.no_new_channels(self.ledger.state)
-
-    def lightningd_started(self) -> None:
-        """It counts its channels anew."""
-        self.ledger.save(replace(self.ledger.state, handed_over=False))
-
     def hands_over(self) -> None:
         """recoverchannel is about to be called."""
         self.ledger.save(replace(self.ledger.state, handed_over=True))
-
-    def may_open(self) -> None:
-        """The operator takes it on himself that keys may come a second time."""
-        self.ledger.save(replace(self.ledger.state, keys_used=False))
 
     def recover_earlier(self) -> None:
         """Begins to recover what this database never had: channels of an earlier life, or of a file."""

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
+from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -88,6 +90,7 @@ class App:
     ) -> dict[str, str] | None:
         try:
             self._build(Options.parse(options), configuration)
+            self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
@@ -106,7 +109,7 @@ class App:
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
         if configuration.get("startup", True):
-            self.user.lightningd_started()
+            self.user.ledger.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
@@ -119,6 +122,18 @@ class App:
             everyone=options.provide == "all",
             builtin=builtin,
         )
+        self._build_files(folder, options)
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user,
+            self.alerts,
+            options,
+            builtin=builtin,
+            behind_builtin=behind,
+            hanging=self.node.hanging,
+        )
+
+    def _build_files(self, folder: Path, options: Options) -> None:
         self.local_file = LocalFile(
             folder,
             options,
@@ -138,15 +153,11 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
         )
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(
-            self.user,
-            self.alerts,
-            options,
-            builtin=builtin,
-            behind_builtin=behind,
-            hanging=self.node.hanging,
-        )
+
+    def _read_live(self, folder: Path) -> None:
+        """From lightningd's database, in its network's folder or where its option `wallet` says."""
+        read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
+        self.user.sender.live.start(read, partial(self._log, "info"))
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -248,7 +259,7 @@ class App:
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = self.user.no_new_channels if self.options.use else ""
+        reason = self.user.ledger.no_new_channels if self.options.use else ""
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Restoring:
         """On the worker. Raises UsageError where no restore may begin."""
         user = self._app.user
         user.look()
-        if not user.recovering and user.withheld_at:
+        if not user.recovering and user.ledger.withheld_at:
             self._begin_earlier()
         if not user.recovering and (user.ledger.channels or user.ledger.unlisted):
             raise UsageError(

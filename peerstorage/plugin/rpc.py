@@ -356,7 +356,7 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
 
 def _resume(app: App, restoring: Restoring, word: str | None) -> dict[str, Any]:
     if word == OPEN_WORD and not app.user.recovering:
-        app.user.may_open()
+        app.user.ledger.may_open()
         return {"mode": app.user.ledger.state.mode}
     if word != RESUME_WORD:
         raise UsageError(

@@ -196,7 +196,7 @@ class Todo:
 
     def _of_earlier_lives(self) -> list[Condition]:
         """One for all peers, for strangers may be among them."""
-        withheld = self._user.withheld_at
+        withheld = self._user.ledger.withheld_at
         if not withheld:
             return []
         message = (

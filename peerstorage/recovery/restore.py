@@ -35,6 +35,7 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers
+from peerstorage.recovery.alive import live_channels
 from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.hearing import Endpoint
 from peerstorage.recovery.looking import Looking
@@ -206,6 +207,13 @@ class Restore:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
         if not recovered.counted:
             self._say(UNCOUNTED)
+        named = {one.entry.channel_id for peer in ahead for one in peer.candidates}
+        alive = len(named & live_channels(recovered.sources))
+        if alive:
+            self._say(
+                f"{alive} channel(s) may come back alive instead: stop lightningd, move its database away, and "
+                "run python -m peerstorage revive (docs/alive.md)"
+            )
         channels = sum(len(peer.candidates) for peer in ahead)
         self._say(
             f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "

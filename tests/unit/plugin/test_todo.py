@@ -46,6 +46,7 @@ class Case:
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
+            withheld_at=self.withheld,
             state=State(),
             channels=[CHANNEL],
             entryless=self.entryless,
@@ -54,9 +55,7 @@ class Case:
         )
         old_node = SimpleNamespace(sign="")
         entrance = SimpleNamespace(fresh=False, halted=False)
-        return SimpleNamespace(
-            recovering=False, entrance=entrance, old_node=old_node, ledger=ledger, withheld_at=self.withheld
-        )
+        return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
