@@ -112,3 +112,43 @@ def test_a_mutual_close_under_way(node_factory: Any) -> None:
     hub.daemon.opts["rescan"] = rows[early.info["id"]]["next"].rpartition("rescan=")[2]
     hub.start()
     wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+
+
+def test_a_seed_and_gossip_are_enough(node_factory: Any) -> None:
+    """No peer is named, none is remembered, there is no file: only a connection to a node that knows the gossip."""
+    announcing = {"dev-allow-localhost": None}
+    hub, holder, other, public = node_factory.get_nodes(
+        4,
+        opts=[
+            OURS | LOSING | announcing,
+            OURS | LOSING | announcing,
+            STOCK | LOSING | announcing,
+            STOCK | LOSING | announcing,
+        ],
+    )
+    fund(hub, holder, push_sat=300_000)
+    fund(hub, other, push_sat=300_000, announce=False)
+    fund(holder, public)
+    for peer in (holder, other):
+        pay_over_each(hub, peer, 20_000_123)
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    wait_for(lambda: len(public.rpc.listchannels(source=hub.info["id"])["channels"]) == 1)
+    wait_for(lambda: _announced(public, holder))
+    ours_before = shares(hub)
+    lose_everything(hub)
+    hub.start()
+    coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
+    connect(hub, public)
+    wait_for(lambda: hub.rpc.listchannels(source=hub.info["id"])["channels"] and _announced(hub, holder))
+    assert set(_rows(_restore(hub, dry_run=True)).values()) == {"not started"}
+    assert set(_rows(_restore(hub)).values()) == {"close sent"}
+    hub.bitcoin.generate_block(1, wait_for_mempool=2)
+    wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+    await_money(hub, coins_before, ours_before, since)
+
+
+def _announced(node: Any, other: Any) -> bool:
+    """Whether gossip has the other's address."""
+    return any(found.get("addresses") for found in node.rpc.listnodes(other.info["id"])["nodes"])
