@@ -26,6 +26,8 @@ _NO_SUCH_KEY = 1200
 # Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
 _NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
+# A block has the close, and lightningd knows whose it is, or is finding out.
+_SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED"}
 BUILTIN = "chanbackup"
 # lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
 # own, and what we still have to say may be older.
@@ -227,6 +229,12 @@ class Node:
         closed = self.call("listclosedchannels", only)["closedchannels"]
         return {bytes.fromhex(channel["channel_id"]) for channel in closed if "channel_id" in channel}
 
+    def ended_channel_ids(self) -> set[bytes]:
+        """Of channels that are closed, or whose funding output lightningd saw spent in a block."""
+        states = self.channel_states()
+        spent = {bytes.fromhex(channel_id) for channel_id, state in states.items() if state in _SPENT}
+        return spent | self.closed_channel_ids()
+
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
         return any(channel["state"] not in _NO_CHANNEL for channel in channels)
@@ -281,6 +289,32 @@ class Node:
     def has_tor_proxy(self) -> bool:
         """Whether lightningd can connect to Tor addresses."""
         return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
+
+    def _config(self, name: str) -> dict[str, Any]:
+        """One option of lightningd's; empty where it isn't set."""
+        config: dict[str, Any] = self.call("listconfigs", config=name).get("configs", {}).get(name, {})
+        return config
+
+    def proxy(self) -> tuple[str, int, bool] | None:
+        """lightningd's SOCKS5 proxy: host, port, and whether it is for all connections, not only to Tor."""
+        host, _, port = str(self._config("proxy").get("value_str", "")).rpartition(":")
+        if not host:
+            return None
+        always = bool(self._config("always-use-proxy").get("value_bool", False))
+        return host.removeprefix("[").removesuffix("]"), int(port), always
+
+    def is_offline(self) -> bool:
+        """Whether lightningd was told to connect to nobody."""
+        return bool(self._config("offline").get("set", False))
+
+    def wallet(self) -> str | None:
+        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: not set."""
+        config = self.call("listconfigs", config="wallet").get("configs", {}).get("wallet")
+        if config is None:
+            return None
+        # sqlite3://PATH, or sqlite3://PATH:BACKUP
+        value = str(config["value_str"])
+        return value.removeprefix("sqlite3://").partition(":")[0] if value.startswith("sqlite3://") else value
 
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")

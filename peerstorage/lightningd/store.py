@@ -34,6 +34,7 @@ Key = tuple[str, ...]
 ROOT = "peerstorage"
 _VERSION = 1
 _GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
+_CHANNEL_IDS = re.compile(r"([0-9a-f]{64}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
@@ -66,12 +67,18 @@ class State(History):
 
     `rival_after`: while recovering, a backup that is newer was made by another node with our key (old_node.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
-    true one hasn't it.
+    true one hasn't it. `ahead`: the channels that prove it, by channel_id in hex, separated by spaces; empty where
+    they are not all that is wrong with it.
     """
 
     mode: str = NORMAL
     old: bool = field(default=False, metadata=ADDED)
     rival_after: int = field(default=0, metadata=ADDED)
+    ahead: str = field(default="", metadata=ADDED)
+
+    @property
+    def channels_ahead(self) -> frozenset[bytes]:
+        return frozenset(bytes.fromhex(channel_id) for channel_id in self.ahead.split())
 
     @property
     def recovering(self) -> bool:
@@ -196,7 +203,8 @@ class Store:
         if data is None:
             return None
         state = self._parse(data, State, STATE)
-        if state.mode not in {NORMAL, RECOVERING} or not _GAPS.fullmatch(state.gaps):
+        texts_fit = _GAPS.fullmatch(state.gaps) and _CHANNEL_IDS.fullmatch(state.ahead)
+        if state.mode not in {NORMAL, RECOVERING} or not texts_fit:
             raise StoreError(f"datastore key {'/'.join(STATE)} has a value that is impossible")
         return state
 

@@ -7,6 +7,8 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
+Where only channels that went further prove it, their peers are the ones that must stay out; and once these
+channels are closed on chain an old database can do nothing wrong with them.
 An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt
 partners wait after a start until some peers have answered (StartGrace).
 """
@@ -82,19 +84,41 @@ def judge(
     return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
 
 
-def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compared: bool) -> State:
-    """The state after a judgement. `now`: wall-clock seconds; `compared`: whether revocations were."""
-    state = state.seen(backup.timestamp)
+def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compared: bool) -> State:
+    """The state after a judgement on a backup with this timestamp. `now`: wall-clock seconds; `compared`: whether
+    revocations were."""
+    state = state.seen(timestamp)
     if judgement.verdict is not Verdict.LOST:
         return state
+    is_all = not judgement.unknown and (bool(state.ahead) or not state.recovering)
+    ahead = state.channels_ahead | judgement.ahead if is_all and compared else frozenset()
     if not state.recovering:
         state = replace(state, rival_after=earliest(now, state.newest_seen))
-    return replace(state, mode=RECOVERING, old=state.old or (judgement.old and compared))
+    return replace(
+        state,
+        mode=RECOVERING,
+        old=state.old or (judgement.old and compared),
+        ahead=" ".join(sorted(channel_id.hex() for channel_id in ahead)),
+    )
 
 
 def resumed(state: State) -> State:
     """The state after the operator's word that the recovery is over."""
-    return replace(state.acknowledge(), mode=NORMAL, old=False, rival_after=0)
+    return replace(state.acknowledge(), mode=NORMAL, old=False, rival_after=0, ahead="")
+
+
+def settled(state: State, ended: Set[bytes]) -> State:
+    """The state when these channels are closed on chain: normal, once no other is ahead.
+
+    Nothing is acknowledged: a copy that comes later may prove another channel. And what this database lacks closes
+    nothing that the true one may have opened: its history begins anew.
+    """
+    left = state.channels_ahead - ended
+    if left == state.channels_ahead:
+        return state
+    if left:
+        return replace(state, ahead=" ".join(sorted(channel_id.hex() for channel_id in left)))
+    return replace(state, mode=NORMAL, old=False, rival_after=0, ahead="", since=0)
 
 
 class StartGrace:

@@ -7,7 +7,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from peerstorage.formats.backup import Summary, fingerprints
 from peerstorage.formats.scb import ChannelBackup
@@ -54,6 +54,11 @@ class Ledger:
         return Summary.of(
             self.channels, complete=complete, since=self.state.since, entryless=self.entryless.keys()
         )
+
+    def peers_of(self, channel_ids: Collection[bytes]) -> frozenset[str]:
+        """Whose channels these are, by node_id in hex."""
+        listed = {entry.node_id.hex() for entry in self.channels if entry.channel_id in channel_ids}
+        return frozenset(listed | {self.unlisted[one] for one in channel_ids if one in self.unlisted})
 
     @property
     def recovering(self) -> bool:

@@ -17,8 +17,9 @@ from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord, Store
+from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
+from peerstorage.ours.before_start import Answers
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
@@ -113,6 +114,8 @@ class User:
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()
+        if peer_id in self.entrance.refused:
+            return False
         return not self.recovering or peer_id in self.entrance.admitted
 
     # Events
@@ -228,35 +231,54 @@ class User:
         # an old database can't be told by these.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        return compare(self._node.closed_channel_ids() | recovered | self.ledger.unlisted.keys())
+        return compare(self._node.ended_channel_ids() | recovered | self.ledger.unlisted.keys())
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""
         if self._node.learn(backup.entries):
             self.look()
 
+    def asked_before_start(self, answers: Answers) -> None:
+        """What peers said before lightningd talked to them."""
+        self.entrance.current, self.entrance.claims = answers.current, answers.claims
+        for peer_id, blob in answers.copies.items():
+            returned = retrieval.read(self._key, blob)
+            judgement = None if returned.backup is None else self._judge(returned.backup)
+            if returned.backup is not None and judgement is not None and judgement.verdict is Verdict.LOST:
+                assert returned.plaintext is not None  # noqa: S101  else nothing could be read
+                self.strangers.keep(peer_id, returned.plaintext, returned.backup)
+                self._heed(peer_id, returned.backup, judgement)
+        if answers.proved:
+            self._turn(0, Judgement(Verdict.LOST, frozenset(), answers.proved, old=True))
+            named = ", ".join(sorted(channel_id.hex() for channel_id in answers.proved))
+            self._log(
+                "warn",
+                f"RECOVERING: their peers prove that channel(s) {named} went further than this database",
+            )
+        self.entrance.update()
+
     def file_is_ahead(self, backup: Backup) -> None:
         """The local file has more revocations than the database: as good a proof as a peer's copy. That it names
         channels which are unknown is none: an operator may have put it there, from any time."""
         judgement = self._judge(backup)
         proved = self._options.use and judgement.ahead and judgement.verdict is Verdict.LOST
-        if proved and self._turn(backup, judgement):
+        if proved and self._turn(backup.timestamp, judgement):
             self._log("warn", "RECOVERING: the local file proves that this database is an old copy")
 
-    def _turn(self, backup: Backup, judgement: Judgement) -> bool:
-        """Notes what a backup says of our database; whether the mode is another now."""
+    def _turn(self, timestamp: int, judgement: Judgement) -> bool:
+        """Notes what a backup with this timestamp says of our database; whether the mode is another now."""
         before = self.ledger.state
         compared = self._options.guard != "off"
-        state = guard.heed(before, backup, judgement, now=int(time.time()), compared=compared)
+        state = guard.heed(before, timestamp, judgement, now=int(time.time()), compared=compared)
         turned = (state.mode, state.old) != (before.mode, before.old)
         self.ledger.save(state)
         if turned:
             self.connections.ask_anew(self.ledger.returned)
-            self.entrance.update()
+        self.entrance.update()
         return turned
 
     def _heed(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
-        if self._turn(backup, judgement):
+        if self._turn(backup.timestamp, judgement):
             self._log("warn", judgement.explain(peer_id, backup))
             # This very peer was turned away before anybody knew.
             self.turned_away(peer_id)
@@ -264,6 +286,8 @@ class User:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
         if judgement.verdict is not Verdict.LOST:
             self.entrance.answered(peer_id)
+        # Whether one of its own channels is ahead is known from all that was returned, not from its word.
+        self.entrance.heard(peer_id)
         if judgement.verdict is Verdict.FINE:
             self.sender.may_replace.add(peer_id)
         after = self.ledger.state.rival_after
@@ -327,6 +351,7 @@ class User:
         marks, entryless = self.ledger.marks, self.ledger.entryless
         self.ledger.have(self._node.channels(), self._node.unlisted)
         self.sessions.partners = self.ledger.partners
+        self._let_go_of_ended()
         self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()
@@ -344,16 +369,38 @@ class User:
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 
+    def _let_go_of_ended(self) -> None:
+        """A channel that is closed on chain can't be lost to an old database any more."""
+        state, claims = self.ledger.state, self.entrance.claims
+        if not (state.ahead or claims):
+            return
+        ended = self._node.ended_channel_ids()
+        left = {peer_id: channel_ids - ended for peer_id, channel_ids in claims.items()}
+        self.entrance.claims = {peer_id: channel_ids for peer_id, channel_ids in left.items() if channel_ids}
+        after = guard.settled(state, ended)
+        if after.recovering or not state.recovering:
+            self.ledger.save(after)
+        elif not self.old_node.sign:
+            self._end_recovery(after)
+            self._log(
+                "warn", "the channels that were ahead of this database are closed: backups are sent again"
+            )
+
+    def _end_recovery(self, state: State) -> None:
+        self.ledger.save(state)
+        self.entrance.begin_anew()
+        self.old_node = OldNode({}, time.monotonic())
+        for peer_id in self.ledger.store.reached():
+            self.ledger.store.forget_reached(peer_id)
+        self.sessions.structure_changed()
+
     # The operator's word
 
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self.ledger.save(guard.resumed(self.ledger.state))
-        self.old_node = OldNode({}, time.monotonic())
-        for peer_id in self.ledger.store.reached():
-            self.ledger.store.forget_reached(peer_id)
+        self._end_recovery(guard.resumed(self.ledger.state))
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()
         self.sessions.structure_changed()

@@ -31,6 +31,7 @@ from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
+from peerstorage.ours.before_start import ask_peers
 from peerstorage.ours.user import User
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
@@ -42,6 +43,7 @@ _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
 # Of these, for the local file and the operator's program.
 _FILE_SECONDS = 15.0
+_AS_HALT = "peerstorage-guard=check does what halt does this time"
 
 
 class App:
@@ -53,7 +55,6 @@ class App:
         self._said = Once()
         self.departures = Departures()
         self.restoring, self.auditing = threading.Lock(), threading.Lock()
-        self._refusing = False
         self._declare()
 
     def run(self) -> None:
@@ -85,6 +86,8 @@ class App:
         try:
             self._build(Options.parse(options), configuration)
             self._join_connected_peers()
+            if self.options.use and self.options.guard == "check":
+                self._ask_before_start(configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
@@ -132,6 +135,18 @@ class App:
             behind_builtin=behind,
             hanging=self.node.hanging,
         )
+
+    def _ask_before_start(self, configuration: dict[str, Any]) -> None:
+        """lightningd waits for our answer to its init before it connects or listens."""
+        if not configuration.get("startup", True):
+            self._log("warn", f"{_AS_HALT}: lightningd runs and talks to its peers already")
+            return
+        try:
+            answers = ask_peers(self.node, Path(configuration["lightning-dir"]), self.options.check_seconds)
+        except PeerstorageError as error:
+            self._log("warn", f"{_AS_HALT}: {error}")
+            return
+        self.user.asked_before_start(answers)
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -200,8 +215,9 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
-        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
+        entrance = self.user.entrance
+        suspicious = entrance.halted or entrance.claims or (self.options.use and self.user.recovering)
+        if suspicious and self.gate.decide(entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -227,7 +243,8 @@ class App:
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
-        if not self.user.recovering or self.user.may_enter(peer_id):
+        refused = peer_id in self.user.entrance.refused
+        if not (self.user.recovering or refused) or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
@@ -264,17 +281,21 @@ class App:
 
     def _heed_guard(self) -> None:
         """Peers with channels are let in, turned away, or go on waiting."""
-        if self.user.entrance.halted:
-            for peer_id in self.gate.release_waiting(DISCONNECT):
+        entrance = self.user.entrance
+        for peer_id in self.gate.waiting():
+            if entrance.doubts(peer_id):
+                continue
+            if peer_id in entrance.admitted or not entrance.halted:
+                self.gate.release(peer_id, CONTINUE)
+            elif self.gate.release(peer_id, DISCONNECT):
                 self._refused(peer_id)
-            if not self._refusing:
-                # Nothing more is signed with those that came in before the proof.
-                for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
+        leaving = entrance.leaving()
+        if leaving:
+            # Nothing more is signed with those that came in before the proof.
+            for peer_id in leaving & self.node.connected_peers().keys():
+                if not self.gate.holds(peer_id):
                     with contextlib.suppress(NodeError):
                         self.node.disconnect(peer_id)
-        elif not self.user.entrance.guarding:
-            self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.entrance.halted
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)
