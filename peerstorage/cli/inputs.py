@@ -19,6 +19,7 @@ from peerstorage.errors import INVALID_PARAMS, SOURCE_UNREADABLE, SecretError, U
 from peerstorage.formats import keys
 from peerstorage.formats.opening import MAX_SOURCE, short_name
 from peerstorage.formats.sealing import KEY_LENGTH
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.formats.textform import from_text, looks_like_backup
 from peerstorage.formats.words import ENGLISH
 
@@ -33,6 +34,11 @@ class Secret:
     keys: tuple[bytes, ...] = field(repr=False)
     node_id: bytes | None
     seed: bytes | None = field(default=None, repr=False)
+
+    @property
+    def snapshot_keys(self) -> tuple[bytes, ...]:
+        """Those that may open the node's snapshots; a key in hex is taken for one of these, too."""
+        return self.keys if self.seed is None else keys.sealing_keys(self.seed, SECRET_NAME)
 
 
 def add_key_options(
@@ -58,8 +64,8 @@ def add_key_options(
             "--secret-hex",
             metavar="HEX",
             help="not the hsm_secret but the key made of it, which opens backups and nothing else: what "
-            "lightning-cli makesecret string='scb secret' answers. Others on this machine can see arguments: - "
-            "reads it from standard input, or asks",
+            "lightning-cli makesecret string='scb secret' answers (for open-snapshot 'peerstorage snapshot'). "
+            "Others on this machine can see arguments: - reads it from standard input, or asks",
         )
     parser.add_argument(
         "--ask-passphrase",
@@ -113,7 +119,8 @@ class Inputs:
                 f"--secret-hex needs {2 * KEY_LENGTH} hex digits, as lightning-cli makesecret string='scb secret' "
                 "answers them"
             )
-        return Secret((bytes.fromhex(text.strip()),), None)
+        key = bytes.fromhex(text.strip())
+        return Secret((key,), None)
 
     def source(self, argument: str) -> bytes:
         """The content of a source; where that is text, what the text stands for.

@@ -1,4 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert. None needs lightningd, none changes a file.
+"""The commands: inspect, verify, recover, restore-plan, convert, open-snapshot. None needs lightningd, none
+changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import close, onchain, resume, show
+from peerstorage.cli import close, onchain, resume, show, snapshot
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     onchain.add_commands(command)
     resume.add_command(command)
     close.add_command(command)
+    snapshot.add_command(command)
     return parser
 
 
@@ -182,7 +184,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {"convert": _convert, **onchain.COMMANDS, "check": resume.run_check, "close": close.run_close}
+    alone = {
+        "convert": _convert,
+        **onchain.COMMANDS,
+        "check": resume.run_check,
+        "close": close.run_close,
+        "open-snapshot": snapshot.run_open,
+    }
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

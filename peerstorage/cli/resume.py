@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageEr
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all
 from peerstorage.recovery.database_source import is_url, read_database
+from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 from peerstorage.recovery.spendings import height_for, spendings
 from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
 
@@ -46,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "database",
         metavar="DATABASE",
-        help="a copy of lightningd.sqlite3, or the postgres://… of lightningd's --wallet",
+        help="a copy of lightningd.sqlite3, a snapshot of it, or the postgres://… of lightningd's --wallet",
     )
     add_key_options(parser, seed_only=True, beside="DATABASE")
     parser.add_argument(
@@ -177,7 +180,7 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     seed = inputs.secret(arguments).seed
     assert seed is not None  # noqa: S101  only a key in hex has none
     try:
-        database = read_database(arguments.database)
+        database = _read(arguments.database, seed)
         check_seed(database, seed)
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from error
@@ -186,6 +189,16 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     chain = chain_of(arguments)
     height = None if chain is None else height_for(chain, database)
     return Resume(name, seed, database, given, proxy, chain, height)
+
+
+def _read(source: str, seed: bytes) -> Database:
+    """The database in a file, at a URL, or in a snapshot, which is opened for so long in a folder of ours."""
+    if is_url(source) or not is_snapshot_file(Path(source)):
+        return read_database(source)
+    with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
+        opened = Path(folder) / "database"
+        open_snapshot_file(Path(source), keys.sealing_keys(seed, SECRET_NAME), opened)
+        return read_database(str(opened))
 
 
 def _proxy(arguments: argparse.Namespace) -> Proxy | None:

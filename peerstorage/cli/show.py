@@ -24,6 +24,10 @@ LAST_RESORT = (
     "LAST RESORT: this closes every channel. It is never a way to move a node: two nodes with the same keys alive "
     "at once lose money."
 )
+OLD_COPY = (
+    "this is a copy from the past. Whoever starts lightningd on it can lose the money of every channel used "
+    "since: first python -m peerstorage check says whether it is safe"
+)
 
 
 def time_text(seconds: int) -> str:

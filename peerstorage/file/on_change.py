@@ -1,9 +1,10 @@
-"""The operator's program that copies the local file elsewhere: `peerstorage-on-change`.
+"""The operator's program that copies the local file, or a snapshot, elsewhere: `peerstorage-on-change`.
 
 Rules:
-- It is run without a shell, with the file's path as its only argument, never twice at once; of changes that come
-  meanwhile the newest waits.
-- It has a minute. Then it is killed, with whatever it started that did not leave its process group.
+- It is run without a shell, with the file's path as its only argument, never twice at once for one file; of
+  changes that come meanwhile the newest waits.
+- It has a minute, for a snapshot an hour. Then it is killed, with whatever it started that did not leave its
+  process group.
 - Its output goes to the log, the beginning of it.
 """
 
@@ -24,12 +25,18 @@ _MOST_OUTPUT = 4096
 
 
 class OnChange:
-    """`told` gets what went wrong after each run, None for nothing; it runs on this object's thread."""
+    """`told` gets what went wrong after each run, None for nothing; it runs on this object's thread.
+    `seconds` that a run may take, a minute unless they are given."""
 
     def __init__(
-        self, program: str, told: Callable[[str | None], None], log: Callable[[str, str], None]
+        self,
+        program: str,
+        told: Callable[[str | None], None],
+        log: Callable[[str, str], None],
+        seconds: float | None = None,
     ) -> None:
         self._program, self._told, self._log = program, told, log
+        self._seconds = _SECONDS if seconds is None else seconds
         self._runs: Newest[Path] = Newest("on-change", self._work)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -63,7 +70,7 @@ class OnChange:
         reader = threading.Thread(target=_collect, args=(process, output), daemon=True)
         reader.start()
         try:
-            code: int | None = process.wait(_SECONDS)
+            code: int | None = process.wait(self._seconds)
         except subprocess.TimeoutExpired:
             _kill(process)
             process.wait()
@@ -73,7 +80,7 @@ class OnChange:
         for line in text.splitlines():
             self._log("debug", f"{self._program}: {line}")
         if code is None:
-            return f"was killed: it took longer than {_SECONDS:.0f} seconds"
+            return f"was killed: it took longer than {self._seconds:.0f} seconds"
         if code:
             last = (text.splitlines() or ["it said nothing"])[-1]
             how = f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"

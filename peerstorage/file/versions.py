@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -35,9 +36,20 @@ def version(path: Path, number: int) -> Path:
 
 def replace(path: Path, data: bytes, archive: int) -> None:
     """Makes `data` the newest version and keeps `archive` earlier ones. Raises OSError."""
+    temporary = beside(path)
+    create(temporary, data)
+    put_in_place(path, temporary, archive)
+
+
+def beside(path: Path) -> Path:
+    """The path under which the next version is to be written. What a crash left there is removed."""
     temporary = path.with_name(f"{path.name}.tmp")
     _remove(temporary)
-    create(temporary, data)
+    return temporary
+
+
+def put_in_place(path: Path, temporary: Path, archive: int) -> None:
+    """Makes a file that is on the disk the newest version and keeps `archive` earlier ones. Raises OSError."""
     try:
         if archive:
             _archive(path)
@@ -53,17 +65,24 @@ def replace(path: Path, data: bytes, archive: int) -> None:
 
 
 def create(path: Path, data: bytes) -> None:
-    """Writes a file that is not there yet, down to the disk. Raises OSError, and then nothing of it stays."""
+    """As create_of, in one part."""
+    create_of(path, [data])
+
+
+def create_of(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes a file that is not there yet, down to the disk. Raises OSError, or what `parts` raises, and then
+    nothing of it stays."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            for part in parts:
+                left = memoryview(part)
+                while left:
+                    left = left[os.write(descriptor, left) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError:
+    except BaseException:
         _remove(path)
         raise
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from peerstorage.errors import FormatError, SecretError
 from peerstorage.formats import codex32
-from peerstorage.formats.sealing import derive_key
+from peerstorage.formats.sealing import SCB_SECRET, derive_key
 
 RAW_LENGTH = 32
 ENCRYPTED_LENGTH = 73
@@ -128,13 +128,13 @@ def mnemonic_fault(mnemonic: bytes, words: Sequence[str]) -> str | None:
     return None
 
 
-def sealing_keys(seed: bytes) -> tuple[bytes, ...]:
-    """The keys under which a node with this seed seals its backups, the usual one first.
+def sealing_keys(seed: bytes, name: str = SCB_SECRET) -> tuple[bytes, ...]:
+    """The keys under which a node with this seed seals its backups, the usual one first; `name`: makesecret's.
 
     Before there were mnemonics in hsm_secret, lightning-hsmtool wrote the first half of the mnemonic's seed as
     a raw hsm_secret. Such a node has the same node_id, but another key.
     """
-    return tuple(derive_key(part) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
+    return tuple(derive_key(part, name) for part in dict.fromkeys((seed, seed[:RAW_LENGTH])))
 
 
 def node_key(seed: bytes) -> bytes:

@@ -6,7 +6,12 @@ therefore open our blobs, and we open its blobs.
 
 Off line the key is HKDF-SHA256 twice, both without salt: the secret "derived secrets" from the seed, then
 "scb secret" from that one. The seed is the 32 bytes of hsm_secret, or for a mnemonic its 64-byte BIP 39 seed.
+
+What is too large for one push is a stream of pieces: the last one has TAG_FINAL, so that a stream that was cut, or
+in which pieces are missing or in another order, doesn't open to its end.
 """
+
+from __future__ import annotations
 
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
@@ -21,16 +26,20 @@ HEADER_LENGTH: int = bindings.crypto_secretstream_xchacha20poly1305_HEADERBYTES
 OVERHEAD: int = HEADER_LENGTH + bindings.crypto_secretstream_xchacha20poly1305_ABYTES
 KEY_LENGTH: int = bindings.crypto_secretstream_xchacha20poly1305_KEYBYTES
 
+PIECE_OVERHEAD: int = bindings.crypto_secretstream_xchacha20poly1305_ABYTES
+
 _TAG_MESSAGE: int = bindings.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE
+_TAG_FINAL: int = bindings.crypto_secretstream_xchacha20poly1305_TAG_FINAL
+SCB_SECRET = "scb secret"  # noqa: S105  the name, not the secret
 
 
-def derive_key(seed: bytes) -> bytes:
-    """The sealing key that lightningd's makesecret gives for this seed (32 or 64 bytes)."""
+def derive_key(seed: bytes, name: str = SCB_SECRET) -> bytes:
+    """The key that lightningd's `makesecret string=name` gives for this seed (32 or 64 bytes)."""
 
     def derive(secret: bytes, info: bytes) -> bytes:
         return HKDF(algorithm=SHA256(), length=KEY_LENGTH, salt=None, info=info).derive(secret)
 
-    return derive(derive(seed, b"derived secrets"), b"scb secret")
+    return derive(derive(seed, b"derived secrets"), name.encode())
 
 
 def seal(key: bytes, plaintext: bytes) -> bytes:
@@ -56,6 +65,38 @@ def unseal(key: bytes, blob: bytes) -> bytes:
     if tag != _TAG_MESSAGE:
         raise SealError("it opens, but it is not a single sealed message")
     return bytes(plaintext)
+
+
+class StreamSealer:
+    """Seals a stream; `header` goes before its pieces. libsodium itself draws it."""
+
+    def __init__(self, key: bytes) -> None:
+        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
+        self.header: bytes = bindings.crypto_secretstream_xchacha20poly1305_init_push(self._state, key)
+
+    def seal(self, piece: bytes, *, last: bool = False, bound: bytes | None = None) -> bytes:
+        """The next piece, PIECE_OVERHEAD bytes longer; `bound`: what it opens beside only."""
+        tag = _TAG_FINAL if last else _TAG_MESSAGE
+        sealed: bytes = bindings.crypto_secretstream_xchacha20poly1305_push(self._state, piece, bound, tag)
+        return sealed
+
+
+class StreamOpener:
+    """Opens what StreamSealer made, piece by piece."""
+
+    def __init__(self, key: bytes, header: bytes) -> None:
+        self._state = bindings.crypto_secretstream_xchacha20poly1305_state()
+        bindings.crypto_secretstream_xchacha20poly1305_init_pull(self._state, header, key)
+
+    def open(self, sealed: bytes, bound: bytes | None = None) -> tuple[bytes, bool]:
+        """The next piece, and whether it is the last. Raises SealError."""
+        if len(sealed) < PIECE_OVERHEAD:
+            raise SealError("a piece is cut")
+        try:
+            piece, tag = bindings.crypto_secretstream_xchacha20poly1305_pull(self._state, sealed, bound)
+        except (CryptoError, RuntimeError) as error:
+            raise SealError("a piece doesn't open with this key: not ours, or altered") from error
+        return bytes(piece), tag == _TAG_FINAL
 
 
 def first_bytes(key: bytes, blob: bytes, length: int) -> bytes:

@@ -22,6 +22,9 @@ QUOTA_FULL = "quota-full"
 FILE_FAILED, FILE_UNREADABLE = "file-failed", "file-unreadable"
 FILE_AHEAD, FILE_UNKNOWN = "file-ahead", "file-unknown-channels"
 ON_CHANGE_FAILED = "on-change-failed"
+# The snapshot of the database: there is no new one; it is newer than the database; its program.
+SNAPSHOT_FAILED, SNAPSHOT_AHEAD = "snapshot-failed", "snapshot-ahead"
+SNAPSHOT_ON_CHANGE_FAILED = "snapshot-on-change-failed"
 
 
 # All plugins start at once; the slow ones take a second or two.

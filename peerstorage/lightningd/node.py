@@ -18,10 +18,10 @@ from typing import Any
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import FormatError, PeerstorageError, StoreError
 from peerstorage.formats.scb import ChannelBackup, WireAddress
+from peerstorage.formats.sealing import SCB_SECRET
 from peerstorage.lightningd.connection import ask
 from peerstorage.lightningd.store import Key
 
-_SECRET_NAME = "scb secret"  # noqa: S105  the name, not the secret
 _NO_SUCH_KEY = 1200
 # Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
@@ -156,9 +156,16 @@ class Node:
 
     # What we ask of the node.
 
-    def secret(self) -> bytes:
-        """The key that seals static channel backups."""
-        return bytes.fromhex(self.call("makesecret", string=_SECRET_NAME)["secret"])
+    def secret(self, name: str = SCB_SECRET) -> bytes:
+        """The key that seals static channel backups, or another one by name."""
+        return bytes.fromhex(self.call("makesecret", string=name)["secret"])
+
+    def wallet(self) -> str | None:
+        """The option `wallet`: the database as scheme://place; None: it is not set."""
+        value = (
+            self.call("listconfigs", config="wallet").get("configs", {}).get("wallet", {}).get("value_str")
+        )
+        return None if value is None else str(value)
 
     def node_id(self) -> str:
         return str(self.call("getinfo")["id"])

@@ -23,6 +23,7 @@ MAX_REPLICAS = 1000
 MAX_CHECK_SECONDS = 300
 MAX_AUDIT_DAYS = 3650
 MAX_ARCHIVE = 100
+MAX_SNAPSHOT_HOURS = 8760
 # The built-in's own file, in the same format: each would overwrite the other's.
 _BUILTIN_FILE = "emergency.recover"
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -90,12 +91,17 @@ DECLARATIONS = (
         "",
         "Program that is run with the local copy's path after each change, for copies elsewhere; empty: none",
     ),
+    Declaration(
+        "peerstorage-snapshot",
+        "0",
+        "Hours between two sealed copies of lightningd's database beside the local copy; 0: none",
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Seconds and bytes, ready to use."""
+    """Seconds and bytes, ready to use; `snapshot` is in hours."""
 
     use: bool = True
     provide: str = "channels"
@@ -112,6 +118,7 @@ class Options:
     file_strategy: str = PERIODIC
     archive: int = 3
     on_change: str = ""
+    snapshot: int = 0
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
@@ -133,6 +140,7 @@ class Options:
             file_strategy=_choice("peerstorage-file-strategy", given, (PERIODIC, NEW_CHANNELS_ONLY)),
             archive=_integer("peerstorage-archive", given, 0, MAX_ARCHIVE, "versions"),
             on_change=_program("peerstorage-on-change", given),
+            snapshot=_integer("peerstorage-snapshot", given, 0, MAX_SNAPSHOT_HOURS, "hours"),
         )
 
 

@@ -22,8 +22,10 @@ from pyln.client import Plugin
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
+from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
+from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
@@ -94,7 +96,7 @@ class App:
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
-        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds])
+        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -125,6 +127,15 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
             ahead=self._file_is_ahead,
+        )
+        self.snapshots = Snapshots(
+            folder,
+            options,
+            self.node.secret(SECRET_NAME) if options.snapshot else b"",
+            node=self.node,
+            user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
         )
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
         self.todo = Todo(

@@ -322,6 +322,7 @@ def _status(app: App) -> dict[str, Any]:
         app.storage.metas.values(),
         app.local_file,
         app.options,
+        snapshots=app.snapshots,
         todo=app.todo.texts(),
         now=time.time(),
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import LocalFile
+from peerstorage.file.snapshots import Snapshots
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, StoredMeta
 from peerstorage.ours.peers import is_holder
@@ -32,6 +33,7 @@ def status(
     local_file: LocalFile,
     options: Options,
     *,
+    snapshots: Snapshots,
     todo: Sequence[str],
     now: float,
 ) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def status(
             "sent_last_hour_bytes": user.sender.bytes_last_hour,
         },
         "file": _file(local_file),
+        "snapshot": _snapshot(snapshots, now),
         "peers": rows,
         "holding": held,
         "stored_for_others": {
@@ -70,6 +73,20 @@ def _file(local_file: LocalFile) -> dict[str, Any] | None:
         "channels": len(local_file.backup.channel_ids) if local_file.backup else None,
         "written": time_text(local_file.backup.timestamp) if local_file.backup else None,
         "error": local_file.fault,
+    }
+
+
+def _snapshot(snapshots: Snapshots, now: float) -> dict[str, Any] | None:
+    """The newest sealed copy of the database; None: peerstorage-snapshot=0."""
+    if snapshots.path is None:
+        return None
+    newest = snapshots.newest
+    return {
+        "path": str(snapshots.path),
+        "taken": time_text(newest.taken) if newest else None,
+        "age_seconds": max(0, int(now) - newest.taken) if newest else None,
+        "bytes": snapshots.size if newest else None,
+        "error": snapshots.fault,
     }
 
 

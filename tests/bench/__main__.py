@@ -27,6 +27,7 @@ from tests.bench import (
     payments,
     placement,
     restore,
+    snapshot,
     stored,
     traffic,
 )
@@ -56,6 +57,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     limit,
     restore,
     payments,
+    snapshot,
     connect,
     bandwidth,
     gate,

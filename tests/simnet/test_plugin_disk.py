@@ -32,7 +32,7 @@ def files(node: Node) -> dict[str, bytes]:
 
 def test_nothing_of_a_channel_is_on_disk_in_plain(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
-        alice = net.node("alice", options=SETTLING | {"peerstorage-interval": "3600"})
+        alice = net.node("alice", options=SETTLING | {"peerstorage-write-delay": "3600"})
         bob = honest(net, "bob")
         channel = with_channel(net, alice, bob)
         wait_until_held([bob], alice, channel, still=True)

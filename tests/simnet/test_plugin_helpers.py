@@ -47,6 +47,7 @@ from peerstorage.file import on_change
 from peerstorage.recovery import restore
 from peerstorage.ours import user
 from peerstorage.file import local_file
+from peerstorage.file import snapshots
 from peerstorage.plugin import todo
 from peerstorage.lightningd import worker
 options.MIN_SETTLE_SECONDS = 0
@@ -62,6 +63,7 @@ if os.environ.get("SIMNET_HURRY"):
     user._IDLE_SHARE = 1.0  # on a busy machine a look takes a second, and the next would come in two minutes
     local_file._RETRY_SECONDS = local_file._RERUN_SECONDS = 0.5
     on_change._SECONDS = 1.0
+    snapshots._LOOK_SECONDS, snapshots._LONGEST_SECONDS, snapshots._RETRY_SECONDS = 0.3, 0.3, 0.3
 """
 
 

@@ -130,7 +130,8 @@ def test_flood_while_the_hook_is_held(tmp_path: Path) -> None:
         wait_for(connecting.done)
         assert mode(alice) == "normal"
         net.connect(alice, mallory)
-        assert mallory.received(PEER_STORAGE_RETRIEVAL) == [b"blob 999"]
+        # At the first connection it may have got what it had sent until then.
+        assert mallory.received(PEER_STORAGE_RETRIEVAL)[-1] == b"blob 999"
 
 
 def test_storm_of_strangers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import socket
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.cli import close, resume
+from peerstorage.cli.answers import UNSAFE
 from peerstorage.cli.main import main
 from peerstorage.formats import keys
 from peerstorage.formats.backup import encode
@@ -24,6 +26,7 @@ from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import StoredChannel
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.sealing import seal
+from peerstorage.formats.snapshot import SECRET_NAME, About, seal_snapshot
 from peerstorage.recovery.chain import Outpoint, Spend, Unspent
 from peerstorage.recovery.conversation import Limits, hear_all, tell
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
@@ -491,3 +494,41 @@ def test_a_peer_that_goes_away_meanwhile_is_not_told(world: World) -> None:
     outcomes = {one["peer_id"]: one["outcome"] for one in json.loads(out)["channels"]}
     assert outcomes == {world.peers[0].node_id: "closing", gone.node_id: "not told"}
     assert gone.received == []
+
+
+def sealed_in_place(path: Path, key: bytes) -> None:
+    """A snapshot with this database in it has its name."""
+    content = path.read_bytes()
+    path.write_bytes(b"".join(seal_snapshot(key, About(1, 2, len(content)), io.BytesIO(content))))
+
+
+def test_a_snapshot_is_taken_as_it_is(world: World, tmp_path: Path) -> None:
+    peer = world.peer("cln", 6, 9)
+    world.write()
+    plain = world.check()
+    sealed_in_place(world.database, keys.sealing_keys(SEED, SECRET_NAME)[0])
+    names = {path.name for path in tmp_path.iterdir()}
+    answer = world.check()
+    assert answer["channels"] == plain["channels"]
+    assert answer["code"] == plain["code"] == UNSAFE
+    code, out, _ = world.run("close", "--behind", "--yes")
+    assert code == 0, out
+    states = [peer.channels[channel.channel_id].state for channel in world.channels]
+    assert states == ["open", "closing"]
+    # Nothing of the database is left in plain.
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "says"), [("another key", 4, "doesn't open with this key"), ("cut", 3, "is damaged")]
+)
+def test_a_snapshot_that_does_not_open(world: World, what: str, code: int, says: str) -> None:
+    world.peer("cln", 6)
+    world.write()
+    key = SEALING_KEY if what == "another key" else keys.sealing_keys(SEED, SECRET_NAME)[0]
+    sealed_in_place(world.database, key)
+    if what == "cut":
+        world.database.write_bytes(world.database.read_bytes()[:-1])
+    result = world.run("check")
+    assert result[:2] == (code, "")
+    assert says in result[2]

@@ -39,6 +39,7 @@ PURE = {
         "opening",
         "scb",
         "sealing",
+        "snapshot",
         "textform",
         "words",
     },

@@ -48,6 +48,7 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-file", "/mnt/emergency.recover.copy", "file", "/mnt/emergency.recover.copy"),
     ("peerstorage-file-strategy", "periodic", "file_strategy", "periodic"),
     ("peerstorage-file-strategy", "new-channels-only", "file_strategy", "new-channels-only"),
+    ("peerstorage-snapshot", "24", "snapshot", 24),
     ("peerstorage-archive", "0", "archive", 0),
     ("peerstorage-archive", "100", "archive", 100),
     ("peerstorage-on-change", "", "on_change", ""),
@@ -82,6 +83,7 @@ BAD: list[tuple[str, list[str], str]] = [
         ["", "never", "Periodic"],
         "allowed are periodic, new-channels-only",
     ),
+    ("peerstorage-snapshot", ["", "-1", "8761", "1.5", "24h", "true"], "allowed are 0 to 8760 hours"),
     ("peerstorage-archive", ["", "-1", "101", "3.0", "all"], "allowed are 0 to 100 versions"),
     (
         "peerstorage-on-change",
