@@ -314,15 +314,6 @@ class Node:
         """Whether lightningd was told to connect to nobody."""
         return bool(self._config("offline").get("set", False))
 
-    def wallet(self) -> str | None:
-        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: not set."""
-        config = self.call("listconfigs", config="wallet").get("configs", {}).get("wallet")
-        if config is None:
-            return None
-        # sqlite3://PATH, or sqlite3://PATH:BACKUP
-        value = str(config["value_str"])
-        return value.removeprefix("sqlite3://").partition(":")[0] if value.startswith("sqlite3://") else value
-
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")
 

@@ -61,8 +61,8 @@ DECLARATIONS = (
     Declaration(
         "peerstorage-guard",
         "warn",
-        "When peers prove that our database is an old copy: warn, halt (keep out those whose channels went further), "
-        "check (ask all at each start before lightningd does) or off",
+        "When peers prove that our database is an old copy: warn, halt (keep out those whose channels went "
+        "further), check (halt, and peers are asked before lightningd starts with them) or off",
     ),
     Declaration(
         "peerstorage-check-seconds",

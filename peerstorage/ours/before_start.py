@@ -28,6 +28,7 @@ from peerstorage.recovery.survey import Survey, check_seed, survey
 # lightningd's start waits for it: no peer that answers needs longer for the next message.
 _LIMITS = Limits(connect=5, handshake=5, quiet=1)
 _AT_ONCE = 150
+_SQLITE, _DATABASE = "sqlite3://", "lightningd.sqlite3"
 _CURRENT = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.CLOSING))
 
 
@@ -35,15 +36,23 @@ _CURRENT = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.CLOSING))
 class Answers:
     """What peers said of the channels in the database, by node_id in hex.
 
-    `current`: peers all of whose channels are where the database has them, by their word; `claims`: the channels of
-    a peer that went further, by its word; `proved`: channels that went further, proved by their peers; `copies`: the
-    sealed backups that were returned.
+    `asked`: how many peers; `current`: peers all of whose channels are where the database has them, by their word; `claims`: the channels
+    of a peer that went further, by its word; `proved`: channels that went further, proved by their peers;
+    `copies`: the sealed backups that were returned.
     """
 
+    asked: int = 0
     current: frozenset[str] = frozenset()
     claims: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
     proved: frozenset[bytes] = frozenset()
     copies: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{len(self.current)} of {self.asked} peer(s) said that their channels are where the database has them; "
+            f"{len(self.proved)} channel(s) are proved to have gone further, {len(self.claims)} peer(s) claim it"
+        )
 
 
 def concluded(result: Survey, heard: Mapping[str, Heard]) -> Answers:
@@ -55,6 +64,7 @@ def concluded(result: Survey, heard: Mapping[str, Heard]) -> Answers:
             claims.setdefault(row.channel.node_id.hex(), set()).add(row.channel.channel_id)
     others = {row.channel.node_id.hex() for row in result.rows if row.verdict not in _CURRENT}
     return Answers(
+        asked=len(heard),
         current=frozenset(row.channel.node_id.hex() for row in result.of(Verdict.CURRENT, Verdict.IN_FLIGHT))
         - others,
         claims={peer_id: frozenset(channel_ids) for peer_id, channel_ids in claims.items()},
@@ -69,7 +79,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
     Raises PeerstorageError where the key or the database can't be had.
     """
     seed = _seed(folder / "hsm_secret")
-    database = read_running(node.wallet() or str(folder / "lightningd.sqlite3"))
+    database = read_running(_place(node.wallet(), folder))
     check_seed(database, seed)
     if node.is_offline():
         return Answers()
@@ -90,6 +100,15 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
         within=seconds,
     )
     return concluded(survey(database, seed, heard, {}), heard)
+
+
+def _place(wallet: str | None, folder: Path) -> str:
+    """Of the database, by lightningd's option `wallet`: sqlite3://PATH, sqlite3://PATH:COPY or postgres://…"""
+    if wallet is None:
+        return str(folder / _DATABASE)
+    if not wallet.startswith(_SQLITE):
+        return wallet
+    return str(folder / wallet.removeprefix(_SQLITE).partition(":")[0])
 
 
 def _seed(path: Path) -> bytes:

@@ -243,18 +243,12 @@ class User:
         self.entrance.current, self.entrance.claims = answers.current, answers.claims
         for peer_id, blob in answers.copies.items():
             returned = retrieval.read(self._key, blob)
-            judgement = None if returned.backup is None else self._judge(returned.backup)
-            if returned.backup is not None and judgement is not None and judgement.verdict is Verdict.LOST:
-                assert returned.plaintext is not None  # noqa: S101  else nothing could be read
-                self.strangers.keep(peer_id, returned.plaintext, returned.backup)
+            if returned.backup and (judgement := self._judge(returned.backup)).verdict is Verdict.LOST:
+                self.strangers.keep(peer_id, returned.plaintext or b"", returned.backup)
                 self._heed(peer_id, returned.backup, judgement)
         if answers.proved:
             self._turn(0, Judgement(Verdict.LOST, frozenset(), answers.proved, old=True))
-            named = ", ".join(sorted(channel_id.hex() for channel_id in answers.proved))
-            self._log(
-                "warn",
-                f"RECOVERING: their peers prove that channel(s) {named} went further than this database",
-            )
+            self._log("warn", "RECOVERING: peers prove that their channels went further than this database")
         self.entrance.update()
 
     def file_is_ahead(self, backup: Backup) -> None:
@@ -403,4 +397,3 @@ class User:
         self._end_recovery(guard.resumed(self.ledger.state))
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()
-        self.sessions.structure_changed()

@@ -20,13 +20,13 @@ from typing import Any
 from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
-from peerstorage.errors import FormatError, MessageError, PeerstorageError
+from peerstorage.errors import NOTHING_TO_SEND, FormatError, MessageError, PeerstorageError, UsageError
 from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
-from peerstorage.lightningd.alerts import TOPIC, Alerts
+from peerstorage.lightningd.alerts import NOT_CHECKED, TOPIC, WARNING, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
@@ -45,7 +45,6 @@ _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
 # Of these, for the local file and the operator's program.
 _FILE_SECONDS = 15.0
-_AS_HALT = "peerstorage-guard=check does what halt does this time"
 
 
 class App:
@@ -149,15 +148,17 @@ class App:
 
     def _ask_before_start(self, configuration: dict[str, Any]) -> None:
         """lightningd waits for our answer to its init before it connects or listens."""
-        if not configuration.get("startup", True):
-            self._log("warn", f"{_AS_HALT}: lightningd runs and talks to its peers already")
-            return
         try:
+            if not configuration.get("startup", True):
+                raise UsageError(NOTHING_TO_SEND, "lightningd runs and talks to its peers already")
+            begun = time.monotonic()
             answers = ask_peers(self.node, Path(configuration["lightning-dir"]), self.options.check_seconds)
         except PeerstorageError as error:
-            self._log("warn", f"{_AS_HALT}: {error}")
-            return
-        self.user.asked_before_start(answers)
+            told = f"peerstorage-guard=check does what halt does until the next start: {error}"
+            self.alerts.raise_(NOT_CHECKED, None, WARNING, told)
+        else:
+            self.user.asked_before_start(answers)
+            self._log("info", f"before the start {answers.summary}, in {time.monotonic() - begun:.1f} s")
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):

@@ -52,7 +52,7 @@ class Case:
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         old_node = SimpleNamespace(sign="")
-        entrance = SimpleNamespace(fresh=False, halted=False)
+        entrance = SimpleNamespace(fresh=False, halted=False, claims={})
         return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
@@ -156,7 +156,19 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert "are let in" in case.todo.texts()[0]
     case.user.entrance.halted = True
-    assert "are refused" in case.todo.texts()[0]
+    assert "Peers with channels are refused" in case.todo.texts()[0]
+    case.user.ledger.state = State(old=True, ahead=CHANNEL.channel_id.hex())
+    (text,) = [one for one in case.todo.texts() if one.startswith("OLD DATABASE")]
+    assert f"Gone further: channel(s) {CHANNEL.channel_id.hex()}. Their peers are refused" in text
+    # The way out, in order.
+    steps = (
+        "Stop lightningd",
+        "check DATABASE",
+        "close DATABASE --behind",
+        "Start lightningd",
+        "docs/resume.md",
+    )
+    assert [text.index(step) for step in steps] == sorted(text.index(step) for step in steps)
     case.user.recovering = False
     case.user.old_node.sign = ""
     assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
