@@ -36,9 +36,9 @@ _CURRENT = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.CLOSING))
 class Answers:
     """What peers said of the channels in the database, by node_id in hex.
 
-    `asked`: how many peers; `current`: peers all of whose channels are where the database has them, by their word; `claims`: the channels
-    of a peer that went further, by its word; `proved`: channels that went further, proved by their peers;
-    `copies`: the sealed backups that were returned.
+    `asked`: how many peers; `current`: those all of whose channels are where the database has them, by their word;
+    `claims`: the channels of a peer that went further, by its word; `proved`: channels that went further, proved
+    by their peers; `copies`: the sealed backups that were returned.
     """
 
     asked: int = 0
@@ -50,7 +50,7 @@ class Answers:
     @property
     def summary(self) -> str:
         return (
-            f"{len(self.current)} of {self.asked} peer(s) said that their channels are where the database has them; "
+            f"{len(self.current)} of {self.asked} peer(s) said that the database has their channels as they are; "
             f"{len(self.proved)} channel(s) are proved to have gone further, {len(self.claims)} peer(s) claim it"
         )
 
