@@ -7,19 +7,25 @@ Rules:
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from peerstorage.cli import show
 from peerstorage.errors import (
     INVALID_PARAMS,
+    SOURCE_UNREADABLE,
     STILL_ALIVE,
     PeerstorageError,
     SealError,
     SecretError,
     UsageError,
 )
+
+# Adds a command by its name and what it does.
+Command = Callable[[str, str], argparse.ArgumentParser]
 
 FINE, INCOMPLETE, USAGE, UNREADABLE, WRONG_KEY, UNSAFE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -53,3 +59,15 @@ def agreed(question: str) -> bool:
     sys.stdout.flush()
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def write_new(name: str, content: bytes) -> None:
+    """A new file that only its owner can read, safe on the disk. Raises UsageError; none is ever overwritten."""
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise UsageError(SOURCE_UNREADABLE, f"{name} can't be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""close: has peers close the channels that moved on since a copy of the database, and no others.
+"""close --behind: has peers close the channels that moved on since a copy of the database, and no others.
 
 Rules:
 - Only what was behind by two hearings of this run is told, and only that.
@@ -15,41 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_lines, say
 from peerstorage.cli.inputs import Inputs
-from peerstorage.cli.onchain import Command
-from peerstorage.cli.resume import CODES, Resume, add_options, prepare
+from peerstorage.cli.resume import CODES, Resume, prepare
 from peerstorage.cli.show import Object
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, UsageError
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Told, tell
 from peerstorage.recovery.conversation import Outcome as Close
-from peerstorage.recovery.old_node import OldNode, earliest, moved
+from peerstorage.recovery.old_node import moved, newer_copy
 from peerstorage.recovery.survey import Row, Survey
 
 _TOLD_AT_ONCE = 20
 # A living node comes back to its peer within seconds, once our connection has taken the place of its own.
-_LISTEN_AGAIN_AFTER = 15
+LISTEN_AGAIN_AFTER = 15
 _CLOSABLE = (Verdict.BEHIND, Verdict.CONTRADICTED)
 
 
-def add_command(command: Command) -> None:
-    text = "Has peers close the channels that moved on since a copy of the database, and no others."
-    parser = command("close", text)
-    add_options(parser)
-    parser.add_argument(
-        "--behind", action="store_true", required=True, help="close what is behind, and nothing else"
-    )
-    parser.add_argument(
-        "--channel", action="append", default=[], metavar="ID", help="of those only this; may be given again"
-    )
-    parser.add_argument(
-        "--alone",
-        action="store_true",
-        help="you know that no node with this key is alive: that a peer hangs up is no sign of one",
-    )
-    parser.add_argument("--yes", action="store_true", help="don't ask")
-
-
-def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
+def run_close_behind(arguments: argparse.Namespace, inputs: Inputs) -> int:
     resume = prepare(arguments, inputs)
     heard = resume.hear()
     result = resume.survey(heard)
@@ -61,12 +42,12 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     if not arguments.yes and not agreed("Have them closed, for good?"):
         say(["nothing was closed"])
         return INCOMPLETE
-    say([f"listening once more in {_LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
+    say([f"listening once more in {LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
     begun = int(time.time())
-    time.sleep(_LISTEN_AGAIN_AFTER)
+    time.sleep(LISTEN_AGAIN_AFTER)
     again = resume.hear()
     second = resume.survey(again)
-    sign = moved(heard, again) or _newer_copy(result, second, begun)
+    sign = moved(heard, again) or newer_copy(result.copies, second.copies, begun)
     if not sign and not arguments.alone:
         sign = second.sign_of_life or result.sign_of_life
     if sign:
@@ -114,16 +95,6 @@ def _plan(rows: Sequence[Row], result: Survey) -> list[str]:
     ]
 
 
-def _newer_copy(first: Survey, second: Survey, now: int) -> str:
-    """Whether a peer got a newer copy between the hearings."""
-    known = {copy.name: copy.backup.timestamp for copy in first.copies}
-    old_node = OldNode(known, 0)
-    after = earliest(now, max(known.values(), default=0))
-    for copy in second.copies:
-        old_node.returned(copy.name, copy.backup.timestamp, 0, after=after)
-    return old_node.sign
-
-
 def _tell_all(resume: Resume, rows: Sequence[Row], heard: Mapping[str, Heard]) -> dict[str, Told]:
     """By node_id what came of it, for each peer that was heard."""
     channels: dict[str, list[bytes]] = {}
@@ -169,7 +140,8 @@ def _text(answer: Object) -> list[str]:
     height = answer["height"]
     until = "two blocks from now" if height is None else f"block {height + 2}"
     lines.append(
-        f"{answer['closing']} of {len(answer['channels'])} closing. Wait until these closes are in a block, "
-        f"{until} at the earliest; then run check once more, and start lightningd when it says so"
+        f"{answer['closing']} of {len(answer['channels'])} closing. Wait until these closes are in a block: "
+        f"{until} at the earliest, six where a peer runs LND (docs/resume.md). Then run check once more, and "
+        "start lightningd when it says so"
     )
     return lines

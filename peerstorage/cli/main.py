@@ -1,5 +1,5 @@
-"""The commands: inspect, verify, recover, restore-plan, convert, open-snapshot. None needs lightningd, none
-changes a file that is there.
+"""The commands: inspect, verify, recover, restore-plan and convert here, the others in modules of their own. None
+needs lightningd, none changes a file that is there.
 
 Rules:
 - Standard output carries the answer and nothing else; what is said to the operator goes to standard error.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import close, onchain, resume, show, snapshot
+from peerstorage.cli import onchain, peers, resume, show, snapshot
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m peerstorage",
-        description="Channel backups without lightningd: what is in them, and what recoverchannel needs.",
+        description="Channel backups without lightningd: what is in them, and the way from them to the money.",
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -165,9 +165,9 @@ def _parser() -> argparse.ArgumentParser:
         keyed=True,
     )
     _add_convert(command("convert", "Turns a Greenlight signer backup into recoverchannel's input."))
+    peers.add_commands(command)
     onchain.add_commands(command)
     resume.add_command(command)
-    close.add_command(command)
     snapshot.add_command(command)
     return parser
 
@@ -186,9 +186,9 @@ def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
     alone = {
         "convert": _convert,
+        **peers.COMMANDS,
         **onchain.COMMANDS,
         "check": resume.run_check,
-        "close": close.run_close,
         "open-snapshot": snapshot.run_open,
     }
     if arguments.command in alone:

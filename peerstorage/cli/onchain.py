@@ -8,16 +8,14 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from peerstorage.cli import show
-from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_lines, say
+from peerstorage.cli.answers import FINE, INCOMPLETE, Command, agreed, print_json, print_lines, say, write_new
 from peerstorage.cli.inputs import Inputs
 from peerstorage.cli.seeded import Given, add_source_options, given
-from peerstorage.errors import SOURCE_UNREADABLE, UsageError
 from peerstorage.recovery import descriptors as described
 from peerstorage.recovery.bitcoind import Bitcoind
 from peerstorage.recovery.chain import Chain
@@ -32,7 +30,6 @@ from peerstorage.recovery.sweep import (
     sweep,
 )
 
-Command = Callable[[str, str], argparse.ArgumentParser]
 _WALLET = "rescue"
 
 
@@ -60,12 +57,7 @@ def add_commands(command: Command) -> None:
     )
     one.add_argument("--yes", action="store_true", help="send without asking")
     add_chain_options(one, required=True)
-    one.add_argument(
-        "--since",
-        metavar="HEIGHT",
-        type=int,
-        help=f"with --bitcoind: the block from which on closes are looked for; default: the last {DEFAULT_BLOCKS}",
-    )
+    add_since_option(one)
 
 
 def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -81,6 +73,15 @@ def add_chain_options(parser: argparse.ArgumentParser, *, required: bool) -> Non
         "--esplora",
         metavar="URL",
         help="an Esplora server, such as https://blockstream.info/api. It learns which channels were yours",
+    )
+
+
+def add_since_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        metavar="HEIGHT",
+        type=int,
+        help=f"with --bitcoind: the block from which on closes are looked for; default: the last {DEFAULT_BLOCKS}",
     )
 
 
@@ -122,7 +123,7 @@ def run_descriptors(arguments: argparse.Namespace, inputs: Inputs) -> int:
     ]
     timestamp = described.since(all_given.timestamps)
     if arguments.out is not None:
-        _write_new(arguments.out, described.requests(private, timestamp) + "\n")
+        write_new(arguments.out, (described.requests(private, timestamp) + "\n").encode())
         say(
             [
                 f"{arguments.out} holds private keys of {len(private)} channel(s): whoever reads it has the money"
@@ -182,18 +183,6 @@ def _commands(file: str, network: str, missing: bool) -> list[str]:
     ]
 
 
-def _write_new(name: str, text: str) -> None:
-    """A new file that only its owner can read, safe on the disk."""
-    try:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        raise UsageError(SOURCE_UNREADABLE, f"{name} can't be written: {error.strerror}") from error
-
-
 def run_sweep(arguments: argparse.Namespace, inputs: Inputs) -> int:
     chain = chain_of(arguments)
     assert chain is not None  # noqa: S101  argparse sees to it
@@ -201,11 +190,11 @@ def run_sweep(arguments: argparse.Namespace, inputs: Inputs) -> int:
     all_given = given(arguments, inputs)
     found = fates_of(arguments, chain, all_given)
     height = chain.height
-    rows = [_fate(fate, height) for fate in found]
+    rows = [fate_row(fate, height) for fate in found]
     claims = [claim for fate in found for claim in fate.ready]
     result = sweep(claims, script, arguments.feerate) if claims else None
     if not arguments.json:
-        print_lines(line for row in rows for line in _fate_lines(row))
+        print_lines(line for row in rows for line in fate_lines(row))
         print_lines(_sweep_lines(result, arguments.to, arguments.feerate))
     sent = None
     if result is not None and not arguments.psbt:
@@ -221,7 +210,7 @@ def run_sweep(arguments: argparse.Namespace, inputs: Inputs) -> int:
     return all_given.worst(FINE if all(row["done"] for row in rows) else INCOMPLETE)
 
 
-def _fate(fate: Fate, height: int) -> show.Object:
+def fate_row(fate: Fate, height: int) -> show.Object:
     """A channel's row. `done`: nothing of ours is left that this can't sweep now."""
     closed = fate.closing
     outputs = [
@@ -281,7 +270,7 @@ def _output_state(one: Output, height: int) -> str:
     return f"waits for {one.waits} block(s), until height {height + one.waits}"
 
 
-def _fate_lines(row: show.Object) -> list[str]:
+def fate_lines(row: show.Object) -> list[str]:
     number = "" if row["commitment"] is None else f", commitment {row['commitment']}"
     where = "in no block yet" if row["height"] is None else f"in block {row['height']}"
     by = [] if row["closed_by"] is None else [f"  by {row['closed_by']}, {where}{number}"]

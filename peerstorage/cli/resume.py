@@ -19,9 +19,10 @@ from pathlib import Path
 
 from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
-from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, print_json, print_lines
+from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
-from peerstorage.cli.onchain import Command, add_chain_options, chain_of
+from peerstorage.cli.onchain import add_chain_options, chain_of
+from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
@@ -59,10 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NODE_ID@HOST:PORT",
         help="where a peer is, beside where the database has it; may be given again",
     )
-    parser.add_argument(
-        "--proxy", metavar="HOST:PORT", help="SOCKS5, such as Tor's, for .onion addresses; see --always-proxy"
-    )
-    parser.add_argument("--always-proxy", action="store_true", help="every connection goes by --proxy")
+    add_proxy_options(parser)
     add_chain_options(parser, required=False)
 
 
@@ -170,7 +168,7 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
             given.setdefault(endpoint.node_id, []).append(endpoint)
     except FormatError as error:
         raise UsageError(INVALID_PARAMS, f"--peer: {error}") from error
-    proxy = _proxy(arguments)
+    proxy = proxy_of(arguments)
     if not is_url(arguments.database):
         if arguments.hsm_secret is None and not arguments.mnemonic:
             arguments.hsm_secret = str(Path(arguments.database).with_name("hsm_secret"))
@@ -199,17 +197,6 @@ def _read(source: str, seed: bytes) -> Database:
         opened = Path(folder) / "database"
         open_snapshot_file(Path(source), keys.sealing_keys(seed, SECRET_NAME), opened)
         return read_database(str(opened))
-
-
-def _proxy(arguments: argparse.Namespace) -> Proxy | None:
-    if arguments.proxy is None:
-        if arguments.always_proxy:
-            raise UsageError(INVALID_PARAMS, "--always-proxy goes with --proxy")
-        return None
-    host, _, port = arguments.proxy.rpartition(":")
-    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) <= 0xFFFF:
-        raise UsageError(INVALID_PARAMS, f"--proxy {arguments.proxy}: it needs HOST:PORT")
-    return Proxy(host.removeprefix("[").removesuffix("]"), int(port), arguments.always_proxy)
 
 
 def _refuse_running(folder: Path) -> None:

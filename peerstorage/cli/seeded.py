@@ -14,10 +14,11 @@ from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
+from peerstorage.recovery.database_source import is_database, is_url, read_entries
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "
-    "the backup in hex or as clnemerg1…"
+    "the backup in hex or as clnemerg1…; or lightningd's database, a file or postgres://…"
 )
 
 
@@ -40,9 +41,10 @@ class Given:
         return max(code, *(exit_code(error) for error in self.failures.values()), 0)
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
+def add_source_options(parser: argparse.ArgumentParser, beside: str | None = None) -> None:
+    """`beside`: see add_key_options."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=_SOURCES)
-    add_key_options(parser, seed_only=True)
+    add_key_options(parser, seed_only=True, beside=beside)
 
 
 def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:
@@ -52,19 +54,30 @@ def given(arguments: argparse.Namespace, inputs: Inputs) -> Given:
     """
     secret = inputs.secret(arguments)
     assert secret.seed is not None  # noqa: S101  of these options each gives one
+    sources, failures = open_all(secret, inputs, arguments.sources)
+    return Given(secret, secret.seed, sources, failures, keyed_channels(sources, secret.seed))
+
+
+def open_all(
+    secret: Secret, inputs: Inputs, names: Sequence[str]
+) -> tuple[list[Source], dict[str, PeerstorageError]]:
+    """The sources that open, and by name why the others don't; what is wrong is said."""
     sources: list[Source] = []
     failures: dict[str, PeerstorageError] = {}
-    for argument in arguments.sources:
-        name = label(argument)
+    for argument in names:
+        name = "the database" if is_url(argument) else label(argument)
         try:
-            sources.append(_open(secret, name, inputs.source(argument)))
+            if is_database(argument):
+                sources.append(Source(name, read_entries(argument)))
+            else:
+                sources.append(_open(secret, name, inputs.source(argument)))
         except PeerstorageError as error:
             failures[name] = error
     say(f"{name}: {error}" for name, error in failures.items())
     say(f"{fault.name}: {fault.reason}" for source in sources for fault in source.rejected)
     if secret.node_id and any(exit_code(error) == WRONG_KEY for error in failures.values()):
         say([f"the key is that of node {secret.node_id.hex()}: if that isn't your node, it is the wrong key"])
-    return Given(secret, secret.seed, sources, failures, keyed_channels(sources, secret.seed))
+    return sources, failures
 
 
 def _open(secret: Secret, name: str, blob: bytes) -> Source:

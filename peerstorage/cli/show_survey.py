@@ -31,6 +31,7 @@ def survey(name: str, database: Database, result: Survey, everybody: Mapping[str
         "database": name,
         "node_id": database.node_id.hex(),
         "height": database.height,
+        "data_version": database.data_version,
         "outcome": result.outcome.value,
         "conclusion": result.sentence,
         "channels": [_channel(row) for row in _sorted(result.rows)],
@@ -98,7 +99,8 @@ def _peer(node_id: str, heard: Heard) -> Object:
 def survey_text(answer: Object) -> list[str]:
     """A table with a line for each channel, and below it the reasons of those that don't just go on."""
     lines = [
-        f"database of node {answer['node_id']}, at block {answer['height']}, {len(answer['channels'])} channel(s)",
+        f"database of node {answer['node_id']}, at block {answer['height']}, change {answer['data_version']}, "
+        f"{len(answer['channels'])} channel(s)",
         "",
     ]
     for one in answer["channels"]:

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from peerstorage.cli import show
-from peerstorage.cli.answers import FINE, print_json, print_lines, say
+from peerstorage.cli.answers import FINE, Command, print_json, print_lines, say
 from peerstorage.cli.inputs import Inputs, add_key_options
-from peerstorage.cli.onchain import Command
 from peerstorage.errors import SOURCE_UNREADABLE, UsageError
 from peerstorage.recovery.snapshot_file import open_snapshot_file
 

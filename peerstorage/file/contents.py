@@ -22,7 +22,8 @@ from peerstorage.lightningd.options import NEW_CHANNELS_ONLY
 @dataclass(frozen=True, slots=True)
 class Live:
     """What this node knows. `timestamp`: at least this for the next file; `since`, `acknowledged`: see State;
-    `unlisted`: ids of channels that lightningd has but leaves out, so that what is known of them may be old."""
+    `unlisted`: ids of channels that lightningd has but leaves out, so that what is known of them may be old;
+    `unfunded`: of those that only a peer says are channels. lightningd forgets them without a word."""
 
     channels: tuple[ChannelBackup, ...]
     timestamp: int
@@ -30,6 +31,7 @@ class Live:
     acknowledged: int = 0
     directory: tuple[Contact, ...] = ()
     unlisted: frozenset[bytes] = frozenset()
+    unfunded: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
     unknown, ahead = set(), set()
     for entry in different:
         if entry.channel_id not in most:
-            if entry.channel_id in closed:
+            if entry.channel_id in closed or entry.channel_id in live.unfunded:
                 continue
             unknown.add(entry.channel_id)
         elif entry.revocations > most[entry.channel_id] and entry.channel_id not in closed:

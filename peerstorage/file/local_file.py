@@ -36,6 +36,7 @@ from peerstorage.lightningd.alerts import (
     WARNING,
     Alerts,
 )
+from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import NEW_CHANNELS_ONLY, Options
@@ -128,6 +129,7 @@ class LocalFile:
             ledger.state.acknowledged,
             tuple(self._user.placement.directory),
             frozenset(ledger.unlisted),
+            frozenset(entry.channel_id for entry in ledger.unfunded),
         )
         self._marks, self._handed_at = ledger.marks, now
         self._attempts.put(live)
@@ -233,7 +235,7 @@ class LocalFile:
         closed = self._node.closed_channel_ids() if unaccounted(old, live.channels) else set()
         following = follow(old, live, closed)
         if following.ahead:
-            following = follow(old, live, self._node.ended_channel_ids())
+            following = follow(old, live, ended_channel_ids(self._node))
         replaced = old if self.path.exists() else None
         changed = is_worth_writing(replaced, following, live, self._options.file_strategy)
         if changed:

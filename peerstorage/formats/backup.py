@@ -41,6 +41,7 @@ CONTAINER_HEADER = 2 + 8 + 4 + 2
 FIXED_LENGTH = CONTAINER_HEADER + len(MAGIC) + (2 + _SUMMARY_LENGTH) + 2
 SHORTEST_BLOB = OVERHEAD + FIXED_LENGTH
 SMALLEST_BUCKET = 512
+SMALLEST_PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +157,16 @@ def fingerprints(channels: Sequence[ChannelBackup]) -> tuple[bytes, bytes]:
 def encode(
     timestamp: int,
     entries: Sequence[ChannelBackup],
-    summary: Summary,
+    summary: Summary | None,
     length: int | None = None,
     directory: Sequence[Contact] = (),
     *,
     facts: NodeFacts = NOTHING,
 ) -> bytes:
-    """The plaintext of a backup, padded to `length` bytes; None: not padded."""
+    """The plaintext of a backup, padded to `length` bytes; None: not padded.
+
+    `summary`: None where nobody knows how many channels there are, as in what was gathered of the built-in's.
+    """
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"{len(entries)} entries: the container counts up to {MAX_ENTRIES}")
     container = b"".join(
@@ -174,7 +178,7 @@ def encode(
             *(entry.to_bytes() for entry in entries),
         )
     )
-    records = [(_SUMMARY, summary.to_bytes())]
+    records = [] if summary is None else [(_SUMMARY, summary.to_bytes())]
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)

@@ -160,9 +160,9 @@ class Database:
         return _NETWORKS.get(text, text)
 
 
-def check_columns(table: str, found: Collection[str]) -> None:
+def check_columns(table: str, wanted: Sequence[str], found: Collection[str]) -> None:
     """Raises FormatError unless a table has what is read of it; `found`: its columns."""
-    missing = [column for column in COLUMNS[table] if column not in found]
+    missing = [column for column in wanted if column not in found]
     if missing:
         raise FormatError(
             f"table {table} has no column {', '.join(missing)}: a lightningd wrote this that is older than "
@@ -172,19 +172,19 @@ def check_columns(table: str, found: Collection[str]) -> None:
 
 def parse(tables: Mapping[str, Sequence[Row]]) -> Database:
     """The database from the rows of its tables, those of COLUMNS. Raises FormatError."""
-    variables = {_Cells("vars", row).text("name"): row for row in tables["vars"]}
+    variables = {Cells("vars", row).text("name"): row for row in tables["vars"]}
     missing = [name for name in ("node_id", "genesis_hash") if name not in variables]
     if missing:
         raise FormatError(
             f"table vars has no {' and no '.join(missing)}: lightningd has never run on this database"
         )
     peers, addresses = _peers(tables["peers"])
-    shachains = {_Cells("shachains", row).uint("id"): row for row in tables["shachains"]}
+    shachains = {Cells("shachains", row).uint("id"): row for row in tables["shachains"]}
     htlcs, inflights = _grouped("channel_htlcs", tables), _grouped("channel_funding_inflights", tables)
     channels: list[StoredChannel] = []
     closed: set[bytes] = set()
     for row in tables["channels"]:
-        cells = _Cells("channels", row)
+        cells = Cells("channels", row)
         if _state(cells) is State.CLOSED:
             if row["full_channel_id"] is not None:  # it was closed before there were any
                 closed.add(cells.blob("full_channel_id", CHANNEL_ID_LENGTH))
@@ -193,8 +193,8 @@ def parse(tables: Mapping[str, Sequence[Row]]) -> Database:
         ):  # nothing is signed yet, and it isn't loaded at a start
             channels.append(_channel(cells, peers, shachains, htlcs, inflights))
     return Database(
-        node_id=_Cells("vars", variables["node_id"]).blob("blobval", NODE_ID_LENGTH),
-        genesis_hash=_Cells("vars", variables["genesis_hash"]).blob("blobval", _TXID_LENGTH),
+        node_id=Cells("vars", variables["node_id"]).blob("blobval", NODE_ID_LENGTH),
+        genesis_hash=Cells("vars", variables["genesis_hash"]).blob("blobval", _TXID_LENGTH),
         height=_variable(variables, "last_processed_block"),
         data_version=_variable(variables, "data_version"),
         channels=tuple(sorted(channels, key=lambda channel: channel.database_id)),
@@ -203,7 +203,7 @@ def parse(tables: Mapping[str, Sequence[Row]]) -> Database:
     )
 
 
-class _Cells:
+class Cells:
     """One row, its values checked as they are read."""
 
     def __init__(self, table: str, row: Row) -> None:
@@ -233,14 +233,14 @@ class _Cells:
 
 def _variable(variables: Mapping[str, Row], name: str) -> int:
     """A counter of the table vars; 0 where it was never written."""
-    return _Cells("vars", variables[name]).uint("intval") if name in variables else 0
+    return Cells("vars", variables[name]).uint("intval") if name in variables else 0
 
 
-def _grouped(name: str, tables: Mapping[str, Sequence[Row]]) -> Mapping[int, list[_Cells]]:
+def _grouped(name: str, tables: Mapping[str, Sequence[Row]]) -> Mapping[int, list[Cells]]:
     """The rows of a table by the database id of their channel."""
-    groups: dict[int, list[_Cells]] = {}
+    groups: dict[int, list[Cells]] = {}
     for row in tables[name]:
-        cells = _Cells(name, row)
+        cells = Cells(name, row)
         groups.setdefault(cells.uint("channel_id"), []).append(cells)
     return groups
 
@@ -250,7 +250,7 @@ def _peers(rows: Sequence[Row]) -> tuple[dict[int, bytes], dict[bytes, tuple[str
     node_ids: dict[int, bytes] = {}
     addresses: dict[bytes, tuple[str, ...]] = {}
     for row in rows:
-        cells = _Cells("peers", row)
+        cells = Cells("peers", row)
         if row["node_id"] is None:  # a remnant; lightningd skips it too
             continue
         node_id = node_ids[cells.uint("id")] = cells.blob("node_id", NODE_ID_LENGTH)
@@ -275,7 +275,7 @@ def _address(value: object) -> str | None:
     return None
 
 
-def _state(cells: _Cells) -> State:
+def _state(cells: Cells) -> State:
     number = cells.uint("state")
     try:
         return State(number)
@@ -284,11 +284,11 @@ def _state(cells: _Cells) -> State:
 
 
 def _channel(
-    cells: _Cells,
+    cells: Cells,
     peers: Mapping[int, bytes],
     shachains: Mapping[int, Row],
-    htlcs: Mapping[int, list[_Cells]],
-    inflights: Mapping[int, list[_Cells]],
+    htlcs: Mapping[int, list[Cells]],
+    inflights: Mapping[int, list[Cells]],
 ) -> StoredChannel:
     database_id = cells.uint("id")
     peer = peers.get(cells.uint("peer_id"))
@@ -307,7 +307,7 @@ def _channel(
         next_index_remote=cells.uint("next_index_remote", MAX_SHACHAIN_INDEX + 1),
         revocations=MAX_SHACHAIN_INDEX
         + 1
-        - _Cells("shachains", shachain).uint("min_index", MAX_SHACHAIN_INDEX + 1),
+        - Cells("shachains", shachain).uint("min_index", MAX_SHACHAIN_INDEX + 1),
         funding_txid=cells.blob("funding_tx_id", _TXID_LENGTH),
         funding_vout=cells.uint("funding_tx_outnum", 0xFFFF),
         funding_sats=cells.uint("funding_satoshi", MAX_SATS),

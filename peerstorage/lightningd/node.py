@@ -17,6 +17,7 @@ from typing import Any
 
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import FormatError, PeerstorageError, StoreError
+from peerstorage.formats.facts import CHAIN_HASHES
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import SCB_SECRET
 from peerstorage.lightningd.connection import ask
@@ -26,8 +27,6 @@ _NO_SUCH_KEY = 1200
 # Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
 _NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
-# A block has the close, and lightningd knows whose it is, or is finding out.
-_SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED"}
 BUILTIN = "chanbackup"
 # lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
 # own, and what we still have to say may be older.
@@ -38,6 +37,12 @@ _UPDATED = "Updating hooks for peer_connected"
 CALL_SECONDS = 60.0
 # A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
 _PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
+# Without a block nobody gets there, but in CHANNELD_NORMAL whom we trust (zero-conf).
+_IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
+# What tells whether a channel is proven.
+_PROOF = ("channel_id", "state", "short_channel_id", "opener")
+# Of more peers than these all channels are listed at once.
+_FEW_PEERS = 20
 # The short_channel_id of every channel that recoverchannel makes.
 _STUB = "1x1x1"
 
@@ -49,6 +54,12 @@ class NodeError(PeerstorageError):
         super().__init__(f"{method}: {message}")
         self.code = code
         self.reason = message
+
+
+def _is_proven(channel: dict[str, Any]) -> bool:
+    """Whether a row of listpeerchannels is of a channel that no stranger could have made alone. It has a
+    short_channel_id when its funding is in a block, and gets payments before only where we allow it."""
+    return "short_channel_id" in channel or channel.get("opener") == "local" or channel["state"] in _IN_USE
 
 
 def _result(method: str, answer: Any) -> dict[str, Any]:
@@ -76,6 +87,12 @@ class Node:
         # What `channels` found that lightningd leaves out of staticbackup: the peer's node_id in hex by
         # channel_id.
         self.unlisted: dict[bytes, str] = {}
+        # What `channels` found and left out: see there.
+        self.unfunded: list[ChannelBackup] = []
+        # Channels that are none of those, and never will be again.
+        self._proven: set[bytes] = set()
+        # Whether `channels` found any since it was first asked that recoverchannel made.
+        self.has_new_stubs, self._asked = False, False
 
     def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
@@ -170,9 +187,17 @@ class Node:
     def node_id(self) -> str:
         return str(self.call("getinfo")["id"])
 
+    def chain_hash(self) -> bytes | None:
+        """BOLT 0's hash of the chain that this node is on; None for one that we don't know."""
+        return CHAIN_HASHES.get(str(self.call("getinfo").get("network")))
+
     def channels(self) -> list[ChannelBackup]:
         """One entry for each committed channel: of one that lightningd leaves out (docs/facts.md) the last that is
-        known, for it may be old but it is better than none. Only what is in `unlisted` may have none."""
+        known, for it may be old but it is better than none. Only what is in `unlisted` may have none.
+
+        Not among them, but in `unfunded`: channels that a peer opened and whose funding is in no block. A stranger
+        makes any number of any size, for nothing. Where we take payments before (zero-conf) it is one of ours.
+        """
         # Asked first: a channel that is opened in between is no channel that was left out.
         only = {"peers": [{"id": True, "num_channels": True}]}
         peers = self.call("listpeers", only)["peers"]
@@ -201,17 +226,36 @@ class Node:
                     funding_sats=int(channel["total_msat"]) // 1000,
                 )
                 entries[current.to_bytes().hex()] = current
+        proven = self._proven | self._newly_proven(entries.values())
         # Only now: a call that failed has taken nothing away.
         self._entries = entries
+        self._proven = proven & {entry.channel_id for entry in entries.values()}
         self.unlisted = {channel_id: peer_id for channel_id, (peer_id, _) in left_out.items()}
-        return list(entries.values())
+        self.unfunded = [entry for entry in entries.values() if entry.channel_id not in proven]
+        return [entry for entry in entries.values() if entry.channel_id in proven]
+
+    def _newly_proven(self, entries: Iterable[ChannelBackup]) -> set[bytes]:
+        """Channel ids of those with a proof that was not there before: a block, our own opening, or payments."""
+        peers = {entry.node_id.hex() for entry in entries if entry.channel_id not in self._proven}
+        asked: list[str | None] = [None] if len(peers) > _FEW_PEERS else [*sorted(peers)]
+        only = {"channels": [dict.fromkeys(_PROOF, True)]}
+        rows = {
+            bytes.fromhex(row["channel_id"]): row
+            for peer_id in asked
+            for row in self.call("listpeerchannels", only, id=peer_id)["channels"]
+            if "channel_id" in row and _is_proven(row)
+        }
+        new = rows.keys() - self._proven
+        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == _STUB for one in new)
+        self._asked = True
+        return set(rows)
 
     def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
-        """Id and funding output of each committed channel."""
-        fields = ("channel_id", "state", "funding_txid", "funding_outnum", "total_msat")
-        only = {"channels": [dict.fromkeys(fields, True)]}
+        """Id and funding output of each committed channel that is not unfunded."""
+        funding = ("funding_txid", "funding_outnum", "total_msat")
+        only = {"channels": [dict.fromkeys((*_PROOF, *funding), True)]}
         channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
-        return [channel for channel in channels if channel["state"] not in _NO_CHANNEL]
+        return [each for each in channels if each["state"] not in _NO_CHANNEL and _is_proven(each)]
 
     def learn(self, entries: Iterable[ChannelBackup]) -> bool:
         """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
@@ -229,18 +273,12 @@ class Node:
 
     def database_ids(self) -> dict[int, bytes]:
         """channel_id by database id."""
-        return {entry.database_id: entry.channel_id for entry in self.channels()}
+        return {entry.database_id: entry.channel_id for entry in (*self.channels(), *self.unfunded)}
 
     def closed_channel_ids(self) -> set[bytes]:
         only = {"closedchannels": [{"channel_id": True}]}
         closed = self.call("listclosedchannels", only)["closedchannels"]
         return {bytes.fromhex(channel["channel_id"]) for channel in closed if "channel_id" in channel}
-
-    def ended_channel_ids(self) -> set[bytes]:
-        """Of channels that are closed, or whose funding output lightningd saw spent in a block."""
-        states = self.channel_states()
-        spent = {bytes.fromhex(channel_id) for channel_id, state in states.items() if state in _SPENT}
-        return spent | self.closed_channel_ids()
 
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
@@ -296,23 +334,6 @@ class Node:
     def has_tor_proxy(self) -> bool:
         """Whether lightningd can connect to Tor addresses."""
         return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
-
-    def _config(self, name: str) -> dict[str, Any]:
-        """One option of lightningd's; empty where it isn't set."""
-        config: dict[str, Any] = self.call("listconfigs", config=name).get("configs", {}).get(name, {})
-        return config
-
-    def proxy(self) -> tuple[str, int, bool] | None:
-        """lightningd's SOCKS5 proxy: host, port, and whether it is for all connections, not only to Tor."""
-        host, _, port = str(self._config("proxy").get("value_str", "")).rpartition(":")
-        if not host:
-            return None
-        always = bool(self._config("always-use-proxy").get("value_bool", False))
-        return host.removeprefix("[").removesuffix("]"), int(port), always
-
-    def is_offline(self) -> bool:
-        """Whether lightningd was told to connect to nobody."""
-        return bool(self._config("offline").get("set", False))
 
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")

@@ -67,13 +67,22 @@ class State(History):
 
     `rival_after`: while recovering, a backup that is newer was made by another node with our key (old_node.py).
     `old`: peers or the local file proved that this database is an old copy. It is part of the database, so the
-    true one hasn't it. `ahead`: the channels that prove it, by channel_id in hex, separated by spaces; empty where
-    they are not all that is wrong with it.
+    true one hasn't it.
+    `handed_over`: recoverchannel was called since lightningd started. Its counter of database ids stands still
+    from then on, and the next channel that is opened aborts it.
+    `keys_used`: this database came after another one, and it is not known that its ids, of which channel keys are
+    made, are beyond those of the other.
+    `highest_id`: the highest database id that a channel of this database was seen with.
+    `ahead`: where `old`, the channels that prove it, by channel_id in hex, separated by spaces; empty where they
+    are not all that is wrong with it.
     """
 
     mode: str = NORMAL
     old: bool = field(default=False, metadata=ADDED)
     rival_after: int = field(default=0, metadata=ADDED)
+    highest_id: int = field(default=0, metadata=ADDED)
+    handed_over: bool = field(default=False, metadata=ADDED)
+    keys_used: bool = field(default=False, metadata=ADDED)
     ahead: str = field(default="", metadata=ADDED)
 
     @property

@@ -19,6 +19,7 @@ from pathlib import Path
 from peerstorage.errors import SecretError
 from peerstorage.formats import keys
 from peerstorage.formats.words import ENGLISH
+from peerstorage.lightningd import configuration
 from peerstorage.lightningd.node import Node
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Limits, Proxy, endpoints_of, hear_all
@@ -81,7 +82,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
     seed = _seed(folder / "hsm_secret")
     database = read_running(_place(node.wallet(), folder))
     check_seed(database, seed)
-    if node.is_offline():
+    if configuration.is_offline(node):
         return Answers()
     peers = {
         channel.node_id.hex(): endpoints_of(
@@ -90,7 +91,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
         for channel in database.channels
         if not channel.is_ending
     }
-    proxy = node.proxy()
+    proxy = configuration.proxy(node)
     heard = hear_all(
         keys.node_key(seed),
         peers,

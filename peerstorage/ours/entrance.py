@@ -1,7 +1,8 @@
 """What the gate reads of what we know: whether peers may get as far as channel_reestablish.
 
 Rules:
-- A node without channels and without a history may have lost both: only peers can tell.
+- A node without channels and without a history may have lost both: only peers can tell. What a stranger can do
+  alone (a channel that it never funds) is no channel here: else it would end the protection of a lost node.
 - While recovering only partners are admitted. Once this database is proved to be old, peerstorage-guard=halt and
   check keep out the peers of the channels that went further, and admit others when what they returned was judged;
   nobody where such channels are not all that is wrong.
@@ -93,6 +94,16 @@ class Entrance:
         """What the peer returned is judged."""
         self._heard.add(peer_id)
         self.update()
+
+    def told(self, current: Set[str], claims: Mapping[str, frozenset[bytes]]) -> None:
+        """Before lightningd started."""
+        self.current, self.claims = current, claims
+        self.update()
+
+    def let_go(self, ended: Set[bytes]) -> None:
+        """These channels are closed on chain."""
+        left = {peer_id: channel_ids - ended for peer_id, channel_ids in self.claims.items()}
+        self.claims = {peer_id: channel_ids for peer_id, channel_ids in left.items() if channel_ids}
 
     def begin_anew(self) -> None:
         """What was returned before is dealt with."""

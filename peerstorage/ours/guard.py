@@ -4,6 +4,11 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - its revocations are ahead of ours: no backup can be ahead of its own database, so this one is old (LOST).
 - newer than the record, or from a time when this database was not in use, and it names a channel that we
   neither have nor know as closed: the database is lost or old (LOST). Without a record every retrieval is newer.
+- newer than the record, or from such a time, and it says that it was made by this very database (`since`): a copy
+  of it went on, whatever the backup names (LOST).
+- of the built-in, which says nothing of its database, and this plugin is new here: channels that it names and that
+  never had a payment may be some that never were funded, and that lightningd forgot. Where there are others, that
+  is no proof (EARLIER).
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
@@ -15,13 +20,16 @@ partners wait after a start until some peers have answered (StartGrace).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.store import NORMAL, RECOVERING, State
 from peerstorage.recovery.old_node import earliest
+
+# The operator's word that channels may be opened although their keys may come a second time.
+OPEN_WORD = "open-channels"
 
 
 class Verdict(Enum):
@@ -54,8 +62,9 @@ class Judgement:
             )
         return (
             f"peer {peer_id} holds a backup from before this database, with {len(self.unknown)} channels that are "
-            "unknown here. It is kept, see lightning-cli peerstorage-recover, and what this peer holds is not "
-            f"replaced until you say lightning-cli peerstorage-push {peer_id}"
+            "unknown here. It is kept, and what this peer holds is not replaced. If the channels are yours: "
+            "lightning-cli peerstorage-restore dry_run=true. If they are over: lightning-cli peerstorage-push "
+            f"{peer_id}"
         )
 
 
@@ -75,11 +84,15 @@ def judge(
         for entry in backup.entries
         if revocations and entry.revocations > channels.get(entry.channel_id, entry.revocations)
     )
+    foreign = state.is_foreign(backup.timestamp)
+    twin = foreign and state.has_sent and backup.summary is not None and backup.summary.since == state.since
+    unused = {entry.channel_id for entry in backup.entries if not entry.revocations}
+    forgotten = backup.summary is None and not state.has_sent and bool(channels) and unknown <= unused
     verdict = Verdict.FINE
     if not state.is_acknowledged(backup.timestamp):
-        if ahead or (unknown and state.is_foreign(backup.timestamp)):
+        if ahead or twin or (unknown and foreign and not forgotten):
             verdict = Verdict.LOST
-        elif unknown and state.is_earlier(backup.timestamp):
+        elif unknown and (forgotten or state.is_earlier(backup.timestamp)):
             verdict = Verdict.EARLIER
     return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
 
@@ -102,13 +115,27 @@ def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compar
     )
 
 
-def resumed(state: State) -> State:
-    """The state after the operator's word that the recovery is over."""
-    return replace(state.acknowledge(), mode=NORMAL, old=False, rival_after=0, ahead="")
+def recovering_by_word(state: State, now: int) -> State:
+    """The state after the operator's word that channels of an earlier life are to be recovered. `now`: wall-clock
+    seconds."""
+    return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 
-def settled(state: State, ended: Set[bytes]) -> State:
-    """The state when these channels are closed on chain: normal, once no other is ahead.
+def resumed(state: State, backups: Iterable[Backup]) -> State:
+    """The state after the operator's word that the recovery is over. `backups`: all that peers returned."""
+    used = _may_repeat_keys(state, backups)
+    return replace(
+        state.acknowledge(),
+        mode=NORMAL,
+        old=False,
+        rival_after=0,
+        ahead="",
+        keys_used=state.keys_used or used,
+    )
+
+
+def settled(state: State, ended: Set[bytes], backups: Iterable[Backup]) -> State:
+    """The state when these channels are closed on chain: normal, once no other is ahead. `backups`: as above.
 
     Nothing is acknowledged: a copy that comes later may prove another channel. And what this database lacks closes
     nothing that the true one may have opened: its history begins anew.
@@ -118,7 +145,25 @@ def settled(state: State, ended: Set[bytes]) -> State:
         return state
     if left:
         return replace(state, ahead=" ".join(sorted(channel_id.hex() for channel_id in left)))
-    return replace(state, mode=NORMAL, old=False, rival_after=0, ahead="", since=0)
+    used = state.keys_used or _may_repeat_keys(state, backups)
+    return replace(state, mode=NORMAL, old=False, rival_after=0, ahead="", since=0, keys_used=used)
+
+
+def _may_repeat_keys(state: State, backups: Iterable[Backup]) -> bool:
+    """lightningd counts its channels' database ids on from the highest that it has, and makes their keys of (peer,
+    id). So keys come a second time unless that is the highest that there ever was, which only backups can tell."""
+    newest_first = sorted(backups, key=lambda backup: -backup.timestamp)
+    told = [backup.facts.highest_id for backup in newest_first]
+    known = bool(told) and told[0] is not None
+    named = [entry.database_id for backup in newest_first for entry in backup.entries]
+    highest = max((*named, *(number for number in told if number is not None)), default=0)
+    return not known or highest > state.highest_id
+
+
+def no_new_channels(state: State) -> str:
+    """Why a peer may not open a channel with us now, as it is told; empty: it may. It must not learn that we lost
+    data: who knows could try a revoked state."""
+    return "no new channels for now" if state.recovering or state.handed_over or state.keys_used else ""
 
 
 class StartGrace:

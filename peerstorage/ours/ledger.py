@@ -7,36 +7,52 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
-from peerstorage.formats.backup import Summary, fingerprints
+from peerstorage.formats.backup import Backup, Summary, fingerprints
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours.peers import partners
 
 Log = Callable[[str, str], None]
+# So much a clock is put right by without anything having happened.
+_JUMP_SECONDS = 2.0
 
 
 class Ledger:
     """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
     channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
-    they are in no backup; `partners`, by node_id in hex. Used on the worker."""
+    they are in no backup; `unfunded`: what only a peer says is a channel (see Node), and counts for nothing;
+    `partners`, by node_id in hex. Used on the worker."""
 
     def __init__(
-        self, store: Store, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], log: Log
+        self,
+        store: Store,
+        channels: list[ChannelBackup],
+        unlisted: Mapping[bytes, str],
+        unfunded: list[ChannelBackup],
+        log: Log,
     ) -> None:
         self.store = store
         self.state = store.state() or State()
         # Until the first backup since this start went out.
         self._newest_at_start = self.state.newest_sent
+        # Of wall clock over monotonic clock, in seconds; None before the first backup.
+        self._clock: float | None = None
         self.records = store.sent_records()
+        self.unfunded = unfunded
         self._set(channels, unlisted)
         self._log = log
         self._said = Once()
 
-    def have(self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str]) -> None:
+    def have(
+        self, channels: list[ChannelBackup], unlisted: Mapping[bytes, str], unfunded: list[ChannelBackup]
+    ) -> None:
         """What lightningd says now."""
+        self.unfunded = unfunded
         if channels != self.channels or unlisted != self.unlisted:
             self._set(channels, unlisted)
 
@@ -49,11 +65,22 @@ class Ledger:
         self.marks = fingerprints(channels)
         self.partners = partners(channels, unlisted)
 
-    def summary(self, *, complete: bool) -> Summary:
-        """For a backup; `complete`: it has all of `channels`."""
+    def summary(self, *, complete: bool, more: Sequence[ChannelBackup] = ()) -> Summary:
+        """For a backup; `complete`: it has all of `channels`; `more`: what it has of `unfunded`."""
         return Summary.of(
-            self.channels, complete=complete, since=self.state.since, entryless=self.entryless.keys()
+            [*self.channels, *more],
+            complete=complete,
+            since=self.state.since,
+            entryless=self.entryless.keys(),
         )
+
+    def revocations(self, over: Collection[bytes] = ()) -> dict[bytes, int]:
+        """By channel_id, but for these channels."""
+        most: dict[bytes, int] = {}
+        for entry in (*self.channels, *self.unfunded):
+            if entry.channel_id not in over:
+                most[entry.channel_id] = max(entry.revocations, most.get(entry.channel_id, 0))
+        return most
 
     def peers_of(self, channel_ids: Collection[bytes]) -> frozenset[str]:
         """Whose channels these are, by node_id in hex."""
@@ -73,16 +100,51 @@ class Ledger:
             if record.verified_timestamp
         }
 
+    def kept(self, key: bytes) -> list[Backup]:
+        """What peers returned and we kept; `key`: that of our backups."""
+        return [source.backup for source in open_sources(key, self.store.all_retrieved())[0]]
+
     def record(self, peer_id: str) -> SentRecord:
         return self.records.get(peer_id, SentRecord())
+
+    def note_ids(self) -> None:
+        """Closed channels are forgotten, their keys must not come a second time: see NodeFacts."""
+        highest = max((entry.database_id for entry in (*self.channels, *self.unfunded)), default=0)
+        if highest > self.state.highest_id:
+            self.save(replace(self.state, highest_id=highest))
+
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.records.items() if record.withheld)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.save(replace(self.state, handed_over=False))
+
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.save(replace(self.state, handed_over=True))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.save(replace(self.state, keys_used=False))
 
     def save(self, state: State) -> None:
         if state != self.state:
             self.store.save_state(state)
             self.state = state
 
-    def take_timestamp(self, now: int) -> int:
-        """For a backup that goes out to peers; on disk before it is used. `now`: wall-clock seconds."""
+    def take_timestamp(self, now: int, clock: float) -> int:
+        """For a backup that goes out to peers; on disk before it is used. `now`: wall-clock seconds; `clock`: how
+        far the wall clock is ahead of the monotonic one.
+
+        Where that jumped this machine stood still, as in a snapshot that goes on in memory, and another copy of
+        this database may have gone on: it is as after a start.
+        """
+        if self._clock is not None and abs(clock - self._clock) > _JUMP_SECONDS:
+            self._newest_at_start = self._newest_at_start or self.state.newest_sent
+        self._clock = clock
         self.save(self.state.sent(now, self._newest_at_start))
         self._newest_at_start = 0
         return self.state.newest_sent

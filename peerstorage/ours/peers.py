@@ -1,6 +1,7 @@
 """Whose peer: the words that all of this room uses, each defined here and nowhere else.
 
-- partner: has a channel with us that lightningd knows.
+- partner: has a channel with us that lightningd knows and that is in a block, or that we opened, or that has had
+  payments. A channel that a peer opened and never funds costs nothing, so it makes nobody a partner.
 - former partner: has a channel with us in a backup that somebody returned.
 - stranger: neither of them.
 - holder: has our backup, by its record.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from peerstorage.errors import FormatError, SealError
 from peerstorage.formats import backup as format_
 from peerstorage.formats.backup import Backup
+from peerstorage.formats.facts import chain_name
 from peerstorage.formats.sealing import unseal
 from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours import capacity
@@ -28,8 +29,8 @@ from peerstorage.ours.reliability import checked, kept
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What came. `plaintext`: None where it isn't sealed by us; `backup`: None where it can't be read either;
-    `fault`: why."""
+    """What came. `plaintext`: None where it isn't sealed by us, or is for another chain; `backup`: None where it
+    can't be read either; `fault`: why."""
 
     sha256: str
     plaintext: bytes | None
@@ -94,17 +95,22 @@ class Remember:
 Step = Complain | Keep | Heed | Hold | Remember
 
 
-def read(key: bytes, blob: bytes) -> Returned:
-    """`key`: that of our backups."""
+def read(key: bytes, blob: bytes, chain_hash: bytes | None) -> Returned:
+    """`key`: that of our backups; `chain_hash`: of our chain, None if it is not known. One key may be used on
+    several chains: who has a backup of another one must not make this database look lost."""
     sha256 = hashlib.sha256(blob).hexdigest()
     try:
         plaintext = unseal(key, blob)
     except SealError as error:
         return Returned(sha256, None, None, f"returned a backup that is of no use: {error}")
     try:
-        return Returned(sha256, plaintext, format_.decode(plaintext))
+        backup = format_.decode(plaintext)
     except FormatError as error:
         return Returned(sha256, plaintext, None, f"holds a backup of ours that can't be read here: {error}")
+    if chain_hash is not None and backup.facts.chain_hash not in {None, chain_hash}:
+        chain = chain_name(backup.facts.chain_hash)
+        return Returned(sha256, None, None, f"returned a backup of another chain, {chain}: it is of no use")
+    return Returned(sha256, plaintext, backup)
 
 
 def is_repeated(known: Known, returned: Returned) -> bool:

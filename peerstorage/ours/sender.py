@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
@@ -26,7 +26,9 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import backup as format_
-from peerstorage.formats.sealing import seal
+from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.sealing import OVERHEAD, seal
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
@@ -39,6 +41,8 @@ from peerstorage.ours.session import Sessions
 _PEER_IS_GONE = -32600
 # After this time a peer's warning about what it got is in lightningd's log.
 _WARNING_SECONDS = 2.0
+# So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
+_MOST_UNFUNDED = 10
 
 
 class Sender:
@@ -62,6 +66,7 @@ class Sender:
         self._asking: dict[str, tuple[float, list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
         self._traffic: deque[tuple[float, int]] = deque()
+        self.chain_hash = node.chain_hash()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
 
@@ -122,7 +127,8 @@ class Sender:
         )
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        timestamp = self._ledger.take_timestamp(int(time.time()))
+        wall_clock = time.time()
+        timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
         sent = []
         failure: NodeError | None = None
@@ -190,11 +196,23 @@ class Sender:
 
     def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        summary = self._ledger.summary(complete=not contents.left_out)
         directory = self._placement.directory[: contents.contacts]
-        shortest = len(format_.encode(timestamp, contents.entries, summary, None, directory)) + 2
+
+        def encode(unfunded: Sequence[ChannelBackup], facts: NodeFacts, length: int | None) -> bytes:
+            summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
+            entries = (*contents.entries, *unfunded)
+            return format_.encode(timestamp, entries, summary, length, directory, facts=facts)
+
+        facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
+        # In a share a channel more would be one that no other share's summary counts.
+        unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
+        # What is there beside the plan comes along where there is room: it counts for least.
+        for more, told in ((unfunded, facts), ((), facts), ((), NOTHING)):
+            shortest = len(encode(more, told, None)) + format_.SMALLEST_PADDING
+            if shortest + OVERHEAD <= limit:
+                break
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, format_.encode(timestamp, contents.entries, summary, length, directory))
+        return seal(self._key, encode(more, told, length))
 
     # What peers say of it
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
 from peerstorage.formats.backup import Backup
-from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, State, Store
@@ -50,7 +50,8 @@ class User:
 
     def __init__(self, node: Node, store: Store, key: bytes, options: Options, log: Log) -> None:
         self._node, self._key, self._options, self._log = node, key, options, log
-        self.ledger = Ledger(store, node.channels(), node.unlisted, log)
+        channels = node.channels()
+        self.ledger = Ledger(store, channels, node.unlisted, node.unfunded, log)
         self.entrance = Entrance(self.ledger, options)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
@@ -94,8 +95,8 @@ class User:
         # with it, or that was connected before this plugin started. To wait for those would leave new channels in
         # no backup at all, for as long as they stay connected.
         if self.ledger.entryless:
-            for source in open_sources(key, store.all_retrieved())[0]:
-                self.learn(source.backup)
+            for backup in self.ledger.kept(key):
+                self.learn(backup)
 
     @property
     def _refresh_period(self) -> float:
@@ -114,9 +115,8 @@ class User:
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()
-        if peer_id in self.entrance.refused:
-            return False
-        return not self.recovering or peer_id in self.entrance.admitted
+        is_in = not self.recovering or peer_id in self.entrance.admitted
+        return is_in and peer_id not in self.entrance.refused
 
     # Events
 
@@ -144,7 +144,6 @@ class User:
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
         the built-in at the other end has a slot for us only from then on."""
-        self.entrance.fresh = False
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -160,7 +159,7 @@ class User:
 
     def retrieved(self, peer_id: str, blob: bytes) -> None:
         """A peer returned a backup: compare, judge, keep. After an error it is to be handed in again."""
-        returned = retrieval.read(self._key, blob)
+        returned = retrieval.read(self._key, blob, self.sender.chain_hash)
         judgement = None
         if returned.backup is not None and not retrieval.is_repeated(self._known(peer_id), returned):
             judgement = self._judge(returned.backup)
@@ -181,13 +180,9 @@ class User:
             self._missed.pop(peer_id, None)
 
     def _known(self, peer_id: str) -> Known:
-        return Known(
-            self.ledger.record(peer_id),
-            self._missed.get(peer_id),
-            self.connections.newest(peer_id),
-            peer_id in self.ledger.partners,
-            self.recovering,
-        )
+        record, newest = self.ledger.record(peer_id), self.connections.newest(peer_id)
+        partner = peer_id in self.ledger.partners
+        return Known(record, self._missed.get(peer_id), newest, partner, self.recovering)
 
     def _do(self, peer_id: str, returned: Returned, step: Step, kept: bool) -> bool:
         """Whether the copy is kept by it. `kept`: it was by a step before."""
@@ -216,11 +211,7 @@ class User:
 
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
-            ours: dict[bytes, int] = {}
-            for entry in self.ledger.channels:
-                if entry.channel_id not in over:
-                    ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
-            compared = self._options.guard != "off"
+            ours, compared = self.ledger.revocations(over), self._options.guard != "off"
             return judge(self.ledger.state, backup, ours, over, revocations=compared)
 
         judgement = compare(set())
@@ -231,7 +222,7 @@ class User:
         # an old database can't be told by these.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        return compare(self._node.ended_channel_ids() | recovered | self.ledger.unlisted.keys())
+        return compare(ended_channel_ids(self._node) | recovered | self.ledger.unlisted.keys())
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""
@@ -240,16 +231,15 @@ class User:
 
     def asked_before_start(self, answers: Answers) -> None:
         """What peers said before lightningd talked to them."""
-        self.entrance.current, self.entrance.claims = answers.current, answers.claims
+        self.entrance.told(answers.current, answers.claims)
         for peer_id, blob in answers.copies.items():
-            returned = retrieval.read(self._key, blob)
+            returned = retrieval.read(self._key, blob, self.sender.chain_hash)
             if returned.backup and (judgement := self._judge(returned.backup)).verdict is Verdict.LOST:
                 self.strangers.keep(peer_id, returned.plaintext or b"", returned.backup)
                 self._heed(peer_id, returned.backup, judgement)
         if answers.proved:
             self._turn(0, Judgement(Verdict.LOST, frozenset(), answers.proved, old=True))
             self._log("warn", "RECOVERING: peers prove that their channels went further than this database")
-        self.entrance.update()
 
     def file_is_ahead(self, backup: Backup) -> None:
         """The local file has more revocations than the database: as good a proof as a peer's copy. That it names
@@ -343,7 +333,11 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        self.ledger.have(self._node.channels(), self._node.unlisted)
+        self.ledger.have(self._node.channels(), self._node.unlisted, self._node.unfunded)
+        self.ledger.note_ids()
+        if self._node.has_new_stubs:
+            self.ledger.hands_over()
+            self._node.has_new_stubs = False
         self.sessions.partners = self.ledger.partners
         self._let_go_of_ended()
         self.entrance.update()
@@ -365,20 +359,17 @@ class User:
 
     def _let_go_of_ended(self) -> None:
         """A channel that is closed on chain can't be lost to an old database any more."""
-        state, claims = self.ledger.state, self.entrance.claims
-        if not (state.ahead or claims):
+        state = self.ledger.state
+        if not (state.ahead or self.entrance.claims):
             return
-        ended = self._node.ended_channel_ids()
-        left = {peer_id: channel_ids - ended for peer_id, channel_ids in claims.items()}
-        self.entrance.claims = {peer_id: channel_ids for peer_id, channel_ids in left.items() if channel_ids}
-        after = guard.settled(state, ended)
+        ended = ended_channel_ids(self._node)
+        self.entrance.let_go(ended)
+        after = guard.settled(state, ended, self.ledger.kept(self._key))
         if after.recovering or not state.recovering:
             self.ledger.save(after)
         elif not self.old_node.sign:
             self._end_recovery(after)
-            self._log(
-                "warn", "the channels that were ahead of this database are closed: backups are sent again"
-            )
+            self._log("warn", "channels that were ahead of this database are closed: backups are sent again")
 
     def _end_recovery(self, state: State) -> None:
         self.ledger.save(state)
@@ -390,10 +381,19 @@ class User:
 
     # The operator's word
 
+    def recover_earlier(self) -> None:
+        """Begins to recover what this database never had: channels of an earlier life."""
+        self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
+        self.old_node = OldNode(self.ledger.returned, time.monotonic())
+        self.connections.ask_anew(self.ledger.returned)
+        self.entrance.update()
+        self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
+
     def resume(self) -> None:
         """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
-        self._end_recovery(guard.resumed(self.ledger.state))
+        self.look()
+        self._end_recovery(guard.resumed(self.ledger.state, self.ledger.kept(self._key)))
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()

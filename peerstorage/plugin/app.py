@@ -34,6 +34,7 @@ from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.before_start import ask_peers
+from peerstorage.ours.guard import no_new_channels
 from peerstorage.ours.user import User
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
@@ -73,6 +74,8 @@ class App:
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
         plugin.add_hook("custommsg", self._on_custommsg, before=[BUILTIN], filters=[7, 9])
+        for opening in ("openchannel", "openchannel2"):
+            plugin.add_hook(opening, self._on_opening)
         plugin.add_subscription("disconnect", self._on_disconnect)
         plugin.add_subscription("channel_state_changed", self._on_channel_state_changed)
         plugin.add_subscription("block_added", self._on_block_added)
@@ -105,17 +108,14 @@ class App:
         self.store = Store(self.node)
         self.key = self.node.secret()
         self.user = User(self.node, self.store, self.key, options, self._log)
+        if configuration.get("startup", True):
+            self.user.ledger.lightningd_started()
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
         self.retention = Retention(
-            self.node,
-            self.store,
-            self.storage,
-            self._log,
-            everyone=options.provide == "all",
-            builtin=builtin,
+            self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
         self.local_file = LocalFile(
             folder,
@@ -138,12 +138,7 @@ class App:
         )
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
         self.todo = Todo(
-            self.user,
-            self.alerts,
-            options,
-            builtin=builtin,
-            behind_builtin=behind,
-            hanging=self.node.hanging,
+            self.user, self.alerts, options, builtin=builtin, behind_builtin=behind, hanging=self.node.hanging
         )
 
     def _ask_before_start(self, configuration: dict[str, Any]) -> None:
@@ -260,6 +255,10 @@ class App:
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
+
+    def _on_opening(self, **_: Any) -> dict[str, str]:
+        reason = no_new_channels(self.user.ledger.state) if self.options.use else ""
+        return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
         # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.

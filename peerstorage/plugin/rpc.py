@@ -26,6 +26,7 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
 from peerstorage.recovery import answers
@@ -202,7 +203,8 @@ def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dic
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
     source = export.opened(app.key, name, blob, app.node.node_id())
-    return export.verified(source, app.node.channels(), app.node.closed_channel_ids())
+    channels = app.node.channels()
+    return export.verified(source, [*channels, *app.node.unfunded], app.node.closed_channel_ids())
 
 
 def _export(app: App, request: Any, unknown: dict[str, Any], file: str, chosen: list[str]) -> None:
@@ -244,10 +246,27 @@ def _true(value: object) -> bool:
     return value is True or str(value).lower() == "true"
 
 
+def _begin_earlier(app: App) -> None:
+    """The operator wants channels of an earlier life: from now on this node is recovering, else a peer that is to
+    be heard would be let in, and close. Raises UsageError where there is nothing that lightningd would take."""
+    recovered = merge(*open_sources(app.key, app.store.all_retrieved()), app.node.database_ids())
+    living = app.node.living_channels()
+    if all(candidate.entry.channel_id.hex() in living for candidate in recovered.candidates):
+        why = (
+            "; ".join(fault.reason for fault in recovered.rejected) or "all that they name is here or closed"
+        )
+        raise UsageError(
+            NOTHING_TO_SEND, f"of what peers hold from before this database nothing is left: {why}"
+        )
+    app.user.recover_earlier()
+
+
 def _restore(app: App, request: Any, wishes: Wishes) -> None:
     """The worker says whether it can begin, a thread of its own carries it out."""
 
     def begin() -> None:
+        if not app.user.recovering and app.user.ledger.withheld_at:
+            _begin_earlier(app)
         if not app.user.recovering:
             raise UsageError(
                 NOTHING_TO_SEND,
@@ -255,6 +274,8 @@ def _restore(app: App, request: Any, wishes: Wishes) -> None:
                 "first, it is noticed then. If it is another node than the one that you lost, the hsm_secret is "
                 "another one",
             )
+        if not wishes.dry_run:
+            app.user.ledger.hands_over()
         _apart(request, app.restoring, "a restore is running already", work)
 
     def end() -> None:
@@ -357,11 +378,18 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
 
 
 def _resume(app: App, word: str | None) -> dict[str, Any]:
+    if word == OPEN_WORD and not app.user.recovering:
+        app.user.ledger.may_open()
+        return {"mode": app.user.ledger.state.mode}
     if word != RESUME_WORD:
         raise UsageError(
             INVALID_PARAMS,
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
+        )
+    if app.restoring.locked():
+        raise UsageError(
+            STILL_RECOVERING, "a restore is running: it lets peers in to close. End it first, or wait for it"
         )
     app.resume()
     return {"mode": app.user.ledger.state.mode}

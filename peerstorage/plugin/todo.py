@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
 from peerstorage.lightningd.options import Options
+from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding
 
@@ -89,7 +90,7 @@ class Todo:
         found = []
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies()
-            found += self._of_peers() + self._of_claims()
+            found += [*self._of_peers(), *self._of_claims(), *self._of_new_channels()]
         if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
             found.append(
                 Condition(
@@ -168,7 +169,7 @@ class Todo:
         replicas = self._options.replicas
         held = holding(self._user, replicas)
         without, few = held["channels_without_copy"], held["channels_with_few_copies"]
-        found = self._of_unlisted_channels()
+        found = [*self._of_earlier_lives(), *self._of_unlisted_channels()]
         if without:
             found.append(
                 Condition(
@@ -190,6 +191,39 @@ class Todo:
                 )
             )
         return found
+
+    def _of_new_channels(self) -> list[Condition]:
+        state = self._user.ledger.state
+        found = []
+        if state.handed_over:
+            message = (
+                "RESTART LIGHTNINGD BEFORE A CHANNEL IS OPENED: after recoverchannel its counter of channels "
+                "stands still, and the next one would abort it. Until then inbound openings are refused; open none"
+            )
+            found.append(Condition("restart-first", CRITICAL, message))
+        if state.keys_used and not self._user.recovering:
+            message = (
+                "KEYS OF NEW CHANNELS MAY HAVE BEEN USED BEFORE: a peer that knows them from a channel of the "
+                "lost database could take all that is in a new one. This node is a wallet now: move its coins to "
+                "a new one, and start your node anew with a new hsm_secret. Inbound openings are refused; open "
+                "none. "
+                f"If you know better: lightning-cli peerstorage-resume {OPEN_WORD}"
+            )
+            found.append(Condition("used-keys", CRITICAL, message))
+        return found
+
+    def _of_earlier_lives(self) -> list[Condition]:
+        """One for all peers, for strangers may be among them."""
+        withheld = self._user.ledger.withheld_at
+        if not withheld:
+            return []
+        message = (
+            f"{len(withheld)} PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE, with channels that it doesn't know "
+            f"({withheld[0]}), or one that can't be read here. If this node was lost once: lightning-cli "
+            "peerstorage-restore dry_run=true shows them, and nobody gets backups until it is finished. If they "
+            "are over: lightning-cli peerstorage-push PEER_ID, for each"
+        )
+        return [Condition("earlier-life", CRITICAL, message)]
 
     def _of_unlisted_channels(self) -> list[Condition]:
         """They are told by peer, for what helps is to connect to it in another way."""

@@ -15,11 +15,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from embit import compact
+from embit.transaction import Transaction
+
 from peerstorage.errors import ChainError
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent, spend_in
+from peerstorage.recovery.chain import Outpoint, Spend, Unspent
 from peerstorage.recovery.http import Address, request
 
 # bitcoind's names of the chains, and lightningd's.
@@ -32,6 +36,7 @@ _NETWORKS = {
 }
 _LONGEST_COOKIE = 1024
 _REFUSED = 401
+_BLOCK_HEADER = 80
 
 
 class Bitcoind:
@@ -117,8 +122,9 @@ class Bitcoind:
                 if "spendingtxid" in answer:
                     raw = bytes.fromhex(self.call("getrawtransaction", answer["spendingtxid"]))
                     found[outpoint] = Spend(raw, None)
-        height = self.height
-        while height >= since and len(found) < len(sought):
+        info = self.call("getblockchaininfo")
+        height, lowest = int(info["blocks"]), max(since, int(info.get("pruneheight", 0)))
+        while height >= lowest and len(found) < len(sought):
             progress(height)
             block = bytes.fromhex(self.call("getblock", self.call("getblockhash", height), 0))
             for outpoint in sought.keys() - found.keys():
@@ -130,3 +136,17 @@ class Bitcoind:
     def send(self, transaction: bytes) -> str:
         """Broadcasts it; its txid."""
         return str(self.call("sendrawtransaction", transaction.hex()))
+
+
+def spend_in(block: bytes, outpoint: Outpoint) -> bytes | None:
+    """The transaction of a block that spends `outpoint`."""
+    sought = outpoint.to_bytes()
+    if sought not in block:
+        return None
+    stream = BytesIO(block[_BLOCK_HEADER:])
+    for _ in range(compact.read_from(stream)):
+        transaction = Transaction.read_from(stream)
+        # embit keeps a txid as people write it.
+        if any(Outpoint(spent.txid.hex(), spent.vout) == outpoint for spent in transaction.vin):
+            return bytes(transaction.serialize())
+    return None

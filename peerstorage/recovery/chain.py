@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Protocol
-
-from embit import compact
-from embit.transaction import Transaction
-
-_BLOCK_HEADER = 80
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -76,17 +70,3 @@ class Chain(Protocol):
 
     def send(self, transaction: bytes) -> str:
         """Broadcasts it; its txid."""
-
-
-def spend_in(block: bytes, outpoint: Outpoint) -> bytes | None:
-    """The transaction of a block that spends `outpoint`."""
-    sought = outpoint.to_bytes()
-    if sought not in block:
-        return None
-    stream = BytesIO(block[_BLOCK_HEADER:])
-    for _ in range(compact.read_from(stream)):
-        transaction = Transaction.read_from(stream)
-        # embit keeps a txid as people write it.
-        if any(Outpoint(spent.txid.hex(), spent.vout) == outpoint for spent in transaction.vin):
-            return bytes(transaction.serialize())
-    return None

@@ -117,17 +117,13 @@ def judge(
         return Judgement(Verdict.CLOSING, f"the database has it in {channel.state.name}")
     said = None if heard is None else heard.channels.get(channel.channel_id)
     spliced = None if said is None else _unknown_funding(channel, said)
-    gone = _GONE.get(funding)
-    if (
-        gone is not None and not channel.inflights and spliced is None
-    ):  # a splice spends the funding output too
+    # A splice spends the funding output too.
+    gone = None if channel.inflights or spliced is not None else _GONE.get(funding)
+    if gone is not None:
         return gone
     told = None if said is None else _compare(channel, said, secret_of)
-    if (
-        copy is not None
-        and copy.entry.revocations >= channel.next_index_remote
-        and not (told and told.proved)
-    ):
+    is_proved = told is not None and told.proved
+    if copy is not None and copy.entry.revocations >= channel.next_index_remote and not is_proved:
         return _exposed(channel, copy, told, heard)
     if told is None:
         return _silent(channel, heard, funding)
@@ -204,6 +200,8 @@ def _exposed(
         reason += "; its peer says less than it knows"
     if told is None and error is not None:
         return Judgement(Verdict.ENDED, f"{reason}; its peer says: {error}")
+    if told is None and heard is not None and heard.fault is None:
+        reason += "; its peer doesn't speak of it, as after a close, which only a Bitcoin node knows"
     return Judgement(Verdict.BEHIND, reason, revocations + 1 - channel.next_index_remote, proved=True)
 
 

@@ -12,13 +12,19 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from peerstorage.errors import SOURCE_UNREADABLE, FormatError, UsageError
+from peerstorage.formats.backup import Backup
 from peerstorage.formats.database import COLUMNS, CONDITIONS, Database, Row, check_columns, parse
+from peerstorage.formats.database_entries import COLUMNS as ENTRY_COLUMNS
+from peerstorage.formats.database_entries import parse_entries
+
+Columns = Mapping[str, Sequence[str]]
+Tables = Mapping[str, Sequence[Row]]
 
 _MAGIC = b"SQLite format 3\0"
 _BESIDE = ("-wal", "-journal")
@@ -32,15 +38,35 @@ def is_url(source: str) -> bool:
     return source.startswith(_POSTGRES)
 
 
+def is_database(source: str) -> bool:
+    """Whether this is the URL of a database, or the name of a SQLite file."""
+    if is_url(source):
+        return True
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except (OSError, ValueError):  # it isn't there, can't be read, or is no name at all
+        return False
+
+
 def read_database(source: str) -> Database:
     """The database in a file, or at a postgres:// URL. Raises FormatError or UsageError."""
-    return _read_postgres(source) if is_url(source) else _read_file(Path(source))
+    return parse(_read(source, COLUMNS))
+
+
+def read_entries(source: str) -> Backup:
+    """Its channels as a backup. Raises FormatError or UsageError."""
+    return parse_entries(_read(source, ENTRY_COLUMNS))
+
+
+def _read(source: str, columns: Columns) -> Tables:
+    return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source).resolve(), columns)
 
 
 def read_running(source: str) -> Database:
     """The database of a lightningd that runs, in one short transaction. Raises FormatError or UsageError."""
     if is_url(source):
-        return _read_postgres(source, running=True)
+        return parse(_read_postgres(source, COLUMNS, running=True))
     uri = f"{Path(source).absolute().as_uri()}?mode=ro"
     try:
         with closing(
@@ -48,12 +74,12 @@ def read_running(source: str) -> Database:
         ) as connection:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("BEGIN")
-            return _read_tables(_sqlite_tables(connection), connection.execute)
+            return parse(_read_tables(COLUMNS, _sqlite_tables(connection), connection.execute))
     except sqlite3.Error as error:
         raise UsageError(SOURCE_UNREADABLE, f"{source} can't be read: {error}") from error
 
 
-def _read_file(path: Path) -> Database:
+def _read_file(path: Path, columns: Columns) -> Tables:
     try:
         before = _marks(path)
         with path.open("rb") as file:
@@ -64,10 +90,10 @@ def _read_file(path: Path) -> Database:
         raise FormatError("this is no SQLite database, so not lightningd's")
     try:
         if any(size for name, size, _ in before if name):
-            database = _read_copy(path)
+            tables = _read_copy(path, columns)
         else:
             # Immutable: SQLite takes no locks and looks for no other files.
-            database = _read_sqlite(f"{path.absolute().as_uri()}?mode=ro&immutable=1")
+            tables = _read_sqlite(f"{path.absolute().as_uri()}?mode=ro&immutable=1", columns)
     except sqlite3.DatabaseError as error:
         _refuse_if_written(path, before)
         raise FormatError(
@@ -76,7 +102,7 @@ def _read_file(path: Path) -> Database:
     except OSError as error:
         raise UsageError(SOURCE_UNREADABLE, f"can't be copied to be read: {error.strerror}") from error
     _refuse_if_written(path, before)
-    return database
+    return tables
 
 
 def _marks(path: Path) -> list[tuple[str, int, int]]:
@@ -99,21 +125,21 @@ def _refuse_if_written(path: Path, before: list[tuple[str, int, int]]) -> None:
         raise UsageError(SOURCE_UNREADABLE, "it was written while it was read: is lightningd running?")
 
 
-def _read_copy(path: Path) -> Database:
+def _read_copy(path: Path, columns: Columns) -> Tables:
     with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
         for suffix in ("", *_BESIDE):
             beside = path.with_name(path.name + suffix)
             if beside.exists():
                 shutil.copyfile(beside, Path(folder) / f"copy{suffix}")
-        return _read_sqlite((Path(folder) / "copy").as_uri())
+        return _read_sqlite((Path(folder) / "copy").as_uri(), columns)
 
 
-def _read_sqlite(uri: str) -> Database:
+def _read_sqlite(uri: str, columns: Columns) -> Tables:
     with closing(sqlite3.connect(uri, uri=True)) as connection:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        return _read_tables(_sqlite_tables(connection), connection.execute)
+        return _read_tables(columns, _sqlite_tables(connection), connection.execute)
 
 
 def _sqlite_tables(connection: sqlite3.Connection) -> set[str]:
@@ -122,7 +148,7 @@ def _sqlite_tables(connection: sqlite3.Connection) -> set[str]:
     }
 
 
-def _read_postgres(url: str, *, running: bool = False) -> Database:
+def _read_postgres(url: str, columns: Columns, *, running: bool = False) -> Tables:
     """`running`: lightningd may be connected to it."""
     try:
         import psycopg  # noqa: PLC0415  an optional extra
@@ -136,12 +162,12 @@ def _read_postgres(url: str, *, running: bool = False) -> Database:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ  # one view of all tables
             others = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                "AND usename = current_user AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
             if others is not None and others[0] and not running:
                 raise UsageError(
                     SOURCE_UNREADABLE,
-                    f"{others[0]} other client(s) are connected to this database: is lightningd running?",
+                    f"{others[0]} other client(s) are connected to it as this user: is lightningd running?",
                 )
             tables = {
                 str(name)
@@ -150,23 +176,23 @@ def _read_postgres(url: str, *, running: bool = False) -> Database:
                     "WHERE table_schema = ANY(current_schemas(false))"
                 )
             }
-            return _read_tables(tables, lambda query: connection.execute(query.encode()))
+            return _read_tables(columns, tables, lambda query: connection.execute(query.encode()))
     except psycopg.Error as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(SOURCE_UNREADABLE, f"PostgreSQL: {reason}") from error
 
 
-def _read_tables(tables: set[str], execute: Callable[[str], Any]) -> Database:
-    missing = [table for table in COLUMNS if table not in tables]
+def _read_tables(columns: Columns, tables: set[str], execute: Callable[[str], Any]) -> Tables:
+    missing = [table for table in columns if table not in tables]
     if missing:
         raise FormatError(f"this is no database of lightningd: it has no table {', '.join(missing)}")
-    return parse({table: _rows(table, execute) for table in COLUMNS})
+    return {table: _rows(table, columns[table], execute) for table in columns}
 
 
-def _rows(table: str, execute: Callable[[str], Any]) -> Sequence[Row]:
-    # Names come from COLUMNS alone.
-    check_columns(table, [column[0] for column in execute(f"SELECT * FROM {table} LIMIT 0").description])  # noqa: S608
-    columns = COLUMNS[table]
+def _rows(table: str, columns: Sequence[str], execute: Callable[[str], Any]) -> Sequence[Row]:
+    # Names come from tables of constants alone.
+    nothing = execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608
+    check_columns(table, columns, [column[0] for column in nothing.description])
     condition = f" WHERE {CONDITIONS[table]}" if table in CONDITIONS else ""
     answer = execute(f"SELECT {', '.join(columns)} FROM {table}{condition}")  # noqa: S608
     return [dict(zip(columns, row, strict=True)) for row in answer]

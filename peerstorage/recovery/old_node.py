@@ -14,8 +14,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from peerstorage.formats.opening import Source
 from peerstorage.recovery.hearing import Heard
 
 # Seconds by which the clocks of two machines may differ.
@@ -49,6 +50,17 @@ class OldNode:
             "nodes with one key lose funds: stop one of them, and never restore beside it."
         )
         return True
+
+
+def newer_copy(before: Iterable[Source], after: Iterable[Source], now: int) -> str:
+    """Whether a peer returned a newer copy at the second of two hearings, of which the first began at `now`, in
+    wall-clock seconds: what says so, or nothing."""
+    known = {copy.name: copy.backup.timestamp for copy in before}
+    old_node = OldNode(known, 0)
+    least = earliest(now, max(known.values(), default=0))
+    for copy in after:
+        old_node.returned(copy.name, copy.backup.timestamp, 0, after=least)
+    return old_node.sign
 
 
 def moved(before: Mapping[str, Heard], after: Mapping[str, Heard]) -> str:

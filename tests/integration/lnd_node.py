@@ -111,6 +111,7 @@ class LndNode:
 
     def open_to(self, node: Any, sats: int, push_sat: int = 0, announce: bool = True) -> None:
         """A channel to a lightningd, not yet in a block; they must be connected."""
+        wait_for(self._is_synced, timeout=120)
         private = [] if announce else ["--private"]
         amounts = ["--local_amt", sats, "--push_amt", push_sat, "--sat_per_vbyte", 5, "--min_confs", 0]
         self.cli("openchannel", "--node_key", node.info["id"], *amounts, *private)

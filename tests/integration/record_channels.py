@@ -1,17 +1,20 @@
 """Records tests/vectors/channels.json: run by hand, python -m pytest tests/integration/record_channels.py
 
-Channels of every type that lightningd opens, with throw-away secrets: the entry of each in staticbackup, and the
-two commitment transactions as both lightningds would broadcast them (dev-sign-last-tx).
+Channels of every type that lightningd opens, with throw-away secrets: the entry of each in staticbackup, the
+two commitment transactions as both lightningds would broadcast them (dev-sign-last-tx), and rows of the database.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pyln.testing.utils import wait_for
 
+from peerstorage.formats.database_entries import COLUMNS
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import STOCK, connect, fund, pay_over_each
 
@@ -43,6 +46,7 @@ def test_record(node_factory: Any) -> None:
         "lightningd": hub.rpc.getinfo()["version"],
         "total": len(cases),
         "channels": [{"tcId": number} | case for number, case in enumerate(cases, 1)],
+        "database": _database(hub),
     }
     FILE.write_text(json.dumps(document, indent=1) + "\n")
 
@@ -81,6 +85,23 @@ def _cases(node: Any, peers: tuple[Any, ...]) -> list[dict[str, Any]]:
             }
             cases.append(case)
     return cases
+
+
+def _database(node: Any) -> dict[str, list[dict[str, Any]]]:
+    """What is read of the database of the node that has all but the last of the channels, bytes in hex."""
+    path = Path(node.daemon.lightning_dir) / "regtest/lightningd.sqlite3"
+    tables: dict[str, list[dict[str, Any]]] = {}
+    with closing(sqlite3.connect(path)) as connection:
+        for table, columns in COLUMNS.items():
+            rows = connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall()
+            tables[table] = [
+                {
+                    column: {"hex": value.hex()} if isinstance(value, bytes) else value
+                    for column, value in zip(columns, row, strict=True)
+                }
+                for row in rows
+            ]
+    return tables
 
 
 def _commitment(node: Any, peer: Any) -> str:

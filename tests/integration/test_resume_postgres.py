@@ -53,7 +53,7 @@ def test_a_database_in_postgres(node_factory: Any, postgres: str) -> None:
     fund(ours, other, push_sat=300_000)
     secret = Path(ours.daemon.lightning_dir) / "regtest/hsm_secret"
     alive = run("check", postgres, "--hsm-secret", secret, code=3)
-    assert "are connected to this database: is lightningd running?" in alive.stderr
+    assert "connected to it as this user: is lightningd running?" in alive.stderr
     pay_over(rows(ours, other)[0], ours, other, 10_000)
     wait_for(lambda: is_idle(ours))
     ours.stop()

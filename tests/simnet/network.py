@@ -13,6 +13,7 @@ from .channels import TALKING, Channel, ChannelEnd
 from .common import (
     CONNECT_ALL_ADDRESSES_FAILED,
     CONNECT_NO_KNOWN_ADDRESS,
+    FUNDING_STILL_NOT,
     STORAGE_FEATURES,
     RpcError,
 )
@@ -262,6 +263,8 @@ class Network:
         link = self.link(one.node_id, two.node_id)
         assert link, "connect them first"
         assert all(link.is_connected(side.node_id) for side in link.sides), "connect them first"
+        if isinstance(two, Node) and two.plugin:
+            self._ask_for_opening(one, two, sats, "openchannel2" if dual else "openchannel")
         channel = Channel(one, two, sats, str(next(self._seeds)))
         self.channels[channel.channel_id] = channel
         for side in (two, one):
@@ -277,6 +280,18 @@ class Network:
         if normal:
             self.lock_in(channel)
         return channel
+
+    def _ask_for_opening(self, one: Endpoint, two: Node, sats: int, hook: str) -> None:
+        """The plugin may refuse, and then the opener's call fails with its words."""
+        assert two.plugin
+        if two.plugin.hook(hook) is None:
+            return
+        funding = "funding_msat" if hook == "openchannel" else "their_funding_msat"
+        params = {hook: {"id": one.node_id, funding: sats * 1000}}
+        answer = two.plugin.request(hook, params, two.next_id(hook)).result(10)["result"]
+        if answer["result"] == "reject":
+            raise RpcError(FUNDING_STILL_NOT, f"They sent error: {answer['error_message']}")
+        assert answer == {"result": "continue"}
 
     def _new_end(self, channel: Channel, side: Endpoint, link: Link, private: bool) -> ChannelEnd:
         msat = channel.sats * 1000

@@ -30,7 +30,7 @@ LEVELS = {
     "error": "broken",
     "broken": "broken",
 }
-STOCK_HOOKS = ("peer_connected", "custommsg", "commitment_revocation")
+STOCK_HOOKS = ("peer_connected", "custommsg", "commitment_revocation", "openchannel", "openchannel2")
 STOCK_METHODS = ("emergencyrecover", "getemergencyrecoverdata", "restorefrompeer")
 
 

@@ -16,14 +16,17 @@ from .test_plugin_helpers import (
     QuickNetwork,
     backup_of,
     entries_of,
+    environment,
     fails,
     honest,
     log_lines,
     mode,
     reconnect,
     record,
+    row,
     sealed,
     set_clock,
+    status,
     turned_away,
     wait_until_held,
     with_channel,
@@ -373,3 +376,113 @@ def test_an_old_copy_of_the_built_in_beside_a_file_as_the_text_says(tmp_path: Pa
         rows = alice.call("peerstorage-recover", [str(tmp_path / "copy")])["channels"]
         scb = [row["scb"] for row in rows if row["peer_id"] == carol.node_id]
         assert alice.call("recoverchannel", [scb]) == {"stubs": [second.channel_id]}
+
+
+def test_channels_of_an_earlier_life_are_restored_beside_those_of_this_one(tmp_path: Path) -> None:
+    """The node was lost, opened a channel, and only then met a peer of before."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (_, dave), (first, second) = established(net, "bob", "dave")
+        second.pay(3)
+        alice.call("peerstorage-push")
+        alice.env = environment(net, clock=60)
+        alice.stop()
+        alice.lose_data()
+        alice.start()
+        carol = honest(net, "carol")
+        new = with_channel(net, alice, carol)
+        wait_until_held([carol], alice, new, still=True)
+        net.connect(alice, dave)
+        wait_for(lambda: row(alice, dave).get("withheld"))
+        assert any("FROM BEFORE THIS DATABASE" in line for line in status(alice)["todo"])
+        answer = restore(alice, dry_run=True)
+        assert states(answer) == {second.channel_id: "not started"}
+        assert mode(alice) == "recovering"
+        answer = restore(alice, wait=3)
+        assert states(answer) == {second.channel_id: "close sent"}, answer
+        assert carol.channels[new.channel_id].state == "CHANNELD_NORMAL"
+        # That of bob has the number of the new one: lightningd can't take it, and that is said.
+        assert any(first.channel_id in item["reason"] for item in answer["rejected"])
+
+
+def test_where_lightningd_would_take_nothing_of_an_earlier_life_nothing_begins(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (old,) = established(net, "bob")
+        alice.env = environment(net, clock=60)
+        alice.stop()
+        alice.lose_data()
+        alice.start()
+        carol = honest(net, "carol")
+        new = with_channel(net, alice, carol)
+        wait_until_held([carol], alice, new, still=True)
+        net.connect(alice, bob)
+        wait_for(lambda: row(alice, bob).get("withheld"))
+        said = fails(2101, lambda: restore(alice))
+        assert old.channel_id in said
+        assert "database id" in said
+        assert mode(alice) == "normal"
+
+
+def test_no_resume_while_a_restore_runs(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), _ = established(net, "bob")
+        lose(net, alice, bob)
+        running = threading.Thread(target=restore, args=(alice,), kwargs={"wait": 3})
+        running.start()
+        time.sleep(1)
+        assert "a restore is running" in fails(2100, lambda: alice.call("peerstorage-resume", ["discard"]))
+        assert mode(alice) == "recovering"
+        running.join()
+        alice.call("peerstorage-resume", ["discard"])
+        assert mode(alice) == "normal"
+
+
+def test_no_channel_is_taken_from_the_loss_until_lightningd_was_started_again(tmp_path: Path) -> None:
+    """One would take a lost one's number, or abort lightningd, whose counter stands still after recoverchannel."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (channel,) = established(net, "bob")
+        mallory = honest(net, "mallory")
+        lose(net, alice, bob)
+
+        def refused() -> bool:
+            answers = []
+            for hook in ("openchannel", "openchannel2"):
+                assert alice.plugin
+                params = {hook: {"id": mallory.node_id}}
+                answers.append(alice.plugin.request(hook, params, alice.next_id(hook)).result(10)["result"])
+            return answers == [{"result": "reject", "error_message": "no new channels for now"}] * 2
+
+        assert refused()
+        restore(alice)
+        sweep(net, alice)
+        wait_for(lambda: mode(alice) == "normal")
+        assert any("RESTART LIGHTNINGD" in line for line in status(alice)["todo"])
+        assert not any("KEYS OF NEW CHANNELS" in line for line in status(alice)["todo"])
+        assert refused()
+        alice.stop_plugin()
+        alice.start_plugin()
+        assert refused(), "it is lightningd that has to be started again"
+        alice.restart()
+        assert not any("RESTART LIGHTNINGD" in line for line in status(alice)["todo"])
+        net.connect(mallory, alice)
+        assert net.open_channel(mallory, alice).channel_id in {*alice.channels} - {channel.channel_id}
+
+
+def test_keys_that_may_come_twice_are_refused_until_the_operator_knows_better(tmp_path: Path) -> None:
+    """Of two channels the second was over: nothing of it is left but its number, in what bob returns."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), (first, second) = established(net, "bob", "carol")
+        net.close_channel(second)
+        net.mine(101)
+        wait_until_held([bob], alice, first, still=True)
+        lose(net, alice, bob)
+        restore(alice)
+        sweep(net, alice)
+        wait_for(lambda: mode(alice) == "normal")
+        alice.restart()
+        assert any("KEYS OF NEW CHANNELS" in line for line in status(alice)["todo"])
+        mallory = honest(net, "mallory")
+        net.connect(mallory, alice)
+        fails(305, lambda: net.open_channel(mallory, alice))
+        alice.call("peerstorage-resume", ["open-channels"])
+        assert not any("KEYS OF NEW CHANNELS" in line for line in status(alice)["todo"])
+        net.open_channel(mallory, alice)

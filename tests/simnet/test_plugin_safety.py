@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .channels import Channel
-from .common import PEER_STORAGE_RETRIEVAL, RpcError, storage_message, wait_for
+from .common import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, RpcError, storage_message, wait_for
 from .endpoint import Endpoint
 from .network import Network
 from .node import Node
@@ -90,6 +90,23 @@ def test_fresh_node_gathers_closes_nothing_and_sends_nothing(tmp_path: Path) -> 
         assert {item["channel_id"] for item in recovered["channels"]} == {c.channel_id for c in channels}
         turned_away(net, alice, bob)
         assert not alice.sent
+
+
+def test_stranger_that_never_funds_its_channel_ends_no_protection(tmp_path: Path) -> None:
+    """Of a node that was just lost: it opens a channel before the first peer of the lost ones comes."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (channel,) = established(net, "bob")
+        all_lost(alice)
+        mallory = honest(net, "mallory")
+        net.connect(mallory, alice)
+        net.open_channel(mallory, alice, normal=False)
+        settle_down(alice)
+        assert not mallory.received(PEER_STORAGE)
+        turned_away(net, alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert state_of(bob, channel) == "CHANNELD_NORMAL"
+        # Its channel has the number of the lost one, which lightningd can't take any more: that is named.
+        assert channel.channel_id in alice.call("peerstorage-recover")["rejected"][0]["reason"]
 
 
 @pytest.mark.parametrize("builtin", [True, False], ids=["stock", "ours"])

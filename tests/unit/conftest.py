@@ -42,6 +42,13 @@ class Result:
         return json.loads(self.out)
 
 
+class _Terminal(io.TextIOWrapper):
+    """On which questions can be asked."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs a command in a folder with a real node's hsm_secret and emergency.recover."""
@@ -49,8 +56,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     (tmp_path / "emergency.recover").write_bytes(bytes.fromhex(REAL_NODE["emergency_recover_hex"]))
     monkeypatch.chdir(tmp_path)
 
-    def command(*arguments: str, stdin: bytes = b"") -> Result:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    def command(*arguments: str, stdin: bytes = b"", terminal: bool = False) -> Result:
+        kind = _Terminal if terminal else io.TextIOWrapper
+        monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(stdin)))
         try:
             code = main(arguments)
         except SystemExit as stop:  # argparse

@@ -66,6 +66,8 @@ class MemoryNode(Node):
         self.deliver = deliver
         self.channels_now: dict[bytes, ChannelBackup] = {}
         self.closed: set[bytes] = set()
+        # Channels of `channels_now` that a peer opened and that are in no block, by channel_id.
+        self.unconfirmed: set[bytes] = set()
         # Peers by node_id in hex that staticbackup leaves out.
         self.on_socket: set[str] = set()
         self.datastore = Datastore()
@@ -100,6 +102,9 @@ class MemoryNode(Node):
             answer = getattr(self, f"_{method}")(**params)
         return answer
 
+    def _getinfo(self) -> dict[str, Any]:
+        return {"network": "regtest"}
+
     def _staticbackup(self) -> dict[str, Any]:
         listed = (one for one in self.channels_now.values() if one.node_id.hex() not in self.on_socket)
         return {"scb": [entry.to_bytes().hex() for entry in listed]}
@@ -110,8 +115,12 @@ class MemoryNode(Node):
             "channels": [
                 {
                     "channel_id": one.channel_id.hex(),
-                    "short_channel_id": "103x1x0",
-                    "state": "CHANNELD_NORMAL",
+                    "opener": "remote",
+                    **(
+                        {"state": "CHANNELD_AWAITING_LOCKIN"}
+                        if one.channel_id in self.unconfirmed
+                        else {"state": "CHANNELD_NORMAL", "short_channel_id": "103x1x0"}
+                    ),
                     "funding_txid": one.funding_txid[::-1].hex(),
                     "funding_outnum": one.funding_vout,
                     "total_msat": one.funding_sats * 1000,

@@ -220,8 +220,8 @@ def test_a_file_that_is_being_written(tmp_path: Path, monkeypatch: pytest.Monkey
     path = real(tmp_path / "copy")
     original = database_source._read_sqlite
 
-    def meanwhile(uri: str) -> Any:
-        database = original(uri)
+    def meanwhile(uri: str, columns: Any) -> Any:
+        database = original(uri, columns)
         with (tmp_path / f"copy{beside}").open("ab") as file:
             file.write(b"\0")
         return database

@@ -108,6 +108,9 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
         "gaps": "",
         "old": False,
         "rival_after": 0,
+        "highest_id": 0,
+        "handed_over": False,
+        "keys_used": False,
     }
     assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
     assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}

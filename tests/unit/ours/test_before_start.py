@@ -99,8 +99,15 @@ class FakeNode:
 
     def __init__(self, wallet: str | None = None, *, offline: bool = False) -> None:
         self.wallet = lambda: wallet
-        self.is_offline = lambda: offline
-        self.proxy = lambda: ("127.0.0.1", 9050, True)
+        self.configs = {
+            "proxy": {"value_str": "[::1]:9050"},
+            "always-use-proxy": {"value_bool": True},
+            "offline": {"set": offline},
+        }
+
+    def call(self, method: str, config: str) -> dict[str, Any]:
+        assert method == "listconfigs"
+        return {"configs": {config: self.configs[config]} if config in self.configs else {}}
 
 
 def made(folder: Path) -> Path:
@@ -128,7 +135,7 @@ def test_who_is_asked_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
     answer = ask(FakeNode(wallet), tmp_path)
     assert answer.current == {BOB.hex()}
     assert "1 of 2 peer(s)" in answer.summary
-    assert (seen["within"], seen["proxy"]) == (7.0, ("127.0.0.1", 9050, True))
+    assert (seen["within"], seen["proxy"]) == (7.0, ("::1", 9050, True))
     assert {peer_id: len(found) for peer_id, found in seen["peers"].items()} == {BOB.hex(): 1, CAROL.hex(): 1}
     seen.clear()
     assert ask(FakeNode(wallet, offline=True), tmp_path) == Answers()

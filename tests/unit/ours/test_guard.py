@@ -14,7 +14,7 @@ from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import State
 from peerstorage.ours.guard import Judgement, StartGrace, Verdict, heed, judge, resumed, settled
-from tests.unit.samples import entry, foreign
+from tests.unit.samples import backup, entry, foreign
 
 A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))
 A_AHEAD, A_BEHIND = entry(1, revocations=6), entry(1, revocations=4)
@@ -97,6 +97,34 @@ CASES: list[Case] = [
     ("earlier life: unknown channels from before us", RECORD, foreign(99, B), [A], [], EARLIER, [2], []),
     ("earlier life: only known channels", RECORD, foreign(99, A), [A], [], FINE, [], []),
     ("earlier life: only closed channels", RECORD, foreign(99, B), [A], [B], FINE, [], []),
+    (
+        "a twin: our own since, newer than we ever sent",
+        RECORD,
+        backup(201, A, since=100),
+        [A],
+        [],
+        LOST,
+        [],
+        [],
+    ),
+    ("a twin: with less than we have", RECORD, backup(201, since=100), [A, B], [], LOST, [], []),
+    ("a twin: from a gap", RESTARTED, backup(130, A, since=100), [A], [], LOST, [], []),
+    ("our own newest", RECORD, backup(200, A, since=100), [A], [], FINE, [], []),
+    ("newer, of another database", RECORD, backup(201, A, since=99), [A], [], FINE, [], []),
+    ("a twin that was acknowledged", ACKNOWLEDGED, backup(300, A, since=100), [A], [], FINE, [], []),
+    (
+        "the built-in's, at first: a channel that never was",
+        NO_RECORD,
+        foreign(1, A_SMALL),
+        [B],
+        [],
+        EARLIER,
+        [1],
+        [],
+    ),
+    ("the built-in's, at first: a channel with payments", NO_RECORD, foreign(1, A), [B], [], LOST, [1], []),
+    ("the built-in's, at first, and we have nothing", NO_RECORD, foreign(1, A_SMALL), [], [], LOST, [1], []),
+    ("ours, at first: a channel that never was", NO_RECORD, backup(1, A_SMALL), [B], [], LOST, [1], []),
     ("acknowledged: a lost channel", ACKNOWLEDGED, foreign(300, A, B), [A], [], FINE, [2], []),
     ("acknowledged: an earlier life", ACKNOWLEDGED, foreign(99, B), [A], [], FINE, [2], []),
     ("acknowledged: but this one is newer", ACKNOWLEDGED, foreign(301, B), [A], [], LOST, [2], []),
@@ -116,12 +144,12 @@ def judged(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_verdicts(case: Case) -> None:
-    _, record, backup, ours, closed, verdict, unknown, ahead = case
+    _, record, returned, ours, closed, verdict, unknown, ahead = case
 
     def ids(numbers: list[int]) -> set[bytes]:
         return {entry(number).channel_id for number in numbers}
 
-    assert judged(record, backup, ours, closed) == (verdict, ids(unknown), ids(ahead))
+    assert judged(record, returned, ours, closed) == (verdict, ids(unknown), ids(ahead))
 
 
 channels = st.builds(entry, st.integers(1, 6), revocations=st.integers(0, 9))
@@ -169,6 +197,8 @@ def test_a_verdict_has_its_reason(
     new, early = timestamp > record.newest_sent, timestamp < record.since
     if timestamp <= record.acknowledged:
         assert verdict is FINE
+    elif (new and unknown) and not (ahead or record.has_sent) and ours and verdict is EARLIER:
+        assert all(not one.revocations for one in returned if one.channel_id in unknown)
     elif ahead or (new and unknown):
         assert verdict is LOST
     elif early and unknown:
@@ -357,7 +387,8 @@ def test_channels_that_are_ahead_are_noted_while_nothing_else_is_wrong(
     for judgement in judgements:
         state = heed(state, 300, judgement, now=1000, compared=True)
     assert (state.mode, state.old, state.ahead) == ("recovering", old, ahead)
-    assert (resumed(state).mode, resumed(state).ahead, resumed(state).acknowledged) == ("normal", "", 300)
+    over = resumed(state, [])
+    assert (over.mode, over.ahead, over.acknowledged) == ("normal", "", 300)
 
 
 def test_where_revocations_are_not_compared_no_channel_is_noted() -> None:
@@ -368,16 +399,16 @@ def test_where_revocations_are_not_compared_no_channel_is_noted() -> None:
 def test_a_state_of_an_earlier_version_stays_as_it_was() -> None:
     state = heed(State(mode="recovering", old=True), 300, OF_X, now=1000, compared=True)
     assert (state.old, state.ahead) == (True, "")
-    assert settled(state, {X}) == state
+    assert settled(state, {X}, []) == state
 
 
 def test_it_is_over_when_the_last_channel_that_was_ahead_is_closed() -> None:
     state = heed(heed(RECORD, 300, OF_X, now=1000, compared=True), 310, OF_Y, now=1000, compared=True)
-    assert settled(state, frozenset()) == state
-    assert settled(state, {C.channel_id}) == state
-    one_left = settled(state, {X})
+    assert settled(state, frozenset(), []) == state
+    assert settled(state, {C.channel_id}, []) == state
+    one_left = settled(state, {X}, [])
     assert (one_left.mode, one_left.old, one_left.ahead) == ("recovering", True, ids(Y))
-    over = settled(one_left, {X, Y})
+    over = settled(one_left, {X, Y}, [])
     assert (over.mode, over.old, over.ahead, over.rival_after) == ("normal", False, "", 0)
     # A copy of a time before those that proved it may still prove another channel, by content or as foreign.
     assert not over.is_acknowledged(290)

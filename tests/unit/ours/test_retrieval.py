@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.formats.backup import Backup, encode
+from peerstorage.formats.facts import CHAIN_HASHES, NodeFacts
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.guard import Judgement, Verdict
@@ -321,19 +322,37 @@ def test_reading() -> None:
     entry = samples.entry(1)
     plain = encode(SENT, [entry], samples.summary([entry]), None, [])
     blob = seal(KEY, plain)
-    whole = read(KEY, blob)
+    whole = read(KEY, blob, None)
     assert whole.sha256 == hashlib.sha256(blob).hexdigest()
     assert (whole.plaintext, whole.timestamp, whole.fault) == (plain, SENT, "")
     assert not whole.is_unreadable
-    foreign = read(KEY, seal(KEY, b""))
+    foreign = read(KEY, seal(KEY, b""), None)
     assert (foreign.plaintext, foreign.backup, foreign.timestamp) == (b"", None, 0)
     assert foreign.is_unreadable
     assert "holds a backup of ours that can't be read here" in foreign.fault
     for bad in (b"", b"nonsense", blob[:-1], bytes([blob[0] ^ 1]) + blob[1:]):
-        garbage = read(KEY, bad)
+        garbage = read(KEY, bad, None)
         assert (garbage.plaintext, garbage.backup, garbage.timestamp) == (None, None, 0)
         assert not garbage.is_unreadable
         assert "of no use" in garbage.fault
+
+
+def test_a_backup_of_another_chain_is_of_no_use_here_by_name() -> None:
+    """One key on two chains: a stranger that has a backup of ours on testnet proves nothing on bitcoin."""
+    entry = samples.entry(1)
+
+    def made(chain: str | None) -> bytes:
+        facts = NodeFacts(CHAIN_HASHES[chain] if chain else None)
+        return seal(KEY, encode(SENT, [entry], samples.summary([entry]), facts=facts))
+
+    other = read(KEY, made("testnet"), CHAIN_HASHES["bitcoin"])
+    assert (other.plaintext, other.backup) == (None, None)
+    assert other.fault == "returned a backup of another chain, testnet: it is of no use"
+    for blob, chain in ((made("bitcoin"), CHAIN_HASHES["bitcoin"]), (made(None), CHAIN_HASHES["bitcoin"])):
+        assert read(KEY, blob, chain).backup is not None
+    assert read(KEY, made("testnet"), None).backup is not None, (
+        "on a chain that we don't know nothing is refused"
+    )
 
 
 @pytest.mark.parametrize(

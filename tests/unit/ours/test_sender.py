@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from peerstorage.bolt.peer_storage import Message
-from peerstorage.formats.backup import decode
-from peerstorage.formats.sealing import unseal
+from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.facts import CHAIN_HASHES
+from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
 from peerstorage.ours.peers import is_holder
@@ -205,3 +206,92 @@ def test_only_the_last_hour_of_traffic_is_remembered(clock: Clock) -> None:
     assert peers.user.sender.bytes_last_hour > 0
     clock.now += 3601
     assert peers.user.sender.bytes_last_hour == 0
+
+
+def stranger_opens(peers: Peers, *numbers: int) -> None:
+    """Channels that nobody funds."""
+    for number in numbers:
+        entry = samples.entry(number, peer=1, sats=500_000_000)
+        peers.node.channels_now[entry.channel_id] = entry
+        peers.node.unconfirmed.add(entry.channel_id)
+    peers.user.look_soon(peers.clock.now)
+    peers.quiet()
+
+
+def test_channels_that_strangers_open_and_never_fund_cost_nothing(clock: Clock) -> None:
+    """However many, and however large they say that they are."""
+    peers = Peers(clock, "none", 1 << 20)
+    peers.have(1, 2)
+    before = {peer_id: list(blobs) for peer_id, blobs in peers.got.items()}
+    stranger_opens(peers, *range(100, 200))
+    assert peers.got == before, "nothing is sent for them"
+    assert peers.user.ledger.partners == {ALICE}
+    peers.user.sender.push(ALICE, clock.now)
+    backup = decode(unseal(KEY, peers.got[ALICE][-1]))
+    assert (len(backup.entries), backup.faults) == (12, ()), "a few come along"
+    assert backup.summary is not None
+    assert (backup.summary.complete, backup.summary.channels) == (True, 12)
+    assert backup.channel_ids >= {samples.entry(number).channel_id for number in (1, 2)}
+
+
+def test_channels_that_nobody_funds_push_no_real_one_out_of_a_small_peer(clock: Clock) -> None:
+    peers = Peers(clock, "full", 1024)
+    peers.have(1, 2)
+    stranger_opens(peers, *range(100, 104))
+    peers.user.sender.push(MALLORY, clock.now)
+    peers.quiet()
+    backup = decode(unseal(KEY, peers.got[MALLORY][-1]))
+    assert len(peers.got[MALLORY][-1]) == 1024
+    assert backup.channel_ids >= {samples.entry(number).channel_id for number in (1, 2)}
+
+
+def test_a_channel_that_is_funded_after_all_is_backed_up_at_once(clock: Clock) -> None:
+    peers = Peers(clock, "none", 1 << 20)
+    peers.have(1)
+    stranger_opens(peers, 100)
+    sent = len(peers.got[ALICE])
+    peers.node.unconfirmed.clear()
+    peers.user.look_soon(clock.now)
+    peers.quiet()
+    assert len(peers.got[ALICE]) == sent + 1
+    assert peers.channels_at_alice() == 2
+
+
+def test_a_stranger_does_not_end_the_protection_of_a_lost_node(clock: Clock) -> None:
+    """It opens a channel on the node that has just lost everything, and never funds it."""
+    peers = Peers(clock, "none", 1 << 20)
+    assert peers.user.entrance.fresh
+    peers.user.channel_changed(MALLORY, "CHANNELD_AWAITING_LOCKIN", clock.now)
+    stranger_opens(peers, 100)
+    assert peers.user.entrance.fresh
+    assert peers.got == {ALICE: [], MALLORY: []}, "a backup without the lost channels would be the end of it"
+    copy = seal(KEY, encode(1, [samples.entry(1)], samples.summary([samples.entry(1)])))
+    peers.user.retrieved(ALICE, copy)
+    assert peers.user.recovering
+
+
+def test_a_backup_says_which_chain_it_is_of_and_the_highest_id_ever(clock: Clock) -> None:
+    peers = Peers(clock, "none", 1 << 20)
+    peers.have(1, 7)
+    peers.have(1)
+    facts = decode(unseal(KEY, peers.got[ALICE][-1])).facts
+    assert facts.chain_hash == CHAIN_HASHES["regtest"]
+    assert facts.highest_id == samples.entry(7).database_id
+    peers.start()
+    assert peers.user.ledger.state.highest_id == facts.highest_id
+
+
+def test_what_stood_still_and_goes_on_may_have_a_twin(clock: Clock) -> None:
+    """A snapshot of a running machine: the wall clock jumps, the process knows nothing of it. What another copy of
+    this database made in between is not ours, although we have sent something newer since."""
+    peers = Peers(clock, "none", 1 << 20)
+    peers.have(1)
+    sent = peers.user.ledger.state.newest_sent
+    clock.offset += 1000
+    peers.have(1, 2)
+    state = peers.user.ledger.state
+    assert state.newest_sent > sent + 900
+    assert state.is_foreign(sent + 500)
+    twin = seal(KEY, encode(sent + 500, [samples.entry(1), samples.entry(3)], samples.summary([])))
+    peers.user.retrieved(ALICE, twin)
+    assert peers.user.recovering

@@ -31,6 +31,7 @@ class Case:
         self.entryless: dict[bytes, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
+        self.withheld: list[str] = []
         self.user = self.a_user()
         monkeypatch.setattr(todo, "holding", lambda user, replicas: self.holding)
         self.hanging: set[str] = set()
@@ -50,6 +51,7 @@ class Case:
             entryless=self.entryless,
             partners={CHANNEL.node_id.hex()},
             record=lambda peer: self.records.get(peer, SentRecord()),
+            withheld_at=self.withheld,
         )
         old_node = SimpleNamespace(sign="")
         entrance = SimpleNamespace(fresh=False, halted=False, claims={})
@@ -66,6 +68,17 @@ class Case:
 def test_all_well_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(monkeypatch)
     assert (case.told(0), case.told(1e6), case.todo.texts()) == ([], [], [])
+
+
+def test_channels_of_an_earlier_life_are_critical_and_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.withheld += [PEER, "03" * 33]
+    assert case.told(0) == [("earlier-life", "critical")]
+    (text,) = case.todo.texts()
+    assert text.startswith("2 PEER(S) HOLD A BACKUP FROM BEFORE THIS DATABASE")
+    assert "peerstorage-restore dry_run=true" in text
+    case.withheld.clear()
+    assert case.told(60) == [("earlier-life", "info")]
 
 
 def test_a_call_that_hangs_is_told_once_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +185,17 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     case.user.recovering = False
     case.user.old_node.sign = ""
     assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
+
+
+def test_a_peer_that_claims_more_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.user.entrance.claims = {PEER: frozenset({CHANNEL.channel_id})}
+    assert case.told(0) == [("claimed-ahead", "critical")]
+    (text,) = case.todo.texts()
+    assert PEER in text
+    assert CHANNEL.channel_id.hex() in text
+    case.user.entrance.claims = {}
+    assert case.told(1) == [("claimed-ahead", "info")]
 
 
 def test_switched_off_and_beside_the_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
