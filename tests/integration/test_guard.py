@@ -117,7 +117,7 @@ def test_halt_refuses_and_the_true_database_goes_on(node_factory: Any, tmp_path:
 @pytest.mark.parametrize("guard", ["halt", "check"])
 def test_only_who_is_ahead_stays_out_and_after_its_close_all_is_normal(node_factory: Any, guard: str) -> None:
     """The true database was used with one of two peers: check, close, and lightningd goes on with the other."""
-    options = HALT | LOSING | {"peerstorage-guard": guard}
+    options = HALT | LOSING | {"peerstorage-guard": guard, "peerstorage-replicas": 2}
     l1, l2, l3 = node_factory.get_nodes(3, opts=[options, OURS, OURS])
     fund(l1, l2, l3, push_sat=300_000)
     key = secret(l1)

@@ -270,6 +270,34 @@ def test_what_an_earlier_version_noted_lets_nobody_in(tmp_path: Path) -> None:
         turned_away(net, alice, carol)
 
 
+def test_check_without_a_database_says_so_and_does_what_halt_does(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), channels = alone_ahead(
+            net, HALT | {"peerstorage-guard": "check", "peerstorage-file": ""}
+        )
+        assert any("does what halt does" in text for text in status(alice)["todo"])
+        turned_away(net, alice, bob)
+        net.connect(alice, carol)
+        assert record(alice, "state")["ahead"] == channels[0].channel_id
+
+
+def test_warn_is_normal_again_too(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), channels = alone_ahead(net, SETTLING | {"peerstorage-file": ""})
+        end = channels[0].end(bob)
+        assert end
+        revocations, end.revocations = end.revocations, 0  # the simulated peer would close
+        net.connect(alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        net.connect(alice, carol)
+        assert not alice.sent
+        end.revocations = revocations
+        closed_by(net, bob, channels[0])
+        wait_for(lambda: mode(alice) == "normal")
+        for peer in (bob, carol):
+            wait_for(lambda peer=peer: alice.sent_to(peer))  # type: ignore[misc]
+
+
 def test_off_does_not_compare(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob, _), channels, _ = with_old_database(net, SETTLING | {"peerstorage-guard": "off"})

@@ -264,7 +264,7 @@ def test_the_file_lets_go_of_a_channel_that_was_ahead_once_it_is_closed_on_chain
         desk.states[entry(1).channel_id.hex()] = state
         assert desk.work(time.monotonic() + 60)
         assert [one.revocations for one in read(tmp_path).entries] == [revocations]
-    assert desk.kinds() == [("file-ahead", "info")]
+    assert desk.kinds()[-1] == ("file-ahead", "info")
     assert not desk.work(time.monotonic() + 120)
 
 
