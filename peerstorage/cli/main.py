@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peerstorage import __version__
-from peerstorage.cli import onchain, peers, resume, show, snapshot
+from peerstorage.cli import onchain, peers, resume, revive, show, snapshot
 from peerstorage.cli.answers import (
     FINE,
     INCOMPLETE,
@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     onchain.add_commands(command)
     resume.add_command(command)
     snapshot.add_command(command)
+    revive.add_commands(command)
     return parser
 
 
@@ -184,13 +185,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     inputs = Inputs()
-    alone = {
-        "convert": _convert,
-        **peers.COMMANDS,
-        **onchain.COMMANDS,
-        "check": resume.run_check,
-        "open-snapshot": snapshot.run_open,
-    }
+    alone = {"convert": _convert, "check": resume.run_check, "open-snapshot": snapshot.run_open}
+    alone |= peers.COMMANDS | onchain.COMMANDS | revive.COMMANDS
     if arguments.command in alone:
         return alone[arguments.command](arguments, inputs)
     secret = inputs.secret(arguments)

@@ -45,13 +45,16 @@ from peerstorage.formats.sealing import seal
 from peerstorage.recovery import gather
 from peerstorage.recovery.chain import Chain
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
-from peerstorage.recovery.database_source import is_database
+from peerstorage.recovery.database_source import is_database, is_url
 from peerstorage.recovery.merge import Recovered, merge
 from peerstorage.recovery.old_node import moved, newer_copy
+from peerstorage.recovery.snapshot_file import is_snapshot_file
 
 # A close is in the mempool within a second or two after the peer was told.
 _SEEN_WITHIN = 10.0
 _MOVING = {Outcome.CLOSING, Outcome.TOLD}
+# Behind the name of fetch's file.
+_OTHERS = ".others"
 _NOT_TOLD = str(Outcome.NOT_TOLD)
 
 
@@ -122,11 +125,13 @@ def parse_endpoints(texts: Sequence[str]) -> list[Endpoint]:
 def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
     secret = inputs.secret(arguments)
     assert secret.seed is not None  # noqa: S101  of these options each gives one
-    if Path(arguments.out).exists():
-        raise UsageError(INVALID_PARAMS, f"{arguments.out} is there already: --out names another file")
-    endpoints = parse_endpoints([text for text in arguments.places if "@" in text])
+    for name in (arguments.out, f"{arguments.out}{_OTHERS}"):
+        if Path(name).exists():
+            raise UsageError(INVALID_PARAMS, f"{name} is there already: --out names another file")
+    places = [text for text in arguments.places if "@" in text and not is_url(text)]
+    endpoints = parse_endpoints(places)
     proxy = proxy_of(arguments)
-    sources, failures = open_all(secret, inputs, [text for text in arguments.places if "@" not in text])
+    sources, failures = open_all(secret, inputs, [text for text in arguments.places if text not in places])
     hear = partial(
         hear_all,
         node_key(secret.seed),
@@ -143,7 +148,12 @@ def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
     written = _write(arguments.out, secret.keys[0], result, gathered) if gathered.sources else []
     say(show.recovered_notes(result))
     if arguments.json:
-        print_json(show.recovered(result) | {"peers": peers, "files": written})
+        # The entries are in the file: they hold the peers' revoked secrets.
+        recovered = show.recovered(result) | {
+            "channels": [show.channel(one.entry) for one in result.candidates]
+        }
+        del recovered["scb"]
+        print_json(recovered | {"peers": peers, "files": written})
     else:
         print_lines(line for row in peers for line in _peer_lines(row))
         print_lines([f"written: {name}" for name in written])
@@ -158,14 +168,15 @@ def _write(name: str, key: bytes, result: Recovered, gathered: gather.Gathered) 
     rest = gather.others(result)
     if rest is None:
         return [name]
-    write_new(f"{name}.others", seal(key, rest))
+    write_new(f"{name}{_OTHERS}", seal(key, rest))
     say(
         [
-            f"{name}.others has what was left out: channels that a newer backup no longer has, or whose database "
-            "id another channel claims. sweep and descriptors take it beside the first; recoverchannel must not"
+            f"{name}{_OTHERS} has what was left out: channels that a newer backup no longer has, or whose "
+            "database id another channel claims. sweep and descriptors take it beside the first; recoverchannel "
+            "must not get it"
         ]
     )
-    return [name, f"{name}.others"]
+    return [name, f"{name}{_OTHERS}"]
 
 
 def _how(heard: Heard) -> str:
@@ -216,7 +227,9 @@ def run_close(arguments: argparse.Namespace, inputs: Inputs) -> int:
             raise UsageError(INVALID_PARAMS, "--behind takes one database")
         [arguments.database] = arguments.sources
         return run_close_behind(arguments, inputs)
-    if not arguments.all and any(is_database(one) for one in arguments.sources):
+    if not arguments.all and any(
+        is_database(one) or is_snapshot_file(Path(one)) for one in arguments.sources
+    ):
         raise UsageError(
             INVALID_PARAMS,
             "of a database --behind closes the channels that moved on since the copy, and the others live; --all "

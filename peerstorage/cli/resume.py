@@ -172,7 +172,7 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     if not is_url(arguments.database):
         if arguments.hsm_secret is None and not arguments.mnemonic:
             arguments.hsm_secret = str(Path(arguments.database).with_name("hsm_secret"))
-        _refuse_running(Path(arguments.database).parent)
+        refuse_running(Path(arguments.database).parent)
     elif arguments.hsm_secret is None and not arguments.mnemonic:
         raise UsageError(INVALID_PARAMS, "with PostgreSQL the key is needed: --hsm-secret or --mnemonic")
     seed = inputs.secret(arguments).seed
@@ -199,7 +199,7 @@ def _read(source: str, seed: bytes) -> Database:
         return read_database(str(opened))
 
 
-def _refuse_running(folder: Path) -> None:
+def refuse_running(folder: Path) -> None:
     """Raises UsageError where lightningd answers in the database's folder."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from peerstorage.cli.answers import WRONG_KEY, exit_code, say
 from peerstorage.cli.inputs import Inputs, Secret, add_key_options, label
@@ -15,10 +17,11 @@ from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
 from peerstorage.recovery.database_source import is_database, is_url, read_entries
+from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "
-    "the backup in hex or as clnemerg1…; or lightningd's database, a file or postgres://…"
+    "the backup in hex or as clnemerg1…; or lightningd's database, a file, a snapshot or postgres://…"
 )
 
 
@@ -67,7 +70,9 @@ def open_all(
     for argument in names:
         name = "the database" if is_url(argument) else label(argument)
         try:
-            if is_database(argument):
+            if is_snapshot_file(Path(argument)):
+                sources.append(Source(name, _of_snapshot(secret, Path(argument))))
+            elif is_database(argument):
                 sources.append(Source(name, read_entries(argument)))
             else:
                 sources.append(_open(secret, name, inputs.source(argument)))
@@ -80,8 +85,16 @@ def open_all(
     return sources, failures
 
 
+def _of_snapshot(secret: Secret, path: Path) -> Backup:
+    """What is in a snapshot, which is opened for so long in a folder of ours."""
+    with tempfile.TemporaryDirectory(prefix="peerstorage-") as folder:
+        database = Path(folder) / "database"
+        open_snapshot_file(path, secret.snapshot_keys, database)
+        return read_entries(str(database))
+
+
 def _open(secret: Secret, name: str, blob: bytes) -> Source:
-    if not blob.lstrip().startswith(b"{"):
+    if not _is_json(blob):
         return open_source(secret.keys, name, blob)
     signer = greenlight.read(blob)
     if signer.node_id != secret.node_id:
@@ -94,3 +107,11 @@ def _open(secret: Secret, name: str, blob: bytes) -> Source:
         raise FormatError(f"created_at {signer.created_at} is no time") from error
     faults = tuple(f"{channel.key}: {channel.fault}" for channel in signer.incomplete)
     return Source(name, Backup(max(0, made), signer.entries, None, faults=faults))
+
+
+def _is_json(blob: bytes) -> bool:
+    """Whether this is text that begins as an object does. One sealed blob of 256 begins with that byte, too."""
+    try:
+        return blob.decode().lstrip().startswith("{")
+    except UnicodeDecodeError:
+        return False

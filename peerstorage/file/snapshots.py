@@ -39,10 +39,10 @@ from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.user import User
+from peerstorage.recovery.database_source import is_url
 
 NAME = "lightningd.sqlite3.CHECK-BEFORE-START"
 _DATABASE = "lightningd.sqlite3"
-_SQLITE = "sqlite3://"
 _LOOK_SECONDS, _LONGEST_SECONDS = 60.0, 3600.0
 _RETRY_SECONDS = 600.0
 _PROGRAM_SECONDS = 3600.0
@@ -118,18 +118,17 @@ class Snapshots:
     def tick(self, now: float) -> None:
         wallet = self._node.wallet()
         self._at = float("inf")
-        if wallet is not None and not wallet.startswith(_SQLITE):
+        if wallet is not None and is_url(wallet):
             self._tell(
                 SNAPSHOT_FAILED,
                 "peerstorage-snapshot: lightningd's database is PostgreSQL, of which there are no snapshots. Use "
                 "pg_dump or replication, and start a copy only after it was checked",
             )
             return
-        place = _DATABASE if wallet is None else wallet.removeprefix(_SQLITE).split(":")[0]
         if self._write_from is None:
             self._write_from = now + _LOOK_SECONDS
         write = now >= self._write_from and not self._user.recovering and bool(self._user.ledger.channels)
-        self._jobs.put(_Job(self._folder / place, write))
+        self._jobs.put(_Job(self._folder / (wallet or _DATABASE), write))
 
     def _tell(self, kind: str, message: str) -> None:
         self.fault = message

@@ -31,7 +31,7 @@ VERSION = 1
 _VERSION_MASK = 0x5555555555555555
 
 MAGIC = b"psx1"
-_SUMMARY, _DIRECTORY, _PADDING, _FILL = 1, 3, 5, 7
+_SUMMARY, _DIRECTORY, _PADDING, _FILL, _LIVE = 1, 3, 5, 7, 21
 _SUMMARY_LENGTH = 4 + 1 + 4 + 32
 
 MAX_TIMESTAMP = 0xFFFFFFFF
@@ -117,7 +117,7 @@ class Contact:
 @dataclass(frozen=True, slots=True)
 class Backup:
     """A decoded backup. `faults` names what could not be read, `lost` counts the entries that were not;
-    `summary` is None, `directory` and `facts` are empty for the built-in's."""
+    `summary` is None, and `directory`, `facts` and `live` (live.py) are empty, for the built-in's."""
 
     timestamp: int
     entries: tuple[ChannelBackup, ...]
@@ -128,6 +128,7 @@ class Backup:
     lost: int = 0
     version: int = VERSION
     facts: NodeFacts = NOTHING
+    live: bytes = b""
 
     @property
     def channel_ids(self) -> frozenset[bytes]:
@@ -162,6 +163,7 @@ def encode(
     directory: Sequence[Contact] = (),
     *,
     facts: NodeFacts = NOTHING,
+    live: bytes = b"",
 ) -> bytes:
     """The plaintext of a backup, padded to `length` bytes; None: not padded.
 
@@ -182,7 +184,7 @@ def encode(
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
-    rest = encode_tlvs(facts.records())
+    rest = encode_tlvs([*facts.records(), *([(_LIVE, live)] if live else [])])
     padding = b"" if length is None else _padding(length - len(content) - len(rest))
     return content + padding + rest
 
@@ -250,21 +252,21 @@ def decode(plaintext: bytes) -> Backup:
             faults.append(f"entry {number + 1} of {count}, channel {walked.channel_id.hex()}: {error}")
         else:
             entries.append(entry)
-    lost = count - len(entries)
+    lost, found = count - len(entries), tuple(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
-    facts = NOTHING
+    facts, live = NOTHING, b""
     try:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
-        facts = read_facts(records, faults)
+        facts, live = read_facts(records, faults), records.get(_LIVE, b"")
         summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
-    return Backup(timestamp, tuple(entries), summary, directory, legacy, tuple(faults), lost, version, facts)
+    return Backup(timestamp, found, summary, directory, legacy, tuple(faults), lost, version, facts, live)
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:

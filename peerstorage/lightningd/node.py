@@ -1,88 +1,39 @@
-"""lightningd's RPC as this plugin uses it, typed, with errors that never carry a payload.
+"""What this plugin asks of lightningd and tells it.
 
 Rules:
-- Every call has a deadline. What is not answered by then fails like a call that was refused, and is named in
-  `hanging` until a call of that method is answered again.
 - What another plugin answers (listnodes) may hang with it: nothing that a hook waits for asks for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from peerstorage.bolt.peer_storage import Message
-from peerstorage.errors import FormatError, PeerstorageError, StoreError
+from peerstorage.errors import FormatError
 from peerstorage.formats.facts import CHAIN_HASHES
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import SCB_SECRET
-from peerstorage.lightningd.connection import ask
-from peerstorage.lightningd.store import Key
+from peerstorage.lightningd.calls import Calls, NodeError
+from peerstorage.lightningd.rows import NO_CHANNEL, PROOF, STUB, is_proven
 
-_NO_SUCH_KEY = 1200
-# Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
-# that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
-_NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
+__all__ = ["BUILTIN", "Node", "NodeError"]
+
 BUILTIN = "chanbackup"
-# lightningd started this process. When it died another one may answer at the same socket: it has a plugin of its
-# own, and what we still have to say may be older.
-_PARENT = os.getppid()
 _DEFERRED = "Deferring registration of hook peer_connected"
 _UPDATED = "Updating hooks for peer_connected"
-# lightningd itself may be busy for a while, with ten thousand channels or a database that is being moved.
-CALL_SECONDS = 60.0
-# A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
-_PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
-# Without a block nobody gets there, but in CHANNELD_NORMAL whom we trust (zero-conf).
-_IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
-# What tells whether a channel is proven.
-_PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of more peers than these all channels are listed at once.
 _FEW_PEERS = 20
-# The short_channel_id of every channel that recoverchannel makes.
-_STUB = "1x1x1"
 
 
-class NodeError(PeerstorageError):
-    """lightningd refused a call, or can't be reached (code 0)."""
-
-    def __init__(self, method: str, code: int, message: str) -> None:
-        super().__init__(f"{method}: {message}")
-        self.code = code
-        self.reason = message
-
-
-def _is_proven(channel: dict[str, Any]) -> bool:
-    """Whether a row of listpeerchannels is of a channel that no stranger could have made alone. It has a
-    short_channel_id when its funding is in a block, and gets payments before only where we allow it."""
-    return "short_channel_id" in channel or channel.get("opener") == "local" or channel["state"] in _IN_USE
-
-
-def _result(method: str, answer: Any) -> dict[str, Any]:
-    """Of an answer object. Raises NodeError."""
-    if isinstance(answer, dict) and "error" in answer:
-        details = answer["error"]
-        if not isinstance(details, dict):
-            details = {"message": details}
-        raise NodeError(method, int(details.get("code", 0)), str(details.get("message", "refused")))
-    result = answer.get("result") if isinstance(answer, dict) else None
-    if not isinstance(result, dict):
-        raise NodeError(method, 0, "the answer is not an object")
-    return result
-
-
-class Node:
-    """Used by one thread, each has its own; `hanging`, the methods whose last call was not answered in time, may
-    be one for all of them."""
+class Node(Calls):
+    """Used by one thread, each has its own."""
 
     def __init__(self, rpc_path: str, hanging: set[str] | None = None) -> None:
-        self.rpc_path = rpc_path
-        self.hanging: set[str] = set() if hanging is None else hanging
-        self._number = 0
+        super().__init__(rpc_path, hanging)
         self._entries: dict[str, ChannelBackup] = {}
         # What `channels` found that lightningd leaves out of staticbackup: the peer's node_id in hex by
         # channel_id.
@@ -94,95 +45,13 @@ class Node:
         # Whether `channels` found any since it was first asked that recoverchannel made.
         self.has_new_stubs, self._asked = False, False
 
-    def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
-        """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
-        if os.getppid() != _PARENT:
-            raise NodeError(method, 0, "the lightningd that started this plugin has died")
-        self._number += 1
-        given = {name: value for name, value in params.items() if value is not None}
-        name = f"peerstorage:{method}#{self._number}"
-        request: dict[str, Any] = {"jsonrpc": "2.0", "id": name, "method": method, "params": given}
-        if only is not None:
-            request["filter"] = only
-        seconds = _PATIENCE.get(method, CALL_SECONDS)
-        try:
-            answer = ask(self.rpc_path, request, seconds)
-        except TimeoutError:
-            self.hanging.add(method)
-            raise NodeError(method, 0, f"lightningd did not answer in {seconds:.0f} seconds") from None
-        except (OSError, ValueError) as error:
-            raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
-        self.hanging.discard(method)
-        return _result(method, answer)
-
     def another(self) -> Node:
         """For another thread."""
         return Node(self.rpc_path, self.hanging)
 
-    # The datastore, as the store wants it.
-
-    def get(self, key: Key) -> bytes | None:
-        for entry in self._datastore("listdatastore", list(key))["datastore"]:
-            if entry["key"] == list(key) and "hex" in entry:
-                return bytes.fromhex(entry["hex"])
-        return None
-
-    def put(self, key: Key, value: bytes) -> None:
-        # The answer would repeat the value.
-        self._datastore(
-            "datastore", list(key), {"generation": True}, hex=value.hex(), mode="create-or-replace"
-        )
-
-    def delete(self, key: Key) -> None:
-        """Deletes a key; one that isn't there is as good as deleted."""
-        try:
-            self.call("deldatastore", {"generation": True}, key=list(key))
-        except NodeError as error:
-            if error.code != _NO_SUCH_KEY:
-                raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
-
-    def children(self, key: Key) -> list[tuple[str, bytes]]:
-        depth = len(key)
-        return [
-            (entry["key"][depth], bytes.fromhex(entry["hex"]))
-            for entry in self._datastore("listdatastore", list(key))["datastore"]
-            if len(entry["key"]) == depth + 1 and "hex" in entry
-        ]
-
-    def names(self, key: Key) -> list[str]:
-        """Names of the immediate children, without their data."""
-        depth = len(key)
-        answer = self._datastore("listdatastore", list(key), {"datastore": [{"key": True}]})
-        return [entry["key"][depth] for entry in answer["datastore"] if len(entry["key"]) == depth + 1]
-
-    def generation(self, key: Key) -> int | None:
-        """How often a key was written anew, without its data; None: it has none."""
-        only = {"datastore": [{"key": True, "generation": True}]}
-        for entry in self._datastore("listdatastore", list(key), only)["datastore"]:
-            if entry["key"] == list(key) and "generation" in entry:
-                return int(entry["generation"])
-        return None
-
-    def _datastore(
-        self, method: str, key: list[str], only: dict[str, Any] | None = None, **params: str
-    ) -> dict[str, Any]:
-        try:
-            return self.call(method, only, key=key, **params)
-        except NodeError as error:
-            raise StoreError(f"datastore key {'/'.join(key)}: {error}") from error
-
-    # What we ask of the node.
-
     def secret(self, name: str = SCB_SECRET) -> bytes:
         """The key that seals static channel backups, or another one by name."""
         return bytes.fromhex(self.call("makesecret", string=name)["secret"])
-
-    def wallet(self) -> str | None:
-        """The option `wallet`: the database as scheme://place; None: it is not set."""
-        value = (
-            self.call("listconfigs", config="wallet").get("configs", {}).get("wallet", {}).get("value_str")
-        )
-        return None if value is None else str(value)
 
     def node_id(self) -> str:
         return str(self.call("getinfo")["id"])
@@ -238,24 +107,24 @@ class Node:
         """Channel ids of those with a proof that was not there before: a block, our own opening, or payments."""
         peers = {entry.node_id.hex() for entry in entries if entry.channel_id not in self._proven}
         asked: list[str | None] = [None] if len(peers) > _FEW_PEERS else [*sorted(peers)]
-        only = {"channels": [dict.fromkeys(_PROOF, True)]}
+        only = {"channels": [dict.fromkeys(PROOF, True)]}
         rows = {
             bytes.fromhex(row["channel_id"]): row
             for peer_id in asked
             for row in self.call("listpeerchannels", only, id=peer_id)["channels"]
-            if "channel_id" in row and _is_proven(row)
+            if "channel_id" in row and is_proven(row)
         }
         new = rows.keys() - self._proven
-        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == _STUB for one in new)
+        self.has_new_stubs |= self._asked and any(rows[one].get("short_channel_id") == STUB for one in new)
         self._asked = True
         return set(rows)
 
     def _channels_with(self, peer_id: str) -> list[dict[str, Any]]:
         """Id and funding output of each committed channel that is not unfunded."""
         funding = ("funding_txid", "funding_outnum", "total_msat")
-        only = {"channels": [dict.fromkeys((*_PROOF, *funding), True)]}
+        only = {"channels": [dict.fromkeys((*PROOF, *funding), True)]}
         channels = self.call("listpeerchannels", only, id=peer_id)["channels"]
-        return [each for each in channels if each["state"] not in _NO_CHANNEL and _is_proven(each)]
+        return [each for each in channels if each["state"] not in NO_CHANNEL and is_proven(each)]
 
     def learn(self, entries: Iterable[ChannelBackup]) -> bool:
         """Takes from a backup of ours the entries of channels that lightningd leaves out, where more can be
@@ -282,7 +151,7 @@ class Node:
 
     def has_channel_with(self, peer_id: str) -> bool:
         channels = self.call("listpeerchannels", id=peer_id)["channels"]
-        return any(channel["state"] not in _NO_CHANNEL for channel in channels)
+        return any(channel["state"] not in NO_CHANNEL for channel in channels)
 
     def has_funded_channel_with(self, peer_id: str) -> bool:
         """Whether a channel with a peer is, or was, in a block: only then it has a short_channel_id."""
@@ -298,7 +167,7 @@ class Node:
         """How many channels there are with each peer, by node_id in hex."""
         only = {"channels": [{"peer_id": True, "state": True}]}
         channels = self.call("listpeerchannels", only)["channels"]
-        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in _NO_CHANNEL)
+        return Counter(channel["peer_id"] for channel in channels if channel["state"] not in NO_CHANNEL)
 
     def channel_states(self) -> dict[str, str]:
         """lightningd's state by channel_id in hex, of channels that have one."""
@@ -318,7 +187,7 @@ class Node:
         return {
             channel["channel_id"]
             for channel in channels
-            if "channel_id" in channel and (channel.get("short_channel_id") == _STUB) is recovered
+            if "channel_id" in channel and (channel.get("short_channel_id") == STUB) is recovered
         }
 
     def announced_addresses(self, peer_id: str) -> list[WireAddress]:
@@ -334,6 +203,15 @@ class Node:
     def has_tor_proxy(self) -> bool:
         """Whether lightningd can connect to Tor addresses."""
         return bool(self.call("listconfigs", config="proxy").get("configs", {}).get("proxy"))
+
+    def wallet(self) -> str | None:
+        """lightningd's option `wallet`: the path of its SQLite file, or a postgres:// URL; None: not set."""
+        config = self.call("listconfigs", config="wallet").get("configs", {}).get("wallet")
+        if config is None:
+            return None
+        # sqlite3://PATH, or sqlite3://PATH:BACKUP
+        value = str(config["value_str"])
+        return value.removeprefix("sqlite3://").partition(":")[0] if value.startswith("sqlite3://") else value
 
     def connect(self, peer_id: str, address: str) -> None:
         self.call("connect", id=f"{peer_id}@{address}")

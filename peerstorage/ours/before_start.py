@@ -12,24 +12,28 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from peerstorage.errors import SecretError
+from peerstorage.errors import NOTHING_TO_SEND, PeerstorageError, SecretError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.words import ENGLISH
-from peerstorage.lightningd import configuration
+from peerstorage.lightningd import configuration as connections
+from peerstorage.lightningd.alerts import NOT_CHECKED, WARNING, Alerts
 from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.options import Options
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Limits, Proxy, endpoints_of, hear_all
-from peerstorage.recovery.database_source import read_running
+from peerstorage.recovery.database_source import is_url, read_running
 from peerstorage.recovery.survey import Survey, check_seed, survey
 
 # lightningd's start waits for it: no peer that answers needs longer for the next message.
 _LIMITS = Limits(connect=5, handshake=5, quiet=1)
 _AT_ONCE = 150
-_SQLITE, _DATABASE = "sqlite3://", "lightningd.sqlite3"
+_DATABASE = "lightningd.sqlite3"
 _CURRENT = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.CLOSING))
 
 
@@ -74,15 +78,39 @@ def concluded(result: Survey, heard: Mapping[str, Heard]) -> Answers:
     )
 
 
+class Learner(Protocol):
+    """Who learns what was said."""
+
+    def asked_before_start(self, answers: Answers) -> None: ...
+
+
+def ask(
+    node: Node, user: Learner, alerts: Alerts, options: Options, configuration: Mapping[str, Any]
+) -> None:
+    """Asks everybody, in the answer to lightningd's init. `configuration`: of that."""
+    begun = time.monotonic()
+    try:
+        if not configuration.get("startup", True):
+            raise UsageError(NOTHING_TO_SEND, "lightningd runs and talks to its peers already")
+        answers = ask_peers(node, Path(configuration["lightning-dir"]), options.check_seconds)
+    except PeerstorageError as error:
+        told = f"peerstorage-guard=check does what halt does until the next start: {error}"
+        alerts.raise_(NOT_CHECKED, None, WARNING, told)
+        return
+    user.asked_before_start(answers)
+    alerts.log("info", f"before the start {answers.summary}, in {time.monotonic() - begun:.1f} s")
+
+
 def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
     """Asks everybody who has a channel, for so many seconds. `folder`: the network's.
 
     Raises PeerstorageError where the key or the database can't be had.
     """
     seed = _seed(folder / "hsm_secret")
-    database = read_running(_place(node.wallet(), folder))
+    wallet = node.wallet() or _DATABASE
+    database = read_running(wallet if is_url(wallet) else str(folder / wallet))
     check_seed(database, seed)
-    if configuration.is_offline(node):
+    if connections.is_offline(node):
         return Answers()
     peers = {
         channel.node_id.hex(): endpoints_of(
@@ -91,7 +119,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
         for channel in database.channels
         if not channel.is_ending
     }
-    proxy = configuration.proxy(node)
+    proxy = connections.proxy(node)
     heard = hear_all(
         keys.node_key(seed),
         peers,
@@ -101,15 +129,6 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
         within=seconds,
     )
     return concluded(survey(database, seed, heard, {}), heard)
-
-
-def _place(wallet: str | None, folder: Path) -> str:
-    """Of the database, by lightningd's option `wallet`: sqlite3://PATH, sqlite3://PATH:COPY or postgres://…"""
-    if wallet is None:
-        return str(folder / _DATABASE)
-    if not wallet.startswith(_SQLITE):
-        return wallet
-    return str(folder / wallet.removeprefix(_SQLITE).partition(":")[0])
 
 
 def _seed(path: Path) -> bytes:

@@ -105,19 +105,14 @@ def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compar
         return state
     is_all = not judgement.unknown and (bool(state.ahead) or not state.recovering)
     ahead = state.channels_ahead | judgement.ahead if is_all and compared else frozenset()
-    if not state.recovering:
-        state = replace(state, rival_after=earliest(now, state.newest_seen))
-    return replace(
-        state,
-        mode=RECOVERING,
-        old=state.old or (judgement.old and compared),
-        ahead=" ".join(sorted(channel_id.hex() for channel_id in ahead)),
-    )
+    state = state if state.recovering else recovering_by_word(state, now)
+    old = state.old or (judgement.old and compared)
+    return replace(state, old=old, ahead=" ".join(sorted(channel_id.hex() for channel_id in ahead)))
 
 
 def recovering_by_word(state: State, now: int) -> State:
-    """The state after the operator's word that channels of an earlier life are to be recovered. `now`: wall-clock
-    seconds."""
+    """The state after the operator's word that what this database does not have is to be recovered. `now`:
+    wall-clock seconds."""
     return replace(state, mode=RECOVERING, rival_after=earliest(now, state.newest_seen))
 
 

@@ -15,6 +15,7 @@ from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.store import SentRecord, State, Store
+from peerstorage.ours import guard
 from peerstorage.ours.peers import partners
 
 Log = Callable[[str, str], None]
@@ -113,23 +114,6 @@ class Ledger:
         if highest > self.state.highest_id:
             self.save(replace(self.state, highest_id=highest))
 
-    @property
-    def withheld_at(self) -> list[str]:
-        """Peers by node_id in hex that hold what may be better than what we could send."""
-        return sorted(peer_id for peer_id, record in self.records.items() if record.withheld)
-
-    def lightningd_started(self) -> None:
-        """It counts its channels anew."""
-        self.save(replace(self.state, handed_over=False))
-
-    def hands_over(self) -> None:
-        """recoverchannel is about to be called."""
-        self.save(replace(self.state, handed_over=True))
-
-    def may_open(self) -> None:
-        """The operator takes it on himself that keys may come a second time."""
-        self.save(replace(self.state, keys_used=False))
-
     def save(self, state: State) -> None:
         if state != self.state:
             self.store.save_state(state)
@@ -157,6 +141,24 @@ class Ledger:
     def forget(self, peer_id: str) -> None:
         self.store.forget_peer(peer_id)
         self.records.pop(peer_id, None)
+
+    @property
+    def withheld_at(self) -> list[str]:
+        """Peers by node_id in hex that hold what may be better than what we could send."""
+        return sorted(peer_id for peer_id, record in self.records.items() if record.withheld)
+
+    @property
+    def no_new_channels(self) -> str:
+        """Any thread may ask: see guard."""
+        return guard.no_new_channels(self.state)
+
+    def lightningd_started(self) -> None:
+        """It counts its channels anew."""
+        self.save(replace(self.state, handed_over=False))
+
+    def may_open(self) -> None:
+        """The operator takes it on himself that keys may come a second time."""
+        self.save(replace(self.state, keys_used=False))
 
     def say(self, peer_id: str, level: str, message: str) -> None:
         """Logs a condition of a peer once, not at each of its reconnections."""

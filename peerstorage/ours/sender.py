@@ -33,6 +33,7 @@ from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
 from peerstorage.ours.session import Sessions
@@ -43,6 +44,10 @@ _PEER_IS_GONE = -32600
 _WARNING_SECONDS = 2.0
 # So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
 _MOST_UNFUNDED = 10
+
+
+# Channels that are not funded yet, and facts of the node.
+_Beside = tuple[Sequence[ChannelBackup], NodeFacts]
 
 
 class Sender:
@@ -62,6 +67,7 @@ class Sender:
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
+        self.live = LiveParts()
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[float, list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
@@ -129,7 +135,8 @@ class Sender:
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         wall_clock = time.time()
         timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
-        blobs: dict[tuple[int, int, int], tuple[Contents, bytes]] = {}
+        blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
+        self.live.look()
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -148,9 +155,10 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            key = (id(contents.entries), contents.contacts, record.limit)
+            live = self._live_part(peer_id, contents, record.limit)
+            key = (id(contents.entries), contents.contacts, record.limit, live)
             if key not in blobs:
-                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit)
+                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit, live)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
@@ -194,25 +202,47 @@ class Sender:
         if self._ledger.channels:
             self.may_replace.add(peer_id)
 
-    def _make_blob(self, timestamp: int, contents: Contents, limit: int) -> bytes:
-        """A sealed backup of at most `limit` bytes."""
+    def _encode(
+        self,
+        timestamp: int,
+        contents: Contents,
+        beside: _Beside,
+        length: int | None = None,
+        live: bytes = b"",
+    ) -> bytes:
+        unfunded, facts = beside
+        summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
+        entries = (*contents.entries, *unfunded)
         directory = self._placement.directory[: contents.contacts]
+        return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
 
-        def encode(unfunded: Sequence[ChannelBackup], facts: NodeFacts, length: int | None) -> bytes:
-            summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
-            entries = (*contents.entries, *unfunded)
-            return format_.encode(timestamp, entries, summary, length, directory, facts=facts)
-
+    def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
+        """What is there beside the plan comes along where there is room: it counts for least. And the length of
+        it all with the smallest padding."""
         facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
         # In a share a channel more would be one that no other share's summary counts.
         unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
-        # What is there beside the plan comes along where there is room: it counts for least.
-        for more, told in ((unfunded, facts), ((), facts), ((), NOTHING)):
-            shortest = len(encode(more, told, None)) + format_.SMALLEST_PADDING
+        for beside in ((unfunded, facts), ((), facts), ((), NOTHING)):
+            shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:
                 break
+        return beside, shortest
+
+    def _live_part(self, peer_id: str, contents: Contents, limit: int) -> bytes:
+        """What goes into the room that all else leaves."""
+        _, shortest = self._beside(contents, limit)
+        # Its record's type and length have four bytes.
+        room = limit - OVERHEAD - shortest - 4
+        large = self._placement.large
+        peer, channels = bytes.fromhex(peer_id), self._ledger.channels
+        return self.live.packed(peer, large, channels, self._options.replicas, room)
+
+    def _make_blob(self, timestamp: int, contents: Contents, limit: int, live: bytes) -> bytes:
+        """A sealed backup of at most `limit` bytes."""
+        beside, _ = self._beside(contents, limit)
+        shortest = len(self._encode(timestamp, contents, beside, None, live)) + format_.SMALLEST_PADDING
         length = format_.padded_length(shortest, self._options.padding, limit)
-        return seal(self._key, encode(more, told, length))
+        return seal(self._key, self._encode(timestamp, contents, beside, length, live))
 
     # What peers say of it
 

@@ -63,23 +63,14 @@ class User:
                 self.reached[peer_id] = WireAddress.parse(address)
         contacts = Contacts(node, self.reached)
         self.placement = Placement(self.ledger, self.sessions, contacts, options)
+        ledger, sessions, placement = self.ledger, self.sessions, self.placement
         self.sender = Sender(
-            node,
-            key,
-            options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            look=self.look,
+            node, key, options, ledger=ledger, sessions=sessions, placement=placement, look=self.look
         )
         self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
+        may_replace = self.sender.may_replace
         self.strangers = Strangers(
-            self.ledger,
-            self.sessions,
-            self.connections,
-            placement=self.placement,
-            may_replace=self.sender.may_replace,
-            key=key,
+            ledger, sessions, self.connections, placement=placement, may_replace=may_replace, key=key
         )
         if self.entrance.fresh and not self.recovering:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
@@ -90,12 +81,17 @@ class User:
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
         self._normal_with: set[str] = set()
-        # What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the local
-        # file or in what a peer returns, a backup without it may go to a peer: but only to one that returned none
-        # with it, or that was connected before this plugin started. To wait for those would leave new channels in
-        # no backup at all, for as long as they stay connected.
+        self._learn_again()
+
+    def _learn_again(self) -> None:
+        """What is known of unlisted channels doesn't survive a restart.
+
+        Until it is found again, here, in the local file or in what a peer returns, a backup without it may go to a
+        peer: but only to one that returned none with it, or that was connected before this plugin started. To wait
+        for those would leave new channels in no backup at all, for as long as they stay connected.
+        """
         if self.ledger.entryless:
-            for backup in self.ledger.kept(key):
+            for backup in self.ledger.kept(self._key):
                 self.learn(backup)
 
     @property
@@ -270,7 +266,6 @@ class User:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
         if judgement.verdict is not Verdict.LOST:
             self.entrance.answered(peer_id)
-        # Whether one of its own channels is ahead is known from all that was returned, not from its word.
         self.entrance.heard(peer_id)
         if judgement.verdict is Verdict.FINE:
             self.sender.may_replace.add(peer_id)
@@ -336,7 +331,7 @@ class User:
         self.ledger.have(self._node.channels(), self._node.unlisted, self._node.unfunded)
         self.ledger.note_ids()
         if self._node.has_new_stubs:
-            self.ledger.hands_over()
+            self.hands_over()
             self._node.has_new_stubs = False
         self.sessions.partners = self.ledger.partners
         self._let_go_of_ended()
@@ -381,8 +376,12 @@ class User:
 
     # The operator's word
 
+    def hands_over(self) -> None:
+        """recoverchannel is about to be called."""
+        self.ledger.save(replace(self.ledger.state, handed_over=True))
+
     def recover_earlier(self) -> None:
-        """Begins to recover what this database never had: channels of an earlier life."""
+        """Begins to recover what this database never had: channels of an earlier life, or of a file."""
         self.ledger.save(guard.recovering_by_word(self.ledger.state, int(time.time())))
         self.old_node = OldNode(self.ledger.returned, time.monotonic())
         self.connections.ask_anew(self.ledger.returned)

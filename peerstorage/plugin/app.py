@@ -14,27 +14,28 @@ import os
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyln.client import Plugin
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
-from peerstorage.errors import NOTHING_TO_SEND, FormatError, MessageError, PeerstorageError, UsageError
+from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
-from peerstorage.lightningd.alerts import NOT_CHECKED, TOPIC, WARNING, Alerts
+from peerstorage.lightningd import live_reading
+from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
+from peerstorage.ours import before_start
 from peerstorage.ours.audit import Audit, Rounds
-from peerstorage.ours.before_start import ask_peers
-from peerstorage.ours.guard import no_new_channels
 from peerstorage.ours.user import User
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
@@ -56,7 +57,7 @@ class App:
         self.worker = Worker(self._failed)
         self._said = Once()
         self.departures = Departures()
-        self.restoring, self.auditing = threading.Lock(), threading.Lock()
+        self.auditing = threading.Lock()
         self._declare()
 
     def run(self) -> None:
@@ -89,9 +90,10 @@ class App:
     ) -> dict[str, str] | None:
         try:
             self._build(Options.parse(options), configuration)
+            self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
             if self.options.use and self.options.guard == "check":
-                self._ask_before_start(configuration)
+                before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
@@ -103,7 +105,7 @@ class App:
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
         self.options = options
-        folder = Path(configuration["lightning-dir"])
+        folder = self.folder = Path(configuration["lightning-dir"])
         self.node = Node(str(folder / configuration["rpc-file"]))
         self.store = Store(self.node)
         self.key = self.node.secret()
@@ -117,6 +119,13 @@ class App:
         self.retention = Retention(
             self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
+        self._build_files(folder, options)
+        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        self.todo = Todo(
+            self.user, self.alerts, options, builtin=builtin, behind_builtin=behind, hanging=self.node.hanging
+        )
+
+    def _build_files(self, folder: Path, options: Options) -> None:
         self.local_file = LocalFile(
             folder,
             options,
@@ -136,24 +145,11 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
         )
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
-        self.todo = Todo(
-            self.user, self.alerts, options, builtin=builtin, behind_builtin=behind, hanging=self.node.hanging
-        )
 
-    def _ask_before_start(self, configuration: dict[str, Any]) -> None:
-        """lightningd waits for our answer to its init before it connects or listens."""
-        try:
-            if not configuration.get("startup", True):
-                raise UsageError(NOTHING_TO_SEND, "lightningd runs and talks to its peers already")
-            begun = time.monotonic()
-            answers = ask_peers(self.node, Path(configuration["lightning-dir"]), self.options.check_seconds)
-        except PeerstorageError as error:
-            told = f"peerstorage-guard=check does what halt does until the next start: {error}"
-            self.alerts.raise_(NOT_CHECKED, None, WARNING, told)
-        else:
-            self.user.asked_before_start(answers)
-            self._log("info", f"before the start {answers.summary}, in {time.monotonic() - begun:.1f} s")
+    def _read_live(self, folder: Path) -> None:
+        """From lightningd's database, in its network's folder or where its option `wallet` says."""
+        read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
+        self.user.sender.live.start(read, partial(self._log, "info"))
 
     def _is_behind_builtin(self) -> bool:
         with contextlib.suppress(NodeError):
@@ -257,7 +253,7 @@ class App:
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = no_new_channels(self.user.ledger.state) if self.options.use else ""
+        reason = self.user.ledger.no_new_channels if self.options.use else ""
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
@@ -277,10 +273,11 @@ class App:
                 self.worker.submit("custommsg", self.storage.take_in)
         # From now on nothing is sent to this peer until its retrieval is judged.
         elif self.options.use and self.user.connections.arrived(peer_id, message.blob, at_gate=at_gate):
-            self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+            self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
         return CONTINUE
 
-    def _retrieve(self, peer_id: str) -> None:
+    def retrieve(self, peer_id: str) -> None:
+        """On the worker: judges the copy of a peer that waits."""
         blob = self.user.connections.take(peer_id)
         try:
             self.user.retrieved(peer_id, blob)
@@ -325,7 +322,7 @@ class App:
 
         def again() -> None:
             if self.user.connections.put_back(peer_id, blob):
-                self.worker.submit("custommsg", lambda: self._retrieve(peer_id))
+                self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
 
         timer = threading.Timer(REST_AFTER_FAILURE, again)
         timer.daemon = True

@@ -29,9 +29,10 @@ from peerstorage.formats.opening import Rejected, Source, open_sources
 from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
+from peerstorage.plugin.restoring import Restoring
 from peerstorage.recovery import answers
 from peerstorage.recovery.merge import merge
-from peerstorage.recovery.restore import Restore, Wishes
+from peerstorage.recovery.restore import Wishes
 
 RESUME_WORD = "discard"
 
@@ -98,6 +99,8 @@ def _of_others(app: App) -> Methods:
 
 
 def _of_recovery(app: App) -> Methods:
+    restoring = Restoring(app)
+
     def recover(request: Any, source: str | None = None, **unknown: Any) -> None:
         """Decrypts what peers returned (or source: a file, or a blob in hex or as clnemerg1...): recoverchannel's
         input.
@@ -108,11 +111,19 @@ def _of_recovery(app: App) -> Methods:
         else:
             _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
-    def restore(
-        request: Any, dry_run: bool = False, wait: int = 60, force: bool = False, **unknown: Any
+    def restore(  # noqa: PLR0917  what lightning-cli may give by position, too
+        request: Any,
+        peers: Any = None,
+        source: Any = None,
+        dry_run: bool = False,
+        wait: int = 60,
+        force: bool = False,
+        **unknown: Any,
     ) -> None:
         """LAST RESORT, closes every channel: has each peer close, and its channels watched by recoverchannel.
 
+        peers: NODE_ID@HOST:PORT, one or an array; source: backups beside what peers return, as in
+        peerstorage-recover, one or an array. Without either the peers are those that backups and gossip name.
         dry_run only collects the backups and shows the plan; wait: seconds to watch the closes and to try peers
         that are not reached. Run it again at any time."""
         if unknown:
@@ -120,11 +131,12 @@ def _of_recovery(app: App) -> Methods:
         elif not str(wait).isdecimal():
             _refuse(request, UsageError(INVALID_PARAMS, f"wait={wait}: it is a number of seconds"))
         else:
-            _restore(app, request, Wishes(_true(dry_run), int(wait), _true(force)))
+            wishes = Wishes(_true(dry_run), int(wait), _true(force))
+            _restore(app, restoring, request, wishes, _texts(peers, source))
 
     def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
         """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
-        _answer_later(app, request, unknown, lambda: _resume(app, word))
+        _answer_later(app, request, unknown, lambda: _resume(app, restoring, word))
 
     return {
         "peerstorage-recover": recover,
@@ -246,58 +258,24 @@ def _true(value: object) -> bool:
     return value is True or str(value).lower() == "true"
 
 
-def _begin_earlier(app: App) -> None:
-    """The operator wants channels of an earlier life: from now on this node is recovering, else a peer that is to
-    be heard would be let in, and close. Raises UsageError where there is nothing that lightningd would take."""
-    recovered = merge(*open_sources(app.key, app.store.all_retrieved()), app.node.database_ids())
-    living = app.node.living_channels()
-    if all(candidate.entry.channel_id.hex() in living for candidate in recovered.candidates):
-        why = (
-            "; ".join(fault.reason for fault in recovered.rejected) or "all that they name is here or closed"
-        )
-        raise UsageError(
-            NOTHING_TO_SEND, f"of what peers hold from before this database nothing is left: {why}"
-        )
-    app.user.recover_earlier()
+def _texts(*given: Any) -> list[str]:
+    """Of parameters that may be one or several each."""
+    several = (one if isinstance(one, list) else [one] for one in given)
+    return [str(one) for some in several for one in some if one is not None]
 
 
-def _restore(app: App, request: Any, wishes: Wishes) -> None:
-    """The worker says whether it can begin, a thread of its own carries it out."""
-
+def _restore(app: App, restoring: Restoring, request: Any, wishes: Wishes, given: list[str]) -> None:
     def begin() -> None:
-        if not app.user.recovering and app.user.ledger.withheld_at:
-            _begin_earlier(app)
-        if not app.user.recovering:
-            raise UsageError(
-                NOTHING_TO_SEND,
-                f"this node ({app.node.node_id()}) is not recovering: connect to a peer that stores its backup "
-                "first, it is noticed then. If it is another node than the one that you lost, the hsm_secret is "
-                "another one",
-            )
-        if not wishes.dry_run:
-            app.user.ledger.hands_over()
-        _apart(request, app.restoring, "a restore is running already", work)
-
-    def end() -> None:
-        # Whether the channels that an old copy of the database has are given up is for the operator to say.
-        if not app.user.ledger.state.old:
-            app.resume()
-
-    def work() -> dict[str, Any]:
-        run = Restore(
-            app.node,
-            app.key,
-            app.options,
-            user=app.user,
-            gate=app.gate,
-            departures=app.departures,
-        )
-        answer = run.work(request, wishes)
-        if answer["finished"] and not wishes.dry_run:
-            app.worker.submit("restored", end)
-        return answer
+        restoring.check(dry_run=wishes.dry_run)
+        _thread(request, lambda: restoring.work(request, wishes, given))
 
     app.worker.submit(request.method, _guarded(request, begin))
+
+
+def _thread(request: Any, work: Callable[[], dict[str, Any]]) -> None:
+    """`work` answers on a thread of its own."""
+    task = _guarded(request, lambda: request.set_result(work()))
+    threading.Thread(target=task, name=request.method, daemon=True).start()
 
 
 def _apart(request: Any, lock: threading.Lock, busy: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -305,14 +283,13 @@ def _apart(request: Any, lock: threading.Lock, busy: str, work: Callable[[], dic
     if not lock.acquire(blocking=False):
         raise UsageError(STILL_RECOVERING, busy)
 
-    def run() -> None:
+    def run() -> dict[str, Any]:
         try:
-            answer = work()
+            return work()
         finally:
             lock.release()
-        request.set_result(answer)
 
-    threading.Thread(target=_guarded(request, run), name=request.method, daemon=True).start()
+    _thread(request, run)
 
 
 def _audit(app: App, request: Any, peer_id: str | None) -> None:
@@ -377,7 +354,7 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
     return {"peer_id": peer_id, "deleted_bytes": size}
 
 
-def _resume(app: App, word: str | None) -> dict[str, Any]:
+def _resume(app: App, restoring: Restoring, word: str | None) -> dict[str, Any]:
     if word == OPEN_WORD and not app.user.recovering:
         app.user.ledger.may_open()
         return {"mode": app.user.ledger.state.mode}
@@ -387,9 +364,7 @@ def _resume(app: App, word: str | None) -> dict[str, Any]:
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
         )
-    if app.restoring.locked():
-        raise UsageError(
-            STILL_RECOVERING, "a restore is running: it lets peers in to close. End it first, or wait for it"
-        )
+    if restoring.is_running:
+        raise UsageError(STILL_RECOVERING, "a restore is running: wait until it has ended, and try again")
     app.resume()
     return {"mode": app.user.ledger.state.mode}

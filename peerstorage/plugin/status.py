@@ -48,6 +48,8 @@ def status(
         "mode": user.ledger.state.mode,
         "backup": {
             "channels": len(user.ledger.channels),
+            "live_channels": user.sender.live.channels,
+            "live_fault": user.sender.live.fault or None,
             "newest_timestamp": user.ledger.state.newest_sent or None,
             "newest": time_text(user.ledger.state.newest_sent),
             "sent_last_hour_bytes": user.sender.bytes_last_hour,

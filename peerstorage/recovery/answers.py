@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered
-from peerstorage.recovery.plan import ADVICE, CLOSED, CLOSING, PeerPlan, advice
+from peerstorage.recovery.plan import PeerPlan
+from peerstorage.recovery.standing import ADVICE, CLOSED, CLOSING, ENDED, OWN_CLOSE, Received, advice
+from peerstorage.recovery.telling import Outcome
 
 _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
@@ -20,6 +23,19 @@ UNWITNESSED = (
 _UNWATCHED = (
     "lightningd does not watch the close of these channels, because closed ones of this database have their ids: "
     "recover them with a new database beside the same hsm_secret"
+)
+_UNNAMED = (
+    "peers have channels with this node that no backup names (unnamed): they were left open, for what they pay "
+    "out could not be watched. Look for a newer backup, in files and at other peers"
+)
+_UNPAID = (
+    "nothing came to the wallet of these channels, which is right where you had nothing in them. Else keep the "
+    "backup, and see python -m peerstorage sweep"
+)
+_OWN = (
+    "this node itself had closed some of these channels (own close), and lightningd can't recover what they pay "
+    "out: keep the backup and see python -m peerstorage sweep. This recovery ends by peerstorage-resume discard "
+    "alone"
 )
 _ONCE_MORE = (
     "run peerstorage-restore once more, a hundred blocks after the last close: that ends the recovery, and "
@@ -74,61 +90,90 @@ def _rejected(result: Recovered) -> list[dict[str, str]]:
     return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
 
 
-def restored(
-    plans: Sequence[PeerPlan],
-    result: Recovered,
-    *,
-    states: Mapping[str, str],
-    rescan: int,
-    why: Mapping[str, str],
-    unheard: Sequence[str],
-    old: bool,
-    unwitnessed: bool,
-    unwatched: Sequence[str],
-) -> dict[str, Any]:
-    """The answer of peerstorage-restore: one row a channel, with what to do next.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a restore found out. `states` by channel_id; `received`: what came of closes, by channel_id, None where
+    lightningd can't say; `told`: what came of telling, by node_id and channel_id; `why` a peer was not reached by
+    node_id; `unheard`: peers that may hold more; `unnamed`: channels that a peer speaks of and no backup names,
+    its node_id by channel_id; `all_speak`: every peer was heard, so that there is no other open channel with them;
+    `old`: this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive;
+    `unwatched`: channels that lightningd did not take; `way`: why the line was not our own."""
 
-    `states` by channel_id, `why` a peer was not reached by node_id; `unheard`: peers that may hold more; `old`:
-    this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive; `unwatched`:
-    channels that lightningd did not take.
-    """
-    rows = [
-        _row(peer, candidate, states[candidate.entry.channel_id.hex()], rescan, why[peer.peer_id])
-        for peer in plans
-        for candidate in peer.candidates
-    ]
+    states: Mapping[str, str]
+    received: Mapping[str, Received] | None
+    told: Mapping[str, Mapping[str, Outcome]]
+    rescan: int
+    why: Mapping[str, str]
+    unheard: Sequence[str]
+    unnamed: Mapping[str, str]
+    all_speak: bool
+    old: bool
+    unwitnessed: bool
+    unwatched: Sequence[str]
+    way: str
+
+
+def restored(plans: Sequence[PeerPlan], result: Recovered, report: Report) -> dict[str, Any]:
+    """The answer of peerstorage-restore: one row a channel, with what to do next."""
+    rows = [_row(peer, candidate, report) for peer in plans for candidate in peer.candidates]
     counts = {state: sum(row["state"] == state for row in rows) for state in ADVICE}
     at_most = {state: sum(row["funding_sats"] for row in rows if row["state"] == state) for state in ADVICE}
+    # Where no backup counts the channels, the peers do.
+    complete = result.complete or (not result.missing and report.all_speak and not report.unnamed)
     # The channels that an old copy has are in no row, and are for the operator to decide about.
-    finished = bool(rows) and result.complete and counts[CLOSED] == len(rows) and not old
-    on_chain = bool(rows) and counts[CLOSING] + counts[CLOSED] == len(rows)
+    finished = bool(rows) and complete and all(row["state"] in ENDED for row in rows) and not report.old
+    on_chain = bool(rows) and all(row["state"] in ENDED | {CLOSING} for row in rows)
+    unnamed = [
+        {"channel_id": channel_id, "peer_id": peer_id} for channel_id, peer_id in report.unnamed.items()
+    ]
+    unpaid = [row["channel_id"] for row in rows if row["wallet_sats"] == 0 and row["balance_sats"] != 0]
     todo = [
-        (old, _OLD),
-        (unwitnessed, UNWITNESSED),
-        (bool(unwatched), f"{_UNWATCHED}: {', '.join(unwatched)}"),
-        (on_chain and result.complete and not (finished or old), _ONCE_MORE),
+        (report.old, _OLD),
+        (report.unwitnessed, UNWITNESSED),
+        (bool(unnamed), _UNNAMED),
+        (bool(report.unwatched), f"{_UNWATCHED}: {', '.join(report.unwatched)}"),
+        (counts[OWN_CLOSE] > 0, _OWN),
+        (bool(unpaid), f"{_UNPAID}: {', '.join(unpaid)}"),
+        (on_chain and complete and not (finished or report.old), _ONCE_MORE),
     ]
     return {
         "todo": [text for holds, text in todo if holds],
         "channels": rows,
         "counts": counts,
         "at_most_sats": at_most,
+        "wallet_sats": sum(row["wallet_sats"] or 0 for row in rows),
         "missing": result.missing,
-        "may_hold_more": [] if result.complete else list(unheard),
-        "complete": result.complete,
-        "note": _note(result),
+        "unnamed": unnamed,
+        "may_hold_more": [] if complete else list(report.unheard),
+        "complete": complete,
+        "note": None if complete else _note(result),
+        "way": report.way or "our own line",
         "finished": finished,
         "rejected": _rejected(result),
     }
 
 
-def _row(peer: PeerPlan, candidate: Candidate, state: str, rescan: int, why: str) -> dict[str, Any]:
+def _row(peer: PeerPlan, candidate: Candidate, report: Report) -> dict[str, Any]:
+    channel_id = candidate.entry.channel_id.hex()
+    state = report.states[channel_id]
+    received = (report.received or {}).get(channel_id)
+    balance = candidate.facts.balance_msat
+    told = report.told.get(peer.peer_id, {}).get(channel_id)
     return {
-        "channel_id": candidate.entry.channel_id.hex(),
+        "channel_id": channel_id,
         "peer_id": peer.peer_id,
         "funding": candidate.entry.funding,
         "funding_sats": candidate.entry.funding_sats,
+        "balance_sats": None if balance is None else balance // 1000,
+        "wallet_sats": received.sats if received is not None and state in {CLOSING, CLOSED} else None,
         "state": state,
-        "next": advice(state, rescan, why),
+        "peer": None if told is None else str(told),
+        "next": advice(
+            state,
+            rescan=report.rescan,
+            why=report.why[peer.peer_id],
+            received=received,
+            is_told=report.received is not None,
+        ),
         "addresses": [*peer.addresses, *peer.out_of_reach],
     }

@@ -21,6 +21,7 @@ from functools import reduce
 from operator import or_
 
 from peerstorage.formats.backup import Backup, digest
+from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.opening import Rejected, Source
 from peerstorage.formats.scb import ChannelBackup
 
@@ -35,6 +36,11 @@ class Candidate:
 
     entry: ChannelBackup
     source: Source
+
+    @property
+    def facts(self) -> ChannelFacts:
+        """What its backup says of it besides."""
+        return (self.source.backup.facts.channels or {}).get(self.entry.database_id, ChannelFacts())
 
     @property
     def scb(self) -> str:

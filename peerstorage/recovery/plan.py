@@ -1,8 +1,8 @@
-"""What a restore does with each peer and what it says of each channel. No clock, no network.
+"""Which peers a restore speaks with, about which channels, and where it finds them. No clock, no network.
 
-The order that works with lightningd (docs/facts.md): let the peer in, so that its channel_reestablish meets
-"Unknown channel" and it force-closes; then at once hand exactly that peer's entries to recoverchannel, so that
-the close is seen when it confirms. The other way round a peer with payments behind it never closes.
+The order that works (docs/facts.md): tell the peer, so that it force-closes; then at once hand exactly that peer's
+entries to recoverchannel, so that the close is seen when it confirms. The other way round a peer with payments
+behind it never closes.
 
 Rules:
 - What lightningd's own database says is the only memory: a channel that is there was handed over, so a restore
@@ -19,20 +19,19 @@ from dataclasses import dataclass, replace
 from peerstorage.formats.backup import Contact
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import WireAddress
+from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import Candidate
 
 # Where Linux starts to hand out ports for outgoing connections.
 _FIRST_EPHEMERAL_PORT = 32768
 
-NOT_STARTED, UNREACHABLE, WAITING = "not started", "unreachable", "waiting"
-SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
+# BOLT 9's option_splice, either bit.
+_SPLICING = 1 << 62 | 1 << 63
 _BLOCK_SECONDS = 600
 _SPARE_BLOCKS = 144
 _DAY = 86_400
 # A channel whose funding transaction is not in a block by then is given up, and mempools drop it.
 _FUNDING_SECONDS = 14 * _DAY
-# lightningd's states of a channel whose funding output is spent.
-SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,16 @@ class PeerPlan:
         return replace(self, candidates=tuple(left))
 
     @property
+    def no_way(self) -> str:
+        """Why it was not even tried, as far as the addresses tell."""
+        if self.out_of_reach:
+            return (
+                f"known only at {', '.join(self.out_of_reach)}: set proxy= to a Tor proxy in lightningd's "
+                "configuration"
+            )
+        return "not tried yet" if self.addresses else "no address of it is known"
+
+    @property
     def sats(self) -> int:
         return sum(candidate.entry.funding_sats for candidate in self.candidates)
 
@@ -76,7 +85,8 @@ def plan(
 ) -> list[PeerPlan]:
     """One plan for each peer, the most valuable first, those without channels last.
 
-    `known`: addresses of this node's own knowledge by node_id; `tor`: whether it can connect to Tor.
+    `known`: addresses of this node's own knowledge by node_id, of peers without channels too; `tor`: whether it
+    can connect to Tor.
     """
     by_peer: dict[str, list[Candidate]] = {}
     for candidate in candidates:
@@ -85,7 +95,7 @@ def plan(
     for contact in contacts:
         listed.setdefault(contact.node_id.hex(), []).append(contact.address)
     plans = []
-    for peer_id in by_peer.keys() | listed.keys():
+    for peer_id in by_peer.keys() | listed.keys() | known.keys():
         theirs = by_peer.get(peer_id, [])
         inside = [candidate.entry.address for candidate in theirs]
         places = _places((*known.get(peer_id, ()), *listed.get(peer_id, ())), inside)
@@ -112,19 +122,20 @@ def _inbound(address: WireAddress) -> bool:
     return address.port >= _FIRST_EPHEMERAL_PORT or address.port == 0
 
 
-def channel_state(channel_id: str, states: Mapping[str, str], closed: frozenset[str]) -> str:
-    """`states`: lightningd's channel states by channel_id; `closed`: what it lists as closed."""
-    if channel_id in closed:
-        return CLOSED
-    if channel_id not in states:
-        return UNREACHABLE
-    return CLOSING if states[channel_id] in SPENT_STATES else WAITING
-
-
 def surely_funded(candidate: Candidate, now: float) -> bool:
     """Whether its funding transaction was in a block for sure (wall-clock `now`), so that an output that is not
     there is spent: the backend says the same of one that it never saw. Payments need it to be in a block."""
-    return candidate.entry.revocations > 0 or now - candidate.source.backup.timestamp > _FUNDING_SECONDS
+    if candidate.entry.revocations > 0 or candidate.facts.locked_in:
+        return True
+    return now - candidate.source.backup.timestamp > _FUNDING_SECONDS
+
+
+def goes_on(heard: Heard | None, candidate: Candidate) -> bool:
+    """Whether a peer that can splice goes on with a channel. If the output that the backup names is spent, it was
+    spliced since, or a mutual close is not in a block yet. (LND, which can't, speaks of a channel until then.)"""
+    if heard is None or not int.from_bytes(heard.features, "big") & _SPLICING:
+        return False
+    return candidate.entry.channel_id in heard.channels
 
 
 def rescan_height(height: int, backup_age: float) -> int:
@@ -133,23 +144,3 @@ def rescan_height(height: int, backup_age: float) -> int:
     if backup_age < -_DAY:
         return 1
     return max(1, height - int(2 * max(backup_age, 0.0) / _BLOCK_SECONDS) - _SPARE_BLOCKS)
-
-
-def advice(state: str, rescan: int, why: str) -> str:
-    """What to do next about a channel in `state`; `rescan`: the height for a rescan, `why` its peer was not
-    reached."""
-    return ADVICE[state].format(rescan=rescan, why=why)
-
-
-ADVICE = {
-    NOT_STARTED: "nothing was done about it yet: peerstorage-restore without dry_run will have its peer close it",
-    UNREACHABLE: "{why}. If you know another address, lightning-cli connect to it (the peer is turned away, but "
-    "the address is remembered), and run peerstorage-restore again, now or later. Its channel stays open until "
-    "then",
-    WAITING: "the peer was told to close, and lightningd asks it again at each connection; its transaction is not "
-    "seen yet. If this says the same tomorrow, ask the peer's operator to close the channel",
-    SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
-    "it could be watched: restart lightningd once with rescan=-{rescan}",
-    CLOSING: "the close is in a block, and your share in lightningd's wallet: see lightning-cli listfunds",
-    CLOSED: "done",
-}

@@ -1,4 +1,5 @@
-"""Connections to peers in a restore: to hear what they hold, and to have them close.
+"""Where our own line can't be had: a restore's connections by lightningd, to hear what peers hold and to have them
+close.
 
 Rules:
 - lightningd says nothing of why it was turned away by a hook or hung up; what a connection led to is seen by the
@@ -11,14 +12,18 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import Gate
+from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import SPENT_STATES, PeerPlan, surely_funded
+from peerstorage.recovery.plan import PeerPlan, surely_funded
+from peerstorage.recovery.standing import SPENT_STATES
+from peerstorage.recovery.telling import Outcome
 
 # After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up. The peer
 # may be held by a plugin of its own first: by ours, with peerstorage-guard=halt, for up to a minute.
@@ -47,7 +52,7 @@ class Departures:
             event.set()
 
 
-class _Outcome(Enum):
+class _Connection(Enum):
     """Of a connection that was to tell a peer of the loss. HUNG_UP_EARLY: perhaps it was told."""
 
     UNREACHED = "unreached"
@@ -57,27 +62,49 @@ class _Outcome(Enum):
 
 
 class Reach:
-    """The peers of one restore."""
+    """The peers of one restore. `note`: why it is this way."""
 
-    def __init__(self, node: Node, gate: Gate, departures: Departures, connections: Connections) -> None:
+    at_once = 8
+    tells_again = False
+
+    def __init__(
+        self, node: Node, gate: Gate, departures: Departures, connections: Connections, note: str
+    ) -> None:
         self._node, self._gate, self._departures, self._connections = node, gate, departures, connections
+        self.note = note
+        # Of a connection of lightningd's nothing is known of what a peer says.
+        self.heard: dict[str, Heard] = {}
+        self.told: dict[str, dict[str, Outcome]] = {}
         # Peers that were to be told to close.
         self.closing: set[str] = set()
+        self._tried: set[str] = set()
         # By node_id: why each address that was tried last failed; empty for a peer that was reached.
         self._failures: dict[str, dict[str, str]] = {}
 
-    def hear(self, peer: PeerPlan) -> str | None:
-        """Connects, for the gate to turn the peer away as soon as it returned its copy.
+    def has_heard(self, peer_id: str) -> bool:
+        return peer_id in self._tried or self._connections.knows(peer_id)
 
-        Answers what came of it, None where the peer was not reached.
-        """
+    def hear(self, peers: Sequence[PeerPlan]) -> set[str]:
+        """Connects to each, for the gate to turn it away as soon as it returned its copy; who did."""
+        self._tried |= {peer.peer_id for peer in peers}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return {
+                peer.peer_id for peer, heard in zip(peers, pool.map(self._hear, peers), strict=True) if heard
+            }
+
+    def _hear(self, peer: PeerPlan) -> bool:
         self._leave(peer)
         for address in peer.addresses:
             self._connect(peer, address)
             if not self._failures[peer.peer_id]:
-                heard = _wait_until(lambda: self._connections.knows(peer.peer_id), _JUDGE_SECONDS)
-                return "returned its copy" if heard else "returned no copy"
-        return None
+                return _wait_until(lambda: self._connections.knows(peer.peer_id), _JUDGE_SECONDS)
+        return False
+
+    def outcome(self, peer: PeerPlan) -> str:
+        """What came of hearing it, for the operator; empty where it was not reached."""
+        if self.is_unreached(peer):
+            return ""
+        return "returned its copy" if self._connections.knows(peer.peer_id) else "returned no copy"
 
     def bring_to_close(self, peer: PeerPlan) -> list[Candidate]:
         """Has the peer close its channels; what is to be handed over then.
@@ -98,19 +125,19 @@ class Reach:
             if len(spent) == enough:
                 return spent
             outcome = self._let_in(peer)
-            if outcome is _Outcome.UNREACHED:
+            if outcome is _Connection.UNREACHED:
                 return spent
-            if outcome is _Outcome.STAYED:
+            if outcome is _Connection.STAYED:
                 # It knows nothing of a channel, or speaks only when spoken to: recoverchannel's own bogus
                 # channel_reestablish is for those.
                 return list(peer.candidates)
-            if enough == 1 and outcome is _Outcome.TOLD and telling:
+            if enough == 1 and outcome is _Connection.TOLD and telling:
                 # At once: a close that confirms before it is watched costs a rescan.
                 return list(peer.candidates)
             known = len(spent)
             _wait_until(lambda known=known: len(self._spent(visible)) > known, _BROADCAST_SECONDS)  # type: ignore[misc]
             spent = self._spent(visible)
-            told += outcome is _Outcome.TOLD or len(spent) > known
+            told += outcome is _Connection.TOLD or len(spent) > known
             if told == enough:
                 break
         if told == enough and not spent and telling:
@@ -126,7 +153,7 @@ class Reach:
         one that was handed over: then that it ended tells nothing."""
         return any(state not in SPENT_STATES for state, _ in self._node.activity(peer.peer_id))
 
-    def _let_in(self, peer: PeerPlan) -> _Outcome:
+    def _let_in(self, peer: PeerPlan) -> _Connection:
         """Connects until the peer's channel_reestablish was answered."""
         self.closing.add(peer.peer_id)
         self._leave(peer)
@@ -135,10 +162,10 @@ class Reach:
                 gone = self._departures.expect(peer.peer_id)
                 failure = self._connect(peer, address)
                 if failure is None:
-                    return _Outcome.TOLD if gone.wait(_HANG_UP_SECONDS) else _Outcome.STAYED
+                    return _Connection.TOLD if gone.wait(_HANG_UP_SECONDS) else _Connection.STAYED
                 if failure.code == _HUNG_UP:
-                    return _Outcome.HUNG_UP_EARLY
-        return _Outcome.UNREACHED
+                    return _Connection.HUNG_UP_EARLY
+        return _Connection.UNREACHED
 
     def _leave(self, peer: PeerPlan) -> None:
         """A peer that is connected already, let in while no plugin ran, speaks only at the next connection."""
@@ -156,12 +183,7 @@ class Reach:
         failures = self._failures.get(peer.peer_id, {})
         if failures:
             return "not reached at " + "; ".join(f"{address} ({why})" for address, why in failures.items())
-        if peer.out_of_reach:
-            return (
-                f"known only at {', '.join(peer.out_of_reach)}: set proxy= to a Tor proxy in lightningd's "
-                "configuration"
-            )
-        return "not tried yet" if peer.addresses else "no address of it is known"
+        return peer.no_way
 
     def _connect(self, peer: PeerPlan, address: str) -> NodeError | None:
         """None, or why it failed. A peer that hung up, or was turned away, was reached all the same."""

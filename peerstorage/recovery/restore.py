@@ -5,8 +5,8 @@ Rules:
 - Nothing is closed before every peer that can be reached was heard, and before there was time to see whether
   another node with our key is alive, nor while the chain is not known: a backend that has not seen a channel's
   funding output says of it what it says of a spent one.
-- Peers are let in a few at a time, only here, only for as long as it takes. A channel is handed over once it is
-  closed, or its peer was told.
+- Peers are spoken with on a line of our own (our_line.py), and where there is no key for that, by lightningd
+  (reach.py). A channel is handed over once it is closed, or its peer was told.
 - Nothing is remembered but in lightningd's database: run it again at any time.
 """
 
@@ -14,39 +14,38 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from peerstorage.errors import NOT_SYNCED, NOTHING_TO_SEND, STILL_ALIVE, PeerstorageError, UsageError
-from peerstorage.formats.opening import open_sources
+from peerstorage.errors import (
+    NOT_SYNCED,
+    NOTHING_TO_SEND,
+    STILL_ALIVE,
+    STILL_RECOVERING,
+    PeerstorageError,
+    UsageError,
+)
+from peerstorage.formats.opening import Source, open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.addresses import Addresses
+from peerstorage.lightningd.asked import announced_partners
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers
+from peerstorage.recovery.alive import live_channels
 from peerstorage.recovery.connections import Connections
-from peerstorage.recovery.gate import Gate
-from peerstorage.recovery.merge import UNCOUNTED, Recovered, merge
-from peerstorage.recovery.old_node import OldNode
-from peerstorage.recovery.plan import (
-    CLOSED,
-    CLOSING,
-    NOT_STARTED,
-    SPENT,
-    UNREACHABLE,
-    WAITING,
-    PeerPlan,
-    channel_state,
-    directory,
-    plan,
-    rescan_height,
-)
-from peerstorage.recovery.reach import Departures, Reach
+from peerstorage.recovery.hearing import Endpoint
+from peerstorage.recovery.looking import Looking
+from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered, merge
+from peerstorage.recovery.old_node import OldNode, moved
+from peerstorage.recovery.plan import PeerPlan, directory, plan, rescan_height
+from peerstorage.recovery.way import Way
 
-_AT_ONCE = 8
+# Witnesses that are heard again together.
+_FEW = 8
 _POLL_SECONDS = 1.0
 # As many have to be heard twice, where so many can be, to see whether somebody else sends.
 _WITNESSES = 3
@@ -73,54 +72,74 @@ class Side(Protocol):
     old_node: OldNode
 
     @property
+    def recovering(self) -> bool: ...
+
+    @property
     def old(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The parameters of peerstorage-restore; `wait` in seconds."""
+    """The parameters of peerstorage-restore; `wait` in seconds. `peers`: where each can be reached; `sources`:
+    backups beside what peers return."""
 
     dry_run: bool
     wait: int
     force: bool
+    peers: tuple[Endpoint, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 class Restore:
-    """One run."""
+    """One run. `begin`: notes that this node recovers, and hands over; `stop`: ends the run, where it may end."""
 
     def __init__(
-        self, node: Node, key: bytes, options: Options, *, user: Side, gate: Gate, departures: Departures
+        self,
+        node: Node,
+        key: bytes,
+        options: Options,
+        *,
+        user: Side,
+        way: Way,
+        begin: Callable[[], None],
+        stop: threading.Event,
     ) -> None:
         self._key, self._options = key, options
-        self._user = user
+        self._user, self._way, self._begin, self._stop = user, way, begin, stop
         # A connection of its own.
         self._node = node.another()
-        self._reach = Reach(self._node, gate, departures, user.connections)
+        self._looking = Looking(self._node, way)
         self._store = Store(self._node)
-        self._addresses = Addresses(self._node, user.reached)
         self._tor = self._node.has_tor_proxy()
+        # Peers to hear beside those that backups name.
+        self._named: set[str] = set()
         self._done = 0
+        self._heard_at = 0.0
+        self._moved = ""
         self._unwitnessed = False
         # Channels that lightningd did not take, by channel_id.
         self._unwatched: set[str] = set()
-        self._told: dict[str, str] = {}
+        self._said: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def work(self, screen: Screen, wishes: Wishes) -> dict[str, Any]:
         """All of it; the answer of the method. Raises UsageError when it is not safe."""
         self._screen, self._wishes = screen, wishes
+        if self._way.note:
+            self._say(self._way.note)
         self._stop_beside_old_node()
         if not wishes.dry_run:
             self._stop_without_chain()
+        self._name_peers()
         recovered = self._gather()
-        if not recovered.candidates:
-            raise UsageError(NOTHING_TO_SEND, "no backup with a channel that is open was returned")
+        self._stop_without_channels(recovered)
         plans = self._plan(recovered)
         self._announce(plans, recovered)
         if not wishes.dry_run:
+            self._begin()
             self._listen(plans)
             self._close(plans)
-            # A peer that was let in has returned its backup too, and it may name more.
+            # A peer that was told has returned its backup too, and it may name more.
             more = self._merge()
             if len(more.candidates) > len(recovered.candidates):
                 recovered, plans = more, self._plan(more)
@@ -128,23 +147,59 @@ class Restore:
             self._watch(plans)
         return self._report(plans, recovered)
 
+    def _name_peers(self) -> None:
+        """Whom to hear, beside those that backups name: who was given, whom the operator had lightningd connect
+        to, and whom gossip knows as a partner of ours."""
+        given = {peer.node_id: WireAddress.parse(str(peer).partition("@")[2]) for peer in self._wishes.peers}
+        self._addresses = Addresses(self._node, {**self._user.reached, **given})
+        # Only a line of our own is safe with a peer that may have no copy of ours.
+        if not self._way.note:
+            self._named = given.keys() | self._user.reached.keys() | announced_partners(self._node)
+
     def _merge(self) -> Recovered:
         sources, rejected = open_sources(self._key, self._store.all_retrieved())
+        for source in self._wishes.sources:
+            sources.append(source)
+            rejected.extend(source.rejected)
         return merge(sources, rejected, self._node.database_ids())
 
     def _plan(self, recovered: Recovered) -> list[PeerPlan]:
         # An old copy of a database has channels of its own, which are none of ours to close.
         living = self._node.living_channels()
-        lost = [c for c in recovered.candidates if c.entry.channel_id.hex() not in living]
+        lost = [
+            self._looking.current(candidate)
+            for candidate in recovered.candidates
+            if candidate.entry.channel_id.hex() not in living
+        ]
         contacts = directory(recovered.sources)
         peers = {c.entry.node_id.hex() for c in lost} | {contact.node_id.hex() for contact in contacts}
-        known = {peer_id: self._addresses.now(peer_id) for peer_id in peers}
+        known = {peer_id: self._addresses.now(peer_id) for peer_id in peers | self._named}
         return plan(lost, contacts, known, tor=self._tor)
+
+    def _stop_without_channels(self, recovered: Recovered) -> None:
+        """Nothing to recover, as far as can be seen: what is it then?"""
+        if recovered.candidates and (self._user.recovering or self._wishes.sources):
+            return
+        heard = [one for one in self._way.heard.values() if one.endpoint is not None]
+        open_channels = sum(len(one.channels) for one in heard)
+        said = f"{len(heard)} peer(s) were heard, and {len(self._way.heard) - len(heard)} not reached"
+        if open_channels:
+            said += (
+                f". They still have {open_channels} channel(s) with this node, which no backup names, and closed "
+                "none of them: find a backup (a file, another peer) before you have them closed"
+            )
+        elif not heard:
+            said += (
+                f". This is node {self._node.node_id()}: if it is another one than the one that you lost, the "
+                "hsm_secret is another one. Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any "
+                "node of the network first, so that gossip names the peers of your announced channels"
+            )
+        raise UsageError(NOTHING_TO_SEND, f"no backup with a channel that is open was returned: {said}")
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
         ahead = [peer for peer in self._open(plans) if peer.candidates]
         for peer in ahead:
-            unreached = f"; {self._reach.why_not_reached(peer)}" if self._reach.is_unreached(peer) else ""
+            unreached = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
             self._say(
                 f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{unreached}"
             )
@@ -152,6 +207,13 @@ class Restore:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
         if not recovered.counted:
             self._say(UNCOUNTED)
+        named = {one.entry.channel_id for peer in ahead for one in peer.candidates}
+        alive = len(named & live_channels(recovered.sources))
+        if alive:
+            self._say(
+                f"{alive} channel(s) may come back alive instead: stop lightningd, move its database away, and "
+                "run python -m peerstorage revive (docs/alive.md)"
+            )
         channels = sum(len(peer.candidates) for peer in ahead)
         self._say(
             f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
@@ -161,30 +223,29 @@ class Restore:
     # Hearing
 
     def _gather(self) -> Recovered:
-        """Collects the copies of peers that were not heard yet; the gate turns each away as soon as it came.
+        """Collects the copies of peers that were not heard yet.
 
         A newer copy has newer penalty data, and may name more channels and more peers.
         """
-        tried: set[str] = set()
         while True:
             recovered = self._merge()
-            known = self._user.connections.known | tried
-            unheard = [peer for peer in self._open(self._plan(recovered)) if peer.peer_id not in known]
+            plans = self._plan(recovered)
+            # Where no backup counts the channels, all peers have to say what they have.
+            asked = self._open(plans) if recovered.counted or self._way.note else plans
+            unheard = [peer for peer in asked if not self._way.has_heard(peer.peer_id)]
             if not unheard:
                 return recovered
-            self._say(f"collecting the backups of {len(unheard)} more peer(s) before anything is closed")
-            tried |= {peer.peer_id for peer in unheard}
-            _all_at_once(self._hear, unheard)
+            self._say(f"hearing {len(unheard)} peer(s) before anything is closed")
+            self._way.hear(unheard)
+            self._heard_at = time.monotonic()
+            self._stop_when_called_off()
+            for peer in unheard:
+                self._say_once(peer, self._way.outcome(peer))
 
-    def _hear(self, peer: PeerPlan) -> None:
-        outcome = self._reach.hear(peer)
-        if outcome:
-            self._say(f"{peer.peer_id}: {outcome}")
-
-    def _open(self, plans: Iterable[PeerPlan]) -> list[PeerPlan]:
-        """Plans with what was not handed over yet of their channels, or without channels from the start."""
-        closed = {channel_id.hex() for channel_id in self._node.closed_channel_ids()}
-        done = closed | self._node.channel_states().keys()
+    def _open(self, plans: Sequence[PeerPlan], *, again: bool = False) -> list[PeerPlan]:
+        """Plans with what is left to do of their channels, or without channels from the start. `again`: as for
+        Looking.over."""
+        done = self._looking.over(plans, again=again)
         rests = ((peer, peer.without(done)) for peer in plans)
         return [rest for peer, rest in rests if rest.candidates or not peer.candidates]
 
@@ -198,16 +259,19 @@ class Restore:
             (peer for peer in plans if peer.addresses and peer.peer_id in first),
             key=lambda p: first[p.peer_id][1],
         )
-        if witnesses:
-            long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
-            left = first[witnesses[0].peer_id][1] + long_enough - time.monotonic()
-            if left > 0:
-                self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
-                time.sleep(left)
+        long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
+        heard_at = first[witnesses[0].peer_id][1] if witnesses else self._heard_at
+        # Where nobody returns a copy, channels that move are a sign, though none that don't is a proof.
+        witnesses = witnesses or self._speakers(plans)[:_FEW]
+        left = heard_at + long_enough - time.monotonic()
+        if witnesses and left > 0:
+            self._say(f"waiting {left:.0f} s to see whether the old node is alive and sends backups")
+            self._stop.wait(left)
         answered = 0
         while witnesses and answered < _WITNESSES:
-            answered += self._hear_again(witnesses[:_AT_ONCE])
-            del witnesses[:_AT_ONCE]
+            self._stop_when_called_off()
+            answered += self._hear_again(witnesses[:_FEW])
+            del witnesses[:_FEW]
             self._stop_beside_old_node()
         self._unwitnessed = not answered
         if self._unwitnessed:
@@ -216,17 +280,28 @@ class Restore:
     def _hear_again(self, peers: Sequence[PeerPlan]) -> int:
         """How many returned a copy."""
         asked = {peer.peer_id for peer in peers}
+        before = dict(self._way.heard)
         # Else the gate turns them away before they return anything.
         self._user.connections.forget(asked)
-        _all_at_once(self._hear, peers)
-        answered = len(self._user.connections.known & asked)
+        answered = self._way.hear(peers)
         self._user.connections.know(asked)
-        return answered
+        after = {peer_id: self._way.heard[peer_id] for peer_id in asked & self._way.heard.keys()}
+        self._moved = self._moved or moved(before, after)
+        return len(answered)
+
+    def _speakers(self, plans: Sequence[PeerPlan]) -> list[PeerPlan]:
+        """Peers that spoke of channels."""
+        spoke = {peer_id for peer_id, heard in self._way.heard.items() if heard.channels}
+        return [peer for peer in plans if peer.peer_id in spoke]
 
     def _stop_beside_old_node(self) -> None:
-        sign = self._user.old_node.sign
+        sign = self._user.old_node.sign or self._moved
         if sign and not (self._wishes.force or self._wishes.dry_run):
             raise UsageError(STILL_ALIVE, f"{sign} If you are sure that it is not: force=true")
+
+    def _stop_when_called_off(self) -> None:
+        if self._stop.is_set():
+            raise UsageError(STILL_RECOVERING, "another peerstorage-restore took over")
 
     def _stop_without_chain(self) -> None:
         lag = self._node.lag()
@@ -241,32 +316,40 @@ class Restore:
     # Closing
 
     def _close(self, plans: Sequence[PeerPlan], *, quiet: bool = False) -> None:
-        """Lets peers in and hands their channels over; `quiet`: without a progress bar."""
-        open_plans = [peer for peer in self._open(plans) if peer.candidates]
+        """Has peers close and hands their channels over; `quiet`: without a progress bar."""
+        open_plans = [peer for peer in self._open(plans, again=self._way.tells_again) if peer.candidates]
         steps = 0 if quiet else len(open_plans)
         self._done = 0
         self._show_progress(0, steps)
-        _all_at_once(lambda peer: self._close_with(peer, steps), open_plans)
+        with ThreadPoolExecutor(self._way.at_once) as pool:
+            for _ in pool.map(lambda peer: self._close_with(peer, steps), open_plans):
+                pass
         self._stop_beside_old_node()
 
     def _close_with(self, peer: PeerPlan, steps: int) -> None:
         try:
+            self._stop_when_called_off()
             self._stop_beside_old_node()
-            told = self._reach.bring_to_close(peer)
-            if told:
-                # Once more, after the outputs were looked at: this can't be taken back.
-                self._stop_without_chain()
-                stubs = self._node.recoverchannel([candidate.scb for candidate in told])
-                self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
-                self._unwatched |= {candidate.entry.channel_id.hex() for candidate in told} - set(stubs)
+            told = self._way.bring_to_close(peer)
+            self._hand_over(peer, told)
             if len(told) < len(peer.candidates):
-                self._say_once(peer, self._reach.why_not_reached(peer))
+                self._say_once(peer, self._way.why_not_reached(peer))
         except PeerstorageError as error:
             self._say(f"{peer.peer_id}: {error}")
         finally:
             with self._lock:
                 self._done += 1
                 self._show_progress(self._done, steps)
+
+    def _hand_over(self, peer: PeerPlan, told: Sequence[Candidate]) -> None:
+        handed = self._node.channel_states().keys()
+        new = [candidate for candidate in told if candidate.entry.channel_id.hex() not in handed]
+        if new:
+            # Once more, after the outputs were looked at: this can't be taken back.
+            self._stop_without_chain()
+            stubs = self._node.recoverchannel([candidate.scb for candidate in new])
+            self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
+            self._unwatched |= {candidate.entry.channel_id.hex() for candidate in new} - set(stubs)
 
     def _show_progress(self, done: int, total: int) -> None:
         """lightning-cli counts from 0, and dies of a bar with one step or with more than its total."""
@@ -281,8 +364,7 @@ class Restore:
         retry_at = time.monotonic() + pause
         seen = -1
         while True:
-            states = self._states(ids)
-            resolved = sum(state in {CLOSING, CLOSED} for state in states.values())
+            resolved = self._looking.resolved(ids)
             if resolved != seen:
                 seen = resolved
                 self._say(f"the close of {resolved} of {len(ids)} channel(s) is seen on chain")
@@ -292,39 +374,28 @@ class Restore:
                 self._close(plans, quiet=True)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 retry_at = time.monotonic() + pause
-            time.sleep(_POLL_SECONDS)
-
-    def _states(self, ids: list[str]) -> dict[str, str]:
-        states = self._node.channel_states()
-        closed = frozenset(channel_id.hex() for channel_id in self._node.closed_channel_ids())
-        return {channel_id: channel_state(channel_id, states, closed) for channel_id in ids}
+            if self._stop.wait(_POLL_SECONDS):
+                self._stop_when_called_off()
 
     def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
-        states = self._states([channel_id for peer in plans for channel_id in peer.channel_ids])
-        chain_is_known = not self._node.lag()
-        for peer in plans:
-            for candidate in peer.candidates:
-                channel_id = candidate.entry.channel_id.hex()
-                tried = peer.peer_id in self._reach.closing or self._reach.is_unreached(peer)
-                if states[channel_id] == UNREACHABLE and not tried:
-                    states[channel_id] = NOT_STARTED
-                is_waiting = states[channel_id] == WAITING
-                if is_waiting and chain_is_known and self._node.is_spent(candidate.entry.funding):
-                    states[channel_id] = SPENT
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
-        rescan = rescan_height(self._node.height(), time.time() - newest)
-        unheard = [peer.peer_id for peer in plans if not self._user.connections.knows(peer.peer_id)]
-        why = {peer.peer_id: self._reach.why_not_reached(peer) for peer in plans}
         return answers.restored(
             plans,
             recovered,
-            states=states,
-            rescan=rescan,
-            why=why,
-            unheard=unheard,
-            old=self._user.old,
-            unwitnessed=self._unwitnessed,
-            unwatched=sorted(self._unwatched),
+            answers.Report(
+                states=self._looking.states(plans),
+                received=self._looking.received(),
+                told=self._way.told,
+                rescan=rescan_height(self._node.height(), time.time() - newest),
+                why={peer.peer_id: self._way.why_not_reached(peer) for peer in plans},
+                unheard=[one.peer_id for one in plans if not self._user.connections.knows(one.peer_id)],
+                unnamed=self._looking.unnamed(plans),
+                all_speak=self._looking.all_speak(plans),
+                old=self._user.old,
+                unwitnessed=self._unwitnessed,
+                unwatched=sorted(self._unwatched),
+                way=self._way.note,
+            ),
         )
 
     def _say(self, message: str) -> None:
@@ -332,12 +403,6 @@ class Restore:
 
     def _say_once(self, peer: PeerPlan, message: str) -> None:
         """Not at each attempt."""
-        if self._told.get(peer.peer_id) != message:
-            self._told[peer.peer_id] = message
+        if message and self._said.get(peer.peer_id) != message:
+            self._said[peer.peer_id] = message
             self._say(f"{peer.peer_id}: {message}")
-
-
-def _all_at_once(task: Callable[[PeerPlan], None], peers: Sequence[PeerPlan]) -> None:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for _ in pool.map(task, peers):
-            pass

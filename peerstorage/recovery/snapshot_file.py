@@ -19,7 +19,7 @@ def is_snapshot_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return is_snapshot(file.read(len(MAGIC)))
-    except OSError:
+    except (OSError, ValueError):  # or it is no name at all
         return False
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from tests.bench import (
+    alive,
     bandwidth,
     codec,
     connect,
@@ -58,6 +59,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     restore,
     payments,
     snapshot,
+    alive,
     connect,
     bandwidth,
     gate,

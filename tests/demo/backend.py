@@ -37,7 +37,7 @@ class Backend(Protocol):
     def address(self, name: str) -> tuple[str, int]: ...
 
     def call(self, name: str, method: str, *arguments: object) -> Json:
-        """lightning-cli on one node, with positional arguments. Raises CommandError."""
+        """lightning-cli on one node, with positional arguments, or all as `name=value`. Raises CommandError."""
 
     def open_channels(self, sats: Mapping[str, int]) -> list[str]:
         """A channel from the hub to each peer, all CHANNELD_NORMAL at both ends."""

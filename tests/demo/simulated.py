@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.demo.backend import HUB, OPTIONS, PEERS, CommandError, Json
@@ -41,7 +42,7 @@ class SimulatedBackend:
 
     def call(self, name: str, method: str, *arguments: object) -> Json:
         try:
-            answer: Json = self._nodes[name].call(method, list(arguments))
+            answer: Json = self._nodes[name].call(method, _parameters(arguments))
         except RpcError as error:
             raise CommandError(error.code, error.message) from error
         return answer
@@ -73,3 +74,11 @@ class SimulatedBackend:
 
     def sweep(self) -> str:
         return "lightningd sweeps the hub's money from there (which is not simulated)."
+
+
+def _parameters(arguments: Sequence[object]) -> Json | list[object]:
+    """As lightning-cli takes them: by name where the first one has a name."""
+    if not arguments or "=" not in str(arguments[0]):
+        return list(arguments)
+    pairs = (str(argument).partition("=") for argument in arguments)
+    return {name: json.loads(value) for name, _, value in pairs}

@@ -201,21 +201,24 @@ class Tour:
     def _recover(self) -> None:
         screen = self._screen
         screen.step("The plan: which channels came back in the backups. It closes nothing.")
-        self._restore("dry_run=true", True)
+        self._restore("dry_run=true")
         screen.step("The hub lets its peers notice that it lost its data, so that they close, and watches.")
-        counts = self._restore("wait=0", False, 0)
+        counts = self._restore("wait=0")
         screen.wait(
             "until the peers' closing transactions are sent",
-            lambda: self._net.call(HUB, "peerstorage-restore", True)["counts"]["close sent"] == len(PEERS),
+            lambda: (
+                self._net.call(HUB, "peerstorage-restore", "dry_run=true")["counts"]["close sent"]
+                == len(PEERS)
+            ),
         )
         self._net.mine(1)
-        counts = self._restore("wait=30", False, 30)
+        counts = self._restore("wait=30")
         if counts["closing seen"] != len(PEERS):
             raise AssertionError(f"not all closes are seen: {counts}")
 
-    def _restore(self, shown: str, *arguments: object) -> Json:
+    def _restore(self, shown: str) -> Json:
         self._command(HUB, f"lightning-cli peerstorage-restore {shown}")
-        answer = self._net.call(HUB, "peerstorage-restore", *arguments)
+        answer = self._net.call(HUB, "peerstorage-restore", shown)
         names = {self._net.node_id(peer): peer for peer in PEERS}
         self._screen.table(
             ["peer", "capacity", "state"],

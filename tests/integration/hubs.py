@@ -43,12 +43,14 @@ def open_hub(hub: Any, peers: list[Any], payments: int) -> list[Share]:
 
 
 def closes_with_plugin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
-    """Total loss, one peer connected by hand, peerstorage-restore: see `_closes`."""
+    """Total loss, one peer connected by hand, peerstorage-restore: see `timed_closes`."""
     lose_everything(hub)
     hub.start()
     assert connect_refused(hub, peer) == 402
     wait_for(lambda: status(hub)["mode"] == "recovering")
-    return _closes(hub.bitcoin, channels, lambda: hub.rpc.call("peerstorage-restore", {"wait": 0}), limit)
+    return timed_closes(
+        hub.bitcoin, channels, lambda: hub.rpc.call("peerstorage-restore", {"wait": 0}), limit
+    )
 
 
 def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
@@ -57,10 +59,10 @@ def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float
     hub.start()
     connect(hub, peer)
     await_return_to_builtin(hub)
-    return _closes(hub.bitcoin, channels, hub.rpc.restorefrompeer, limit)
+    return timed_closes(hub.bitcoin, channels, hub.rpc.restorefrompeer, limit)
 
 
-def _closes(chain: Any, channels: list[Share], command: Callable[[], Any], limit: float) -> list[float]:
+def timed_closes(chain: Any, channels: list[Share], command: Callable[[], Any], limit: float) -> list[float]:
     """For each close that its peer broadcast within `limit` seconds of the command: after how many."""
     outpoints = [share.funding.split(":") for share in channels]
     asked = [{"txid": txid, "vout": int(vout)} for txid, vout in outpoints]

@@ -16,6 +16,7 @@ from pyln.testing.utils import wait_for
 from peerstorage.bolt.init import INIT, PONG, type_of
 from peerstorage.formats.keys import node_id, node_key
 from peerstorage.recovery.conversation import Endpoint, Limits, Outcome, hear, tell
+from tests.integration.cln_peer import ClnPeer
 from tests.integration.helpers import (
     LOSING,
     STOCK,
@@ -29,37 +30,6 @@ from tests.soak import SOAK
 
 TIMES = 50 if SOAK else 5
 QUICK = Limits(quiet=0.7)
-
-
-class ClnPeer:
-    """A lightningd, with what LndNode and LdkNode can do."""
-
-    def __init__(self, node: Any) -> None:
-        self._node = node
-        self.info, self.port = node.info, node.port
-
-    def fund_wallet(self, sats: int) -> None:
-        self._node.fundwallet(sats)
-
-    def open_to(self, node: Any, sats: int, push_sat: int = 0, announce: bool = True) -> None:
-        self._node.rpc.fundchannel(node.info["id"], sats, push_msat=push_sat * 1000, announce=announce)
-
-    def invoice(self, msat: int) -> str:
-        return str(self._node.rpc.invoice(msat, f"{msat}", "")["bolt11"])
-
-    def pay(self, invoice: str) -> None:
-        self._node.rpc.pay(invoice)
-
-    def states(self, node: Any) -> dict[str, str]:
-        short = {
-            "CHANNELD_NORMAL": "open",
-            "CHANNELD_AWAITING_LOCKIN": "pending",
-            "DUALOPEND_AWAITING_LOCKIN": "pending",
-        }
-        return {
-            channel["channel_id"]: short.get(channel["state"], "closing")
-            for channel in self._node.rpc.listpeerchannels(node.info["id"])["channels"]
-        }
 
 
 @pytest.fixture(params=["cln", "lnd", "ldk"])

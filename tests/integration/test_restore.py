@@ -44,7 +44,7 @@ from tests.integration.money import Share, await_money, coins, shares
 _ONION = WireAddress(4, hashlib.sha256(b"a hidden service").digest() + bytes.fromhex("000003"), 9735)
 # What the operator sees as each step is reached.
 _STEPS = (
-    "collecting the backups",
+    "hearing ",
     "returned its copy",
     "will be closed",
     "was told to close",

@@ -52,7 +52,7 @@ def test_money_on_chain(node_factory: Any) -> None:
     hub.start()
     assert hub.rpc.listfunds()["channels"] == []
     coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
-    with pytest.raises(RpcError, match="not recovering"):
+    with pytest.raises(RpcError, match="no backup with a channel that is open was returned"):
         hub.rpc.call("peerstorage-restore")
     assert connect_refused(hub, ours) == 402
     wait_for(lambda: status(hub)["mode"] == "recovering")

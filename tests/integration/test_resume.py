@@ -21,6 +21,7 @@ import psutil
 import pytest
 from pyln.testing.utils import BITCOIND_CONFIG, wait_for
 
+from tests.integration.cln_peer import ClnPeer
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     KILLED,
@@ -34,7 +35,6 @@ from tests.integration.helpers import (
     states,
 )
 from tests.integration.money import await_money, coins, shares
-from tests.integration.test_conversation import ClnPeer
 
 KILLS = 50 if os.environ.get("PEERSTORAGE_SOAK") == "1" else 5
 AMOUNTS = itertools.count(1_000_001)

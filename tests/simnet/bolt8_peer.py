@@ -108,8 +108,9 @@ class Bolt8Peer:
         channels: Iterable[PeerChannel] = (),
         blob: bytes | None = None,
         knobs: Knobs | None = None,
+        port: int = 0,
     ) -> None:
-        self._react: Callable[[Bolt8Peer, _Link, PeerChannel | None, bytes], None] = _MANNERS[kind]
+        self._react: Callable[[Bolt8Peer, Link, PeerChannel | None, bytes], None] = _MANNERS[kind]
         self.kind = kind
         self.channels = {channel.channel_id: channel for channel in channels}
         self.blob = blob
@@ -117,8 +118,8 @@ class Bolt8Peer:
         self.received: list[bytes] = []
         self.connections = 0
         self._key = PrivateKey(number.to_bytes(32, "big"))
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self._links: list[_Link] = []
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        self._links: list[Link] = []
         node_id = self._key.public_key().serializeCompressed().hex()
         self.endpoint = Endpoint(node_id, "127.0.0.1", self._listener.getsockname()[1])
 
@@ -155,22 +156,35 @@ class Bolt8Peer:
             except OSError:
                 return
             self.connections += 1
-            link = _Link(self, connection)
+            link = Link(self, connection)
             self._links.append(link)
             threading.Thread(target=link.run, daemon=True).start()
 
     def key(self) -> Any:
         return PrivateKey(b"\x55" * 32) if self.knobs.stranger else self._key
 
-    def react(self, link: _Link, message: bytes) -> None:
+    def takes(self, link: Link) -> bool:
+        """Whether it talks with whoever has shaken hands."""
+        return True
+
+    def blob_for(self, link: Link) -> bytes | None:
+        return self.blob
+
+    def channels_with(self, link: Link) -> dict[bytes, PeerChannel]:
+        return self.channels
+
+    def react(self, link: Link, message: bytes) -> None:
         kind = int.from_bytes(message[:2], "big")
         if self.knobs.deaf or kind not in {CHANNEL_REESTABLISH, ERROR}:
             return
-        self._react(self, link, self.channels.get(message[2:34]), message)
+        self._react(self, link, link.channels.get(message[2:34]), message)
 
 
-class _Link:
-    """One connection."""
+class Link:
+    """One connection; `node_id` of who connected, in hex, and the `channels` with it."""
+
+    node_id = ""
+    channels: dict[bytes, PeerChannel]
 
     def __init__(self, peer: Bolt8Peer, connection: socket.socket) -> None:
         self._peer = peer
@@ -192,6 +206,10 @@ class _Link:
             return
         time.sleep(knobs.delay)
         self._noise.shake()
+        self.node_id = self._noise.remote_pubkey.serializeCompressed().hex()
+        if not self._peer.takes(self):
+            raise _HungUpError
+        self.channels = self._peer.channels_with(self)
         if not knobs.no_init:
             self.say(Init().to_bytes())
         if int.from_bytes(self._noise.read_message()[:2], "big") != INIT:
@@ -210,9 +228,10 @@ class _Link:
         peer = self._peer
         for _ in range(peer.knobs.pings):
             yield PING.to_bytes(2, "big") + b"\0\x04\0\0"
-        if peer.blob is not None:
-            yield Message(PEER_STORAGE_RETRIEVAL, peer.blob).to_bytes()
-        for channel in list(peer.channels.values()):
+        blob = peer.blob_for(self)
+        if blob is not None:
+            yield Message(PEER_STORAGE_RETRIEVAL, blob).to_bytes()
+        for channel in list(self.channels.values()):
             if channel.state in _SPOKEN_OF[peer.kind]:
                 yield channel.reestablish().to_bytes()
 
@@ -233,7 +252,7 @@ class _Link:
             self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _cln(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+def _cln(peer: Bolt8Peer, link: Link, channel: PeerChannel | None, message: bytes) -> None:
     lost = _is_reestablish(message)
     name = "WIRE_CHANNEL_REESTABLISH" if lost else "WIRE_ERROR"
     if channel is None or channel.state in {"forgotten", "closed"}:
@@ -254,7 +273,7 @@ def _cln(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: byt
         link.complain(WARNING, channel.channel_id, words)
 
 
-def _lnd(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+def _lnd(peer: Bolt8Peer, link: Link, channel: PeerChannel | None, message: bytes) -> None:
     """One that is not locked in it neither speaks of nor closes."""
     if channel is None or channel.state != "open":
         return
@@ -265,7 +284,7 @@ def _lnd(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: byt
         link.complain(ERROR, channel.channel_id, "unable to resume channel, recovery required")
 
 
-def _ldk(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+def _ldk(peer: Bolt8Peer, link: Link, channel: PeerChannel | None, message: bytes) -> None:
     if channel is None or channel.state not in {"open", "awaiting"}:
         return
     channel.state = "closing"
@@ -274,7 +293,7 @@ def _ldk(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: byt
         link.complain(ERROR, channel.channel_id, words)
 
 
-def _eclair(peer: Bolt8Peer, link: _Link, channel: PeerChannel | None, message: bytes) -> None:
+def _eclair(peer: Bolt8Peer, link: Link, channel: PeerChannel | None, message: bytes) -> None:
     if channel is not None and channel.state in {"open", "awaiting"} and not _is_reestablish(message):
         channel.state = "closing"
 

@@ -41,6 +41,7 @@ class Channel:
         self.scid: str | None = None
         self.funding_outnum = 0
         self.spent_height: int | None = None
+        self.announced = False
         self.closing = False  # a closing transaction waits for the next block
         self.channel_id = bytes.fromhex(self.funding_txid)[::-1].hex()
 
@@ -56,6 +57,12 @@ class Channel:
     def end(self, side: "Endpoint") -> "ChannelEnd | None":
         """The side's row of this channel, None if it has none (any more)."""
         return side.channels.get(self.channel_id)
+
+    def share_msat(self, side: "Endpoint") -> int:
+        """What is a side's, as the other side's row has it."""
+        other = self.peer if side is self.opener else self.opener
+        end = other.channels.get(self.channel_id) or other.closed.get(self.channel_id)
+        return end.total_msat - end.to_us_msat if end else 0
 
     def pay(self, n: int = 1, msat: int = 1000) -> None:
         """Both sides revoke n commitments, msat moves from the opener to the peer; nobody is notified."""

@@ -1,5 +1,6 @@
 """The RPC calls that lightningd itself answers, with its errors, and with the calls that kill it."""
 
+import hashlib
 import string
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ SIGNATURES = {
     "getchaininfo": "last_height?",
     "getinfo": "",
     "getutxout": "txid vout",
+    "listchainmoves": "index? start? limit?",
+    "listchannels": "short_channel_id? source? destination?",
     "listclosedchannels": "id?",
     "listconfigs": "config?",
     "listdatastore": "key?",
@@ -263,6 +266,38 @@ class Commands:
             if id in (None, peer.node_id)
         ]
         return {"nodes": rows}
+
+    def listchannels(
+        self,
+        short_channel_id: str | None = None,
+        source: str | None = None,
+        destination: str | None = None,
+    ) -> Json:
+        """Of announced channels of announced peers; of our own, gossip knows even after a loss."""
+        rows = [
+            {"source": one.node_id, "destination": two.node_id, "short_channel_id": channel.scid}
+            for channel in list(self.node.net.channels.values())
+            for one, two in (channel.sides, channel.sides[::-1])
+            if channel.scid and channel.announced and channel.spent_height is None
+        ]
+        return {"channels": [row for row in rows if source in (None, row["source"])]}
+
+    def listchainmoves(
+        self, index: str | None = None, start: int | None = None, limit: int | None = None
+    ) -> Json:
+        """Of what recoverchannel made: the close, and our share of it."""
+        moves: list[Json] = []
+        for end in [*self.node.channels.values(), *self.node.closed.values()]:
+            if end.stub is None or end.channel.spent_height is None:
+                continue
+            txid = hashlib.sha256(f"close {end.channel_id}".encode()).hexdigest()
+            close = {"account_id": end.channel_id, "primary_tag": "channel_close", "spending_txid": txid}
+            share = {"account_id": "wallet", "primary_tag": "deposit", "utxo": f"{txid}:1"}
+            moves += [
+                close | {"credit_msat": 0, "utxo": f"{end.funding_txid}:{end.funding_outnum}"},
+                share | {"credit_msat": end.channel.share_msat(self.node)},
+            ]
+        return {"chainmoves": moves}
 
     def recoverchannel(self, scb: list[str]) -> Json:
         """Entries whose database id is taken are skipped; a bad entry kills lightningd, and nothing is kept."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from . import keys
+from .bolt8_peer import Knobs
 from .channels import ChannelEnd
 from .common import INVALID_REQUEST, LIGHTNINGD, RpcError, Sent, timestamp
 
@@ -36,6 +37,10 @@ class Endpoint(ABC):
         self.closed: dict[str, ChannelEnd] = {}
         self.peer_addresses: dict[str, tuple[str, int]] = {}
         self.sent: list[Sent] = []
+        # Over BOLT 8, see door.py.
+        self.manners = "cln"
+        self.knobs = Knobs()
+        self.received_over_bolt8: list[bytes] = []
         self._delay = 0.0
         self._drop: Callable[[Sent], bool] | None = None
 
@@ -112,6 +117,10 @@ class Endpoint(ABC):
                 self.set_state(end, "ONCHAIN", cause, "Onchain init reply")
             if self.net.height >= spent + SPENT_DEPTH:
                 self.set_state(end, "CLOSED", "unknown")
+
+    def blob_of(self, peer_id: str) -> bytes | None:
+        """What it stores for a peer, and returns to it."""
+        return None
 
     @abstractmethod
     def hook_connected(self, link: "Link") -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from .common import (
     RpcError,
 )
 from .delays import Delays
+from .door import Door
 from .endpoint import Endpoint
 from .link import Link
 from .node import Node
@@ -49,7 +51,7 @@ class Network:
         self.endpoints: dict[str, Endpoint] = {}
         self.channels: dict[str, Channel] = {}
         self._links: dict[frozenset[str], Link] = {}
-        self._ports = itertools.count(20000)
+        self._doors: dict[str, Door] | None = None
         self._seeds = itertools.count(1)
         self._delays = Delays()
 
@@ -61,6 +63,8 @@ class Network:
     ) -> None:
         self.closing.set()
         self._delays.close()
+        for door in (self._doors or {}).values():
+            door.__exit__()
         nodes = [node for node in list(self.endpoints.values()) if isinstance(node, Node)]
         stops = [threading.Thread(target=node.stop) for node in nodes]
         for stop in stops:
@@ -98,7 +102,7 @@ class Network:
             env=env or {},
             hsm_secret=hsm_secret,
         )
-        self.endpoints[node.node_id] = node
+        self._join(node)
         if start:
             node.start()
         return node
@@ -106,12 +110,27 @@ class Network:
     def raw_peer(self, name: str, features: str = STORAGE_FEATURES) -> RawPeer:
         """A scripted peer."""
         peer = RawPeer(self, name, features)
-        self.endpoints[peer.node_id] = peer
+        self._join(peer)
         return peer
 
+    def _join(self, endpoint: Endpoint) -> None:
+        self.endpoints[endpoint.node_id] = endpoint
+        if self._doors is not None:
+            self._doors[endpoint.node_id] = Door(self, endpoint)
+            self._doors[endpoint.node_id].__enter__()
+
     def new_port(self) -> int:
-        """A TCP port that nobody else has."""
-        return next(self._ports)
+        """A TCP port that nobody listens on."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    def open_doors(self) -> None:
+        """From now on all who are there, and who joins, can be met over BOLT 8 at their addresses."""
+        if self._doors is None:
+            self._doors = {}
+            for endpoint in list(self.endpoints.values()):
+                self._join(endpoint)
 
     # Connections
 

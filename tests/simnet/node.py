@@ -172,6 +172,7 @@ class Node(Endpoint):
     def lose_data(self, keep_files: bool = False) -> None:
         """Stop, and lose channels, datastore and files: only the secret stays, for start() to begin anew."""
         self.stop()
+        self.net.open_doors()
         self.channels, self.closed, self.datastore = {}, {}, Datastore()
         self.peer_addresses = {}
         if not keep_files:
@@ -187,6 +188,7 @@ class Node(Endpoint):
     def rollback(self, snapshot: Snapshot) -> None:
         """Put an old copy in the database's place; the node must be stopped."""
         assert not self.running, "a database is only replaced while the node is stopped"
+        self.net.open_doors()
         self.channels = {cid: end.copy() for cid, end in snapshot.channels.items()}
         self.closed = {cid: end.copy() for cid, end in snapshot.closed.items()}
         self.datastore = snapshot.datastore.copy()
@@ -265,6 +267,9 @@ class Node(Endpoint):
         return answer["result"]
 
     # Peers
+
+    def blob_of(self, peer_id: str) -> bytes | None:
+        return self.datastore.get("peerstorage", "blobs", peer_id)
 
     def hook_connected(self, link: "Link") -> None:
         peer = link.other(self)

@@ -42,10 +42,14 @@ class RawPeer(Endpoint):
         """The blobs of all messages of type 7 or 9 that arrived."""
         return [blob for message in self.inbox if (blob := stored_blob(message, kind)) is not None]
 
+    def blob_of(self, peer_id: str) -> bytes | None:
+        return self.blobs.get(peer_id) if self.stores else None
+
     def hook_connected(self, link: "Link") -> None:
         peer_id = link.other(self).node_id
-        if self.stores and peer_id in self.blobs:
-            self.transmit(peer_id, storage_message(PEER_STORAGE_RETRIEVAL, self.blobs[peer_id]), origin="raw")
+        blob = self.blob_of(peer_id)
+        if blob is not None:
+            self.transmit(peer_id, storage_message(PEER_STORAGE_RETRIEVAL, blob), origin="raw")
         link.passed(self)
 
     def receive(self, peer_id: str, payload: bytes) -> None:

@@ -44,7 +44,8 @@ from peerstorage.lightningd import options
 from peerstorage.lightningd import alerts
 from peerstorage.ours import audit
 from peerstorage.file import on_change
-from peerstorage.recovery import restore
+from peerstorage.recovery import conversation, our_line, restore
+from peerstorage.recovery.hearing import Limits
 from peerstorage.ours import user
 from peerstorage.file import local_file
 from peerstorage.file import snapshots
@@ -53,6 +54,7 @@ from peerstorage.lightningd import worker
 options.MIN_SETTLE_SECONDS = 0
 alerts._HOLD_BACK_SECONDS = 0.1
 user._AFTER_CHANGE_SECONDS = 0.1
+our_line._LIMITS, conversation._PAUSE = Limits(connect=2, handshake=5, quiet=0.4, total=10), 0.05
 restore._RECONNECT_SECONDS, restore._FIRST_PAUSE, restore._POLL_SECONDS = 0.2, 0.5, 0.1
 if os.environ.get("SIMNET_GRACE"):
     todo._GRACE_SECONDS, todo._PERIOD_SECONDS = float(os.environ["SIMNET_GRACE"]), 0.5

@@ -1,13 +1,12 @@
 """peerstorage-restore: whom it asks, what stops it, and whom it tries again."""
 
-import contextlib
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from .channels import Channel
-from .common import RpcError, wait_for
+from .common import wait_for
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
@@ -185,14 +184,14 @@ def test_an_address_given_by_hand_is_remembered(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob, carol), (_, channel) = established(net, "bob", "carol")
         carol.announced = False
-        carol.port += 1
+        before, carol.port = carol.port, net.new_port()
         lose(net, alice, bob)
         # Also of the very first peer, which was turned away before anything was known to be lost.
         wait_for(lambda: alice.datastore.get("peerstorage", "reached", bob.node_id))
         answer = restore(alice)
         assert states(answer)[channel.channel_id] == "unreachable"
         row = next(row for row in answer["channels"] if row["channel_id"] == channel.channel_id)
-        assert f"not reached at {carol.host}:{carol.port - 1} (Connection refused)" in row["next"]
+        assert f"{carol.host}:{before}: connection refused" in row["next"]
         turned_away(net, alice, carol)
         wait_for(lambda: alice.datastore.get("peerstorage", "reached", carol.node_id))
         alice.restart()
@@ -348,34 +347,141 @@ def test_nothing_is_closed_before_the_chain_is_there(tmp_path: Path) -> None:
         assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
 
 
-def test_an_old_copy_of_the_built_in_beside_a_file_as_the_text_says(tmp_path: Path) -> None:
-    """bob returns one from before the channel with carol, who keeps nothing; the file names both. The restore does
-    not end by itself, and docs/recovery.md, "If a peer returned a copy", leads to the other channel."""
+def test_an_old_copy_of_the_built_in_beside_a_file(tmp_path: Path) -> None:
+    """bob returns one from before the channel with carol, who keeps nothing; the file names both. carol speaks of
+    hers, so that it is known to be missing."""
     with QuickNetwork(tmp_path) as net:
         alice, (bob, carol), (first, second) = established(net, "bob", "carol")
-        alice.call("peerstorage-export", [str(tmp_path / "copy")])
+        copy = str(tmp_path / "copy")
+        alice.call("peerstorage-export", [copy])
         bob.blobs[alice.node_id] = sealed(alice, 1_700_000_000, entries_of(alice)[:1])
         carol.stores = None
         carol.blobs.clear()
         lose(net, alice, bob)
-        turned_away(net, alice, carol)
-        assert states(restore(alice)) == {first.channel_id: "close sent"}
-        sweep(net, alice)
-        answer = restore(alice)
-        assert (answer["missing"], answer["complete"], answer["finished"]) == (0, False, False)
-        assert answer["may_hold_more"] == []
-        assert "as far as is known" in answer["note"]
-        assert mode(alice) == "recovering"
+        address = f"{carol.node_id}@{carol.host}:{carol.port}"
+        answer = restore(alice, peers=address)
+        assert states(answer) == {first.channel_id: "close sent"}
+        assert answer["unnamed"] == [{"channel_id": second.channel_id, "peer_id": carol.node_id}]
+        assert "no backup names" in answer["todo"][0]
+        assert (answer["complete"], answer["finished"]) == (False, False)
         assert carol.channels[second.channel_id].state == "CHANNELD_NORMAL"
+        answer = restore(alice, source=[copy])
+        assert states(answer) == dict.fromkeys((first.channel_id, second.channel_id), "close sent")
+        assert (answer["unnamed"], answer["complete"]) == ([], True)
 
-        alice.call("peerstorage-resume", ["discard"])
-        with contextlib.suppress(RpcError):
-            net.connect(alice, carol)
-        wait_for(lambda: carol.channels[second.channel_id].state != "CHANNELD_NORMAL")
+
+def test_copies_of_the_built_in_alone_end_by_themselves(tmp_path: Path) -> None:
+    """They don't say how many channels there were, but the peers do."""
+    with QuickNetwork(tmp_path) as net:
+        alice, peers, channels = established(net, "bob", "carol")
+        for peer in peers:
+            peer.blobs[alice.node_id] = sealed(alice, 1_700_000_000, entries_of(alice))
+        lose(net, alice, peers[0])
+        assert set(states(restore(alice)).values()) == {"close sent"}
+        net.mine(101)
+        wait_for(lambda: len(alice.closed) == len(channels))
+        peers[1].running = False
+        answer = restore(alice)
+        assert (answer["complete"], answer["finished"]) == (False, False)
+        peers[1].running = True
+        answer = restore(alice)
+        assert (answer["complete"], answer["finished"], answer["note"]) == (True, True, None)
+        wait_for(lambda: mode(alice) == "normal")
+
+
+def test_a_seed_and_gossip_are_enough(tmp_path: Path) -> None:
+    """No peer is given, and none was connected to: gossip knows the announced channel, and its peer's copy the
+    rest."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), (first, second) = established(net, "bob", "carol")
+        alice.lose_data()
+        alice.start()
+        said = fails(NOTHING, lambda: restore(alice))
+        assert "connect to any node of the network first" in said
+        first.announced = bob.announced = True
+        answer = restore(alice)
+        assert mode(alice) == "recovering"
+        assert states(answer) == dict.fromkeys((first.channel_id, second.channel_id), "close sent")
+        assert {row["peer"] for row in answer["channels"]} == {"closing"}
+
+
+def test_a_peer_by_its_address_is_enough_and_a_plan_changes_nothing(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (first, second) = established(net, "bob", "carol")
+        alice.lose_data()
+        alice.start()
+        address = f"{bob.node_id}@{bob.host}:{bob.port}"
+        answer = alice.call("peerstorage-restore", {"peers": [address], "dry_run": True})
+        assert states(answer) == dict.fromkeys((first.channel_id, second.channel_id), "not started")
+        assert {end.state for peer in (bob, carol) for end in peer.channels.values()} == {"CHANNELD_NORMAL"}
+        assert not alice.call("listpeerchannels")["channels"]
+        answer = alice.call("peerstorage-restore", {"peers": address, "wait": 0})
+        assert set(states(answer).values()) == {"close sent"}
+
+
+def test_a_file_alone_is_enough_with_peers_that_store_nothing(tmp_path: Path) -> None:
+    """As LND: the peer is told, closes, and its channel is handed over; nobody can tell of an old node."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels = established(net, "bob", "carol")
+        copy = str(tmp_path / "copy")
+        alice.call("peerstorage-export", [copy])
+        for peer, manners in ((bob, "lnd"), (carol, "ldk")):
+            peer.manners, peer.stores = manners, None
+        alice.lose_data()
+        alice.start()
         assert mode(alice) == "normal"
-        rows = alice.call("peerstorage-recover", [str(tmp_path / "copy")])["channels"]
-        scb = [row["scb"] for row in rows if row["peer_id"] == carol.node_id]
-        assert alice.call("recoverchannel", [scb]) == {"stubs": [second.channel_id]}
+        answer = restore(alice, source=copy)
+        assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+        assert "NOT KNOWN" in answer["todo"][0]
+        assert mode(alice) == "recovering"
+        for bad, code in ((bob.node_id + "@nowhere", -32602), ("what is this", 2104)):
+            fails(code, lambda bad=bad: restore(alice, source=bad))  # type: ignore[misc]
+
+
+def test_without_a_key_lightningd_speaks_with_the_peers(tmp_path: Path) -> None:
+    """As ever: each notices that we lost our data."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), channels = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        (alice.dir / "hsm_secret").write_bytes(bytes(73))
+        answer = restore(alice, dry_run=True)
+        assert "encrypted" in answer["way"]
+        assert set(states(answer).values()) == {"not started"}
+        answer = restore(alice)
+        assert states(answer) == dict.fromkeys((channel.channel_id for channel in channels), "close sent")
+        said = [what["message"] for kind, what in alice.notifications_of_last_call if kind == "message"]
+        assert answer["way"] in said
+        assert all(not peer.received_over_bolt8 for peer in (bob, carol))
+
+
+def test_the_money_is_in_the_wallet_when_a_row_says_so(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, _), (first, second) = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        assert {row["wallet_sats"] for row in restore(alice)["channels"]} == {None}
+        net.mine()
+        wait_for(lambda: set(states(restore(alice)).values()) == {"closing seen"})
+        answer = restore(alice)
+        assert answer["wallet_sats"] == (first.share_msat(alice) + second.share_msat(alice)) // 1000
+        assert all(str(row["wallet_sats"]) in row["next"] for row in answer["channels"])
+
+
+def test_a_new_restore_takes_over_and_an_end_is_refused_meanwhile(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), _ = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        carol.running = False
+        failed: list[str] = []
+        run = threading.Thread(target=lambda: failed.append(fails(2100, lambda: restore(alice, wait=600))))
+        run.start()
+        wait_for(lambda: alice.call("listpeerchannels")["channels"], what="bob's channel handed over")
+        assert "a restore is running" in fails(2100, lambda: alice.call("peerstorage-resume", ["discard"]))
+        assert "running" in fails(2100, lambda: restore(alice, dry_run=True))
+        carol.running = True
+        assert set(states(restore(alice)).values()) == {"close sent"}
+        run.join(30)
+        assert "took over" in failed[0]
+        assert alice.call("peerstorage-resume", ["discard"]) == {"mode": "normal"}
 
 
 def test_channels_of_an_earlier_life_are_restored_beside_those_of_this_one(tmp_path: Path) -> None:
@@ -395,7 +501,8 @@ def test_channels_of_an_earlier_life_are_restored_beside_those_of_this_one(tmp_p
         wait_for(lambda: row(alice, dave).get("withheld"))
         assert any("FROM BEFORE THIS DATABASE" in line for line in status(alice)["todo"])
         answer = restore(alice, dry_run=True)
-        assert states(answer) == {second.channel_id: "not started"}
+        # dave was let in, and met a node that knows nothing of it.
+        assert states(answer) == {second.channel_id: "closed already"}
         assert mode(alice) == "recovering"
         answer = restore(alice, wait=3)
         assert states(answer) == {second.channel_id: "close sent"}, answer
@@ -419,20 +526,6 @@ def test_where_lightningd_would_take_nothing_of_an_earlier_life_nothing_begins(t
         said = fails(2101, lambda: restore(alice))
         assert old.channel_id in said
         assert "database id" in said
-        assert mode(alice) == "normal"
-
-
-def test_no_resume_while_a_restore_runs(tmp_path: Path) -> None:
-    with QuickNetwork(tmp_path) as net:
-        alice, (bob,), _ = established(net, "bob")
-        lose(net, alice, bob)
-        running = threading.Thread(target=restore, args=(alice,), kwargs={"wait": 3})
-        running.start()
-        time.sleep(1)
-        assert "a restore is running" in fails(2100, lambda: alice.call("peerstorage-resume", ["discard"]))
-        assert mode(alice) == "recovering"
-        running.join()
-        alice.call("peerstorage-resume", ["discard"])
         assert mode(alice) == "normal"
 
 

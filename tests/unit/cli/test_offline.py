@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +19,17 @@ from embit.transaction import Transaction
 
 from peerstorage.cli import peers
 from peerstorage.formats.backup import encode
-from peerstorage.formats.keys import seed_of_hsm_secret
+from peerstorage.formats.database_entries import COLUMNS
+from peerstorage.formats.keys import sealing_keys, seed_of_hsm_secret
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import derive_key, seal
+from peerstorage.formats.snapshot import SECRET_NAME, About, seal_snapshot
 from peerstorage.formats.words import ENGLISH as WORDS
 from peerstorage.recovery import conversation
 from peerstorage.recovery.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
+from tests.unit.formats.test_database_entries import tables
 from tests.unit.http_server import Server
 from tests.unit.recovery.test_chain import Node, block
 from tests.unit.samples import vectors
@@ -175,6 +181,43 @@ def test_a_greenlight_backup_gives_the_same_descriptors(run: Run) -> None:
     other = run("descriptors", "--hsm-secret", "another", "signer.json")
     assert other.code == 4
     assert "signer backup of node" in other.err
+
+
+@pytest.mark.parametrize("sealed_up", [False, True], ids=["database", "snapshot"])
+def test_a_database_gives_the_same_descriptors(run: Run, sealed_up: bool) -> None:
+    with closing(sqlite3.connect("database")) as connection, connection:
+        for table, rows in tables().items():
+            columns = COLUMNS[table]
+            connection.execute(f"CREATE TABLE {table} ({', '.join(columns)})")
+            marks = ", ".join("?" * len(columns))
+            connection.executemany(
+                f"INSERT INTO {table} VALUES ({marks})", [[row[column] for column in columns] for row in rows]
+            )
+    if sealed_up:
+        content = Path("database").read_bytes()
+        seed = seed_of_hsm_secret(Path("secret").read_bytes(), None, WORDS)
+        key = sealing_keys(seed, SECRET_NAME)[0]
+        pieces = seal_snapshot(key, About(1, 2, len(content)), io.BytesIO(content))
+        Path("database").write_bytes(b"".join(pieces))
+    found = run("descriptors", "--json", *KEY, "database")
+    wanted = run("descriptors", "--json", *KEY, sealed(*map(entry_of, OURS)))
+    assert found.code == wanted.code == 0
+    # How old it is nobody knows: the whole chain is searched.
+    assert found.json["timestamp"] == 0
+    assert [one["descriptor"] for one in found.json["channels"]] == [
+        one["descriptor"] for one in wanted.json["channels"]
+    ]
+    refused = run("close", *KEY, "--yes", "database")
+    assert refused.code == 2
+    assert "--all closes every one" in refused.err
+
+
+def test_a_sealed_backup_may_begin_like_json(run: Run) -> None:
+    """Its first bytes are random."""
+    while not (content := blob(entry_of(ANCHORED))).startswith(b"{"):
+        pass
+    Path("backup").write_bytes(content)
+    assert run("descriptors", *KEY, "backup").code == 0
 
 
 def test_the_key_that_only_opens_backups_is_not_enough(run: Run) -> None:
@@ -364,6 +407,26 @@ def test_fetch_follows_and_closes_nothing(run: Run) -> None:
     assert stat.S_IMODE(Path("fetched.backup").stat().st_mode) == 0o600
     inspected = run("inspect", "--json", *KEY, "fetched.backup").json["sources"][0]["channels"]
     assert {row["channel_id"] for row in inspected} == {one.channel_id.hex() for one in entries}
+
+
+def test_fetch_keeps_apart_what_recoverchannel_must_not_get(run: Run) -> None:
+    """Two channels claim one database id: sweep takes both files."""
+    one, two = entry_of(ANCHORED), entry_of(STATIC, database_id=entry_of(ANCHORED).database_id)
+    with peer_of(content=blob(one, two)) as peer:
+        result = run("fetch", *KEY, "--json", str(peer.endpoint))
+    assert result.json["files"] == ["fetched.backup", "fetched.backup.others"]
+    # No revoked secret is printed.
+    assert "scb" not in result.json
+    assert all("scb" not in row for row in result.json["channels"])
+    both = run("descriptors", *KEY, "--json", *result.json["files"])
+    assert {row["channel_id"] for row in both.json["channels"]} == {
+        one.channel_id.hex(),
+        two.channel_id.hex(),
+    }
+    Path("fetched.backup").unlink()
+    again = run("fetch", *KEY, str(peer.endpoint))
+    assert again.code == 2
+    assert "fetched.backup.others is there already" in again.err
 
 
 def test_fetch_where_nobody_has_anything(run: Run) -> None:

@@ -172,7 +172,7 @@ def test_beside_the_local_file_and_where_the_database_is(tmp_path: Path) -> None
     for folder in ("net", "disk", "elsewhere"):
         (tmp_path / folder).mkdir()
     database(tmp_path / "elsewhere").rename(tmp_path / "elsewhere/db")
-    wallet = f"sqlite3://{tmp_path}/elsewhere/db:{tmp_path}/replica"
+    wallet = f"{tmp_path}/elsewhere/db"
     Desk(tmp_path / "net", wallet, file="../disk/backup").works()
     assert versions(tmp_path / "disk") == {"": 100}
     assert os.listdir(tmp_path / "net") == []

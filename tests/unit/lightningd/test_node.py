@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstorage.lightningd import node as node_module
+from peerstorage.lightningd import calls
 from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
 from tests.simnet.rpc_server import RpcConnection, RpcServer
@@ -49,7 +49,7 @@ def test_a_call_that_is_not_answered_ends_and_is_told_until_it_is_answered(
             released.wait(30)
         return {"nodes": []}
 
-    monkeypatch.setattr(node_module, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0.2)
     server = RpcServer(tmp_path / "rpc", answer)
     node = Node(str(tmp_path / "rpc"))
     begun = time.monotonic()
@@ -67,7 +67,7 @@ def test_a_call_that_is_not_answered_ends_and_is_told_until_it_is_answered(
 def test_an_answer_that_drips_in_ends_by_the_same_deadline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(calls, "CALL_SECONDS", 0.5)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "rpc"))
         listener.listen(1)
@@ -174,4 +174,20 @@ def test_how_far_the_chain_is_known(
     server = RpcServer(tmp_path / "rpc", lambda request, _: answers[request["method"]])
     lag = Node(str(tmp_path / "rpc")).lag()
     assert lag == (f"its backend has {blocks} blocks of 900, and lightningd itself 7" if behind else "")
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "wallet"),
+    [
+        (None, None),
+        ("sqlite3:///disk/lightningd.sqlite3", "/disk/lightningd.sqlite3"),
+        ("sqlite3:///disk/one:/other/two", "/disk/one"),
+        ("postgres://user@host/database", "postgres://user@host/database"),
+    ],
+)
+def test_where_the_database_lies(tmp_path: Path, value: str | None, wallet: str | None) -> None:
+    configs = {} if value is None else {"wallet": {"value_str": value, "source": "cmdline"}}
+    server = RpcServer(tmp_path / "rpc", lambda request, connection: {"configs": configs})
+    assert Node(str(tmp_path / "rpc")).wallet() == wallet
     server.close()

@@ -15,7 +15,7 @@ USAGE = {
     "peerstorage-list": "",
     "peerstorage-push": "[peer_id]",
     "peerstorage-recover": "[source]",
-    "peerstorage-restore": "[dry_run] [wait] [force]",
+    "peerstorage-restore": "[peers] [source] [dry_run] [wait] [force]",
     "peerstorage-resume": "[word]",
     "peerstorage-status": "",
     "peerstorage-verify": "[source]",

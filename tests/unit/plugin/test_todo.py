@@ -46,6 +46,7 @@ class Case:
 
     def a_user(self) -> Any:
         ledger = SimpleNamespace(
+            withheld_at=self.withheld,
             state=State(),
             channels=[CHANNEL],
             entryless=self.entryless,

@@ -10,19 +10,7 @@ from peerstorage.formats.backup import Backup, Contact
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import (
-    ADVICE,
-    CLOSED,
-    CLOSING,
-    UNREACHABLE,
-    WAITING,
-    advice,
-    channel_state,
-    directory,
-    plan,
-    rescan_height,
-    surely_funded,
-)
+from peerstorage.recovery.plan import directory, plan, rescan_height, surely_funded
 from tests.unit.samples import POINTS, addresses, entry
 
 ONION = "a" * 56 + ".onion"
@@ -122,7 +110,7 @@ def test_no_address_is_lost_and_none_is_there_twice(
 ) -> None:
     channels = [candidate(entry(number, address=address)) for number, address in enumerate(inside, 1)]
     peers = plan(channels, [], {node_id(0): known}, tor=tor)
-    assert len(peers) == bool(inside)
+    assert len(peers) == 1
     for peer in peers:
         everywhere = [*peer.addresses, *peer.out_of_reach]
         assert len(everywhere) == len(set(everywhere))
@@ -133,37 +121,12 @@ def test_no_address_is_lost_and_none_is_there_twice(
 
 
 @pytest.mark.parametrize(
-    ("states", "closed", "expected"),
-    [
-        ({}, False, UNREACHABLE),
-        ({"id": "CHANNELD_NORMAL"}, False, WAITING),
-        ({"id": "AWAITING_UNILATERAL"}, False, WAITING),
-        ({"id": "FUNDING_SPEND_SEEN"}, False, CLOSING),
-        ({"id": "ONCHAIN"}, False, CLOSING),
-        ({"id": "ONCHAIN"}, True, CLOSED),
-        ({}, True, CLOSED),
-        ({"other": "ONCHAIN"}, False, UNREACHABLE),
-    ],
-)
-def test_state_of_a_channel(states: dict[str, str], closed: bool, expected: str) -> None:
-    assert channel_state("id", states, frozenset({"id"} if closed else ())) == expected
-
-
-@pytest.mark.parametrize(
     ("revocations", "age", "expected"),
     [(0, 60, False), (0, 14 * 86_400, False), (0, 14 * 86_400 + 1, True), (1, 60, True), (0, -60, False)],
 )
 def test_the_funding_of_a_channel_was_in_a_block(revocations: int, age: int, expected: bool) -> None:
     about = candidate(entry(1, revocations=revocations))
     assert surely_funded(about, about.source.backup.timestamp + age) is expected
-
-
-@pytest.mark.parametrize("state", ADVICE)
-def test_every_state_has_its_advice(state: str) -> None:
-    text = advice(state, 812, "it hung {up}")
-    assert "{rescan}" not in text
-    assert ("-812" in text) is (state == "close sent")
-    assert ("it hung {up}" in text) is (state == UNREACHABLE)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def case(
     source = Source("peer", Backup(NOW - age, channels, None))
     candidates = tuple(Candidate(channel, source) for channel in channels)
     plan = PeerPlan(PEER, candidates, ("192.0.2.1:9735",), ())
-    return Reach(node, Gate(1, connections), departures, connections), node, plan  # type: ignore[arg-type]
+    return Reach(node, Gate(1, connections), departures, connections, ""), node, plan  # type: ignore[arg-type]
 
 
 def handed_over(about: tuple[Reach, FakeNode, PeerPlan]) -> list[int]:

@@ -1,0 +1,186 @@
+"""Live parts: what reading them costs payments, how long a read is in lightningd's way, and how large they are."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peerstorage.bolt.peer_storage import MAX_BLOB
+from peerstorage.formats import live, live_tables
+from peerstorage.formats.live import LiveChannel, LivePart, Row, Value
+from peerstorage.lightningd import live_reading
+from tests.bench import pairs
+from tests.bench.result import NONE, Note, Result, Spread, Table
+from tests.demo.nodes import RealNetwork
+from tests.unit.live_samples import database, real
+
+NAME = "alive"
+NEEDS_NODES = True
+_READING = "a live part every 2 seconds"
+_EVERY = 2.0
+
+
+def run(quick: bool, note: Note) -> Result:
+    rounds, payments = (3, 20) if quick else (20, 60)
+    note(f"{rounds} rounds of payments")
+    rates, reads = _payments(rounds, payments)
+    ratios = pairs.ratios(rates)
+    spreads = {name: Spread(values) for name, values in rates.items()}
+    rows = [
+        [name, rate.text(1), rate.range(1), ratios[name].text(3), ratios[name].range(3)]
+        for name, rate in spreads.items()
+    ]
+    note("sizes")
+    sizes, held = _sizes()
+    counts = (10, 100) if quick else (10, 100, 1000)
+    note("reading many channels")
+    large = [_large(count, 200 if quick else 1000) for count in counts]
+    return Result(
+        "Live parts",
+        f"Real nodes: two pairs with one channel each on one bitcoind, {rounds} rounds of {payments} payments for "
+        "each in turn; while one pair pays, a live part of its payer's running database is read every 2 seconds. "
+        "Sizes: the live part of a real node with four channels and 40 payments, multiplied, with random keys and "
+        "signatures. Many channels: databases made of the same rows.",
+        [
+            f"With a reader: {ratios[_READING].text(3)} of the rate without (middle 80 % "
+            f"{ratios[_READING].range(3)}).",
+            f"A read of a running node's database kept its lock {Spread(reads).text(1)} ms (middle 80 % "
+            f"{Spread(reads).range(1)}), {len(reads)} reads.",
+            f"A blob of {MAX_BLOB} bytes has room for {held} channels of this kind.",
+        ],
+        [
+            Table(["", "payments/s, median", "middle 80 %", "ratio, median", "middle 80 %"], rows),
+            Table(["channels", "bytes", "bytes a channel beside the base"], sizes),
+            Table(["channels", "payments in the database", "lock kept, ms, median", "middle 80 %"], large),
+        ],
+        [
+            "Differences smaller than the spread: the idle pair and bitcoind run on the same processors.",
+            "A disk that is slower than this one's, or a database that is not in memory.",
+        ],
+    )
+
+
+def _payments(rounds: int, payments: int) -> tuple[dict[str, list[float]], list[float]]:
+    """Payments a second by round, and for how many milliseconds each read kept its lock."""
+    options = {name: pairs.variants()[NONE] for name in (NONE, _READING)}
+    reads: list[float] = []
+    with RealNetwork("alive") as net:
+        those = pairs.start(net, options)
+        for pair in those.values():
+            pair.fund()
+            pair.pay(payments)
+        path = Path(those[_READING].payer.daemon.lightning_dir) / "regtest/lightningd.sqlite3"
+
+        def measure(name: str) -> float:
+            stop = threading.Event()
+            reader = threading.Thread(target=_read, args=(path, stop, reads))
+            if name == _READING:
+                reader.start()
+            rate = those[name].pay(payments)
+            if name == _READING:
+                stop.set()
+                reader.join()
+            return rate
+
+        return pairs.alternate(list(those), rounds, measure), reads
+
+
+def _read(path: Path, stop: threading.Event, reads: list[float]) -> None:
+    while True:
+        reads.append(live_reading.read(path).milliseconds)
+        if stop.wait(_EVERY):
+            return
+
+
+def _unlike(channel: LiveChannel, number: int) -> LiveChannel:
+    """The same channel of another peer: other numbers, and other keys, so that it is packed as if it were real."""
+    schema = live_tables.columns(real().base.schema)
+    stream = random.Random(number).randbytes
+    table_ids = {
+        "channels": "id",
+        "peers": "id",
+        "shachains": "id",
+        "channel_configs": "id",
+        "channel_htlcs": "id",
+    }
+    pointers = {"peer_id", "channel_id", "channelid", "shachain_remote_id", "shachain_id"}
+    pointers |= {"channel_config_local", "channel_config_remote"}
+
+    def cell(table: str, name: str, value: Value) -> Value:
+        if isinstance(value, int) and (name in pointers or table_ids.get(table) == name):
+            return value + 1000 * number
+        if isinstance(value, bytes) and len(value) >= 32:
+            return value[:1] + stream(len(value) - 1)
+        return value
+
+    def rows(table: str, found: Any) -> tuple[Row, ...]:
+        return tuple(
+            tuple(cell(table, name, value) for name, value in zip(schema[table], row, strict=True))
+            for row in found
+        )
+
+    tables = {
+        name: found if name in {"transactions", "blocks"} else rows(name, found)
+        for name, found in channel.tables.items()
+    }
+    channel_id = number.to_bytes(32, "big")
+    place = schema["channels"].index("full_channel_id")
+    [row] = tables["channels"]
+    tables["channels"] = ((*row[:place], channel_id, *row[place + 1 :]),)
+    return LiveChannel(channel_id, tables)
+
+
+def _many(count: int) -> LivePart:
+    some = real().channels
+    return replace(real(), channels=tuple(_unlike(some[one % len(some)], one + 1) for one in range(count)))
+
+
+def _sizes() -> tuple[list[list[str]], int]:
+    base = len(live.encode(_many(0)))
+    rows = [["0", str(base), ""]]
+    for count in (1, 4, 10, 20, 30):
+        size = len(live.encode(_many(count)))
+        rows.append([str(count), str(size), str(round((size - base) / count))])
+    held = next(count for count in range(10, 100) if len(live.encode(_many(count + 1))) > MAX_BLOB)
+    return rows, held
+
+
+def _large(count: int, payments: int) -> list[str]:
+    """Reading `count` channels with `payments` each in the database."""
+    part = _many(count)
+    names = live_tables.columns(part.base.schema)["channel_htlcs"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lightningd.sqlite3"
+        database(part, path)
+        with sqlite3.connect(path) as file:
+            ids = [one for (one,) in file.execute("SELECT id FROM channels")]
+            numbers = {
+                "id": 0,
+                "channel_id": 0,
+                "channel_htlc_id": 0,
+                "direction": 0,
+                "hstate": 19,
+                "msatoshi": 0,
+            }
+            for channel in ids:
+                for one in range(payments):
+                    number = channel * 10_000_000 + one
+                    row = dict.fromkeys(names) | numbers | {"id": number, "channel_id": channel}
+                    row |= {"channel_htlc_id": 1_000_000 + one, "msatoshi": one, "payment_hash": bytes(32)}
+                    places = ", ".join("?" * len(names))
+                    file.execute(f"INSERT INTO channel_htlcs VALUES ({places})", tuple(row.values()))
+        file.close()
+        found: list[float] = []
+        begun = time.monotonic()
+        while len(found) < 5 or (len(found) < 20 and time.monotonic() - begun < 5):
+            reading = live_reading.read(path)
+            assert len(reading.part.channels) == count
+            found.append(reading.milliseconds)
+    spread = Spread(found)
+    return [str(count), str(count * payments), spread.text(1), spread.range(1)]

@@ -1,0 +1,108 @@
+"""What becomes of channels that were not simply open when the node was lost: each row tells the truth, and the
+money comes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyln.testing.utils import wait_for
+
+from tests.integration.helpers import (
+    LOSING,
+    OURS,
+    STOCK,
+    connect,
+    fund,
+    holds_all,
+    lose_everything,
+    pay_over_each,
+    secret,
+    states,
+)
+from tests.integration.money import await_money, coins, shares
+
+
+def _address(peer: Any) -> str:
+    return f"{peer.info['id']}@127.0.0.1:{peer.port}"
+
+
+def _restore(node: Any, *peers: Any, **more: Any) -> Any:
+    return node.rpc.call(
+        "peerstorage-restore", {"peers": [_address(peer) for peer in peers], "wait": 0, "force": True} | more
+    )
+
+
+def _rows(answer: Any) -> dict[str, str]:
+    return {row["peer_id"]: row["state"] for row in answer["channels"]}
+
+
+def test_channels_that_are_not_locked_in(node_factory: Any) -> None:
+    """Opened by us and by the peer, in no block when the node is lost: the peers must not forget them."""
+    hub, holder, ours, theirs = node_factory.get_nodes(
+        4, opts=[OURS | LOSING, OURS | LOSING, STOCK | LOSING, STOCK | LOSING]
+    )
+    fund(hub, holder, push_sat=300_000)
+    pay_over_each(hub, holder, 20_000_123)
+    hub.fundwallet(2_000_000)
+    theirs.fundwallet(2_000_000)
+    connect(hub, ours)
+    connect(hub, theirs)
+    hub.rpc.fundchannel(ours.info["id"], 700_000, push_msat=100_000_000)
+    theirs.rpc.fundchannel(hub.info["id"], 800_000, push_msat=200_000_000)
+    wait_for(lambda: states(ours, hub) == states(theirs, hub) == ["CHANNELD_AWAITING_LOCKIN"])
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    ours_before = shares(hub)
+    lose_everything(hub)
+    hub.start()
+    coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
+    _restore(hub, holder)
+    hub.bitcoin.generate_block(1, wait_for_mempool=3)
+    # Those that were told close as soon as the funding is there.
+    wait_for(
+        lambda: (
+            not {"CHANNELD_AWAITING_LOCKIN", "CHANNELD_NORMAL"} & {*states(ours, hub), *states(theirs, hub)}
+        )
+    )
+    wait_for(lambda: _rows(_restore(hub)).get(ours.info["id"]) in {"close sent", "closing seen"})
+    hub.bitcoin.generate_block(2)
+    wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+    await_money(hub, coins_before, ours_before, since)
+
+
+def test_a_mutual_close_under_way(node_factory: Any) -> None:
+    """In the mempool with one peer, in a block with the other, and never "its peer will close it"."""
+    hub, holder, early, late = node_factory.get_nodes(
+        4, opts=[OURS | LOSING, OURS | LOSING, STOCK | LOSING, STOCK | LOSING]
+    )
+    fund(hub, holder, early, late, push_sat=300_000)
+    for peer in (holder, early, late):
+        pay_over_each(hub, peer, 20_000_123)
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    holder.stop()
+    hub.rpc.close(early.info["id"])
+    hub.bitcoin.generate_block(1, wait_for_mempool=1)
+    hub.rpc.close(late.info["id"])
+    lose_everything(hub)
+    holder.start()
+    hub.start()
+    dry = _rows(_restore(hub, holder, dry_run=True))
+    assert dry[holder.info["id"]] == "not started"
+    assert dry[early.info["id"]] == "closed already"
+    assert dry[late.info["id"]] in {"closed already", "spliced or closing"}
+    _restore(hub)
+    hub.bitcoin.generate_block(1, wait_for_mempool=2)
+    wait_for(lambda: _rows(_restore(hub))[holder.info["id"]] == "closing seen")
+    answer = _restore(hub)
+    rows = {row["peer_id"]: row for row in answer["channels"]}
+    print({peer_id: (row["state"], row["wallet_sats"], row["next"]) for peer_id, row in rows.items()})
+    assert rows[early.info["id"]]["state"] == "close sent"
+    assert "rescan" in rows[early.info["id"]]["next"]
+    # As the row says: one restart, from that height.
+    hub.stop()
+    hub.daemon.opts["rescan"] = rows[early.info["id"]]["next"].rpartition("rescan=")[2]
+    hub.start()
+    wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
