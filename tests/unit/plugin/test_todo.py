@@ -52,7 +52,6 @@ class Case:
             entryless=self.entryless,
             partners={CHANNEL.node_id.hex()},
             record=lambda peer: self.records.get(peer, SentRecord()),
-            withheld_at=self.withheld,
         )
         old_node = SimpleNamespace(sign="")
         entrance = SimpleNamespace(fresh=False, halted=False, claims={})
