@@ -120,7 +120,7 @@ def ask(node: Any, folder: Path) -> Answers:
     return ask_peers(node, folder, 7.0)
 
 
-@pytest.mark.parametrize("wallet", [None, "sqlite3://other", "sqlite3://other:/elsewhere/copy"])
+@pytest.mark.parametrize("wallet", [None, "other"])
 def test_who_is_asked_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wallet: str | None) -> None:
     made(tmp_path)
     if wallet:
