@@ -105,9 +105,16 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        doors: list[Role] = [Doorman(self.gate, self.admit), self._later]
-        self.worker.start([*doors, *roles, self.todo, self.alerts, rounds, self.snapshots])
+        roles: list[Role] = [
+            Doorman(self.gate, self.admit),
+            self._later,
+            self.user,
+            self.storage,
+            self.retention,
+        ]
+        self.worker.start(
+            [*roles, self.local_file, self.friends, self.todo, self.alerts, rounds, self.snapshots]
+        )
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -232,6 +239,10 @@ class App:
         finally:
             if decision is Decision.ENTER:
                 self._enter(peer_id, offers, request)
+            else:
+                self.gate.greeted(peer_id)
+        if decision is Decision.WAIT:
+            self._heed_guard()
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
