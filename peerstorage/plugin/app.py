@@ -105,16 +105,17 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [
-            Doorman(self.gate, self.admit),
-            self._later,
-            self.user,
-            self.storage,
+        roles: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
+        roles += [
             self.retention,
+            self.local_file,
+            self.friends,
+            self.todo,
+            self.alerts,
+            rounds,
+            self.snapshots,
         ]
-        self.worker.start(
-            [*roles, self.local_file, self.friends, self.todo, self.alerts, rounds, self.snapshots]
-        )
+        self.worker.start(roles)
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ class App:
             self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
         self._build_files(folder, options)
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        behind = builtin and not configuration.get("startup", True) and self.node.builtin_is_asked_first()
         self.todo = Todo(
             self.user,
             self.alerts,
@@ -172,11 +173,6 @@ class App:
         """From lightningd's database, in its network's folder or where its option `wallet` says."""
         read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
         self.user.sender.live.start(read, partial(self._log, "info"))
-
-    def _is_behind_builtin(self) -> bool:
-        with contextlib.suppress(NodeError):
-            return self.node.builtin_is_asked_first()
-        return False
 
     def audit(self) -> Audit:
         """For a thread of its own."""
