@@ -213,8 +213,9 @@ class Node(Calls):
         value = str(config["value_str"])
         return value.removeprefix("sqlite3://").partition(":")[0] if value.startswith("sqlite3://") else value
 
-    def connect(self, peer_id: str, address: str) -> None:
-        self.call("connect", id=f"{peer_id}@{address}")
+    def connect(self, peer_id: str, address: str | None) -> None:
+        """`address`: `host:port`; None: wherever lightningd knows the peer."""
+        self.call("connect", id=peer_id if address is None else f"{peer_id}@{address}")
 
     def disconnect(self, peer_id: str) -> None:
         self.call("disconnect", id=peer_id, force=True)
@@ -253,6 +254,9 @@ class Node(Calls):
         """Features in hex by node_id, of peers that are connected now."""
         peers = self.call("listpeers")["peers"]
         return {peer["id"]: peer.get("features", "") for peer in peers if peer["connected"]}
+
+    def is_connected(self, peer_id: str) -> bool:
+        return any(peer["connected"] for peer in self.call("listpeers", id=peer_id)["peers"])
 
     def log_of(self, peer_id: str) -> list[str]:
         """What lightningd logged of a peer at level info and above: the only place where its warnings are."""

@@ -7,19 +7,22 @@ while a bad value of ours stops only this plugin, with a sentence that says what
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from peerstorage.errors import OptionError
+from peerstorage.bolt.peer_storage import NODE_ID_LENGTH, is_point
+from peerstorage.errors import FormatError, OptionError
+from peerstorage.formats.scb import WireAddress
 
 PROVIDE = ("channels", "all", "none")
 PADDING = ("full", "bucket", "none")
-GUARD = ("warn", "halt", "off")
+GUARD = ("warn", "halt", "check", "off")
 PERIODIC, NEW_CHANNELS_ONLY = "periodic", "new-channels-only"
 MAX_INTERVAL_SECONDS = 86_400
 # Without any, each peer would be sent something before it could say what it has.
 MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS = 1, 120
 MAX_REPLICAS = 1000
+MAX_CHECK_SECONDS = 300
 MAX_AUDIT_DAYS = 3650
 MAX_ARCHIVE = 100
 MAX_SNAPSHOT_HOURS = 8760
@@ -30,16 +33,23 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """One option as lightningd shows it."""
+    """One option as lightningd shows it. `multi`: it may be given several times."""
 
     name: str
-    default: str
+    default: str | None
     description: str
+    multi: bool = False
 
 
 DECLARATIONS = (
     Declaration("peerstorage-use", "true", "Store our encrypted backup with our peers (true or false)"),
     Declaration("peerstorage-provide", "channels", "Whose backups we store: channels, all or none"),
+    Declaration(
+        "peerstorage-friend",
+        None,
+        "Node that keeps our backup and whose backup we keep, NODE_ID[@HOST:PORT]; may be repeated",
+        multi=True,
+    ),
     Declaration(
         "peerstorage-interval",
         "60",
@@ -60,7 +70,13 @@ DECLARATIONS = (
     Declaration(
         "peerstorage-guard",
         "warn",
-        "When peers prove that our database is an old copy: warn, halt (let no peer reestablish) or off",
+        "When peers prove that our database is an old copy: warn, halt (keep out those whose channels went "
+        "further), check (halt, and peers are asked before lightningd starts with them) or off",
+    ),
+    Declaration(
+        "peerstorage-check-seconds",
+        "20",
+        "With peerstorage-guard=check, seconds that lightningd's start may wait for peers' answers",
     ),
     Declaration(
         "peerstorage-audit-days",
@@ -93,17 +109,27 @@ DECLARATIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Friend:
+    """A friend (ours/peers.py) as the operator wrote it: node_id in hex, and where it is, if that was said."""
+
+    node_id: str
+    address: WireAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Seconds and bytes, ready to use; `snapshot` is in hours."""
 
     use: bool = True
     provide: str = "channels"
+    friend: tuple[Friend, ...] = ()
     interval: int = 60
     write_delay: int = 10
     replicas: int = 3
     padding: str = "full"
     settle: int = 5
     guard: str = "warn"
+    check_seconds: int = 20
     audit_days: int = 0
     quota: int = 256 << 20
     file: str = "peerstorage.backup"
@@ -115,16 +141,22 @@ class Options:
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
         """The options from lightningd's init. Raises OptionError for the first bad one."""
-        given = {declared.name: str(values.get(declared.name, declared.default)) for declared in DECLARATIONS}
+        given = {
+            declared.name: str(values.get(declared.name, declared.default))
+            for declared in DECLARATIONS
+            if not declared.multi
+        }
         return cls(
             use=_boolean("peerstorage-use", given),
             provide=_choice("peerstorage-provide", given, PROVIDE),
+            friend=_friends("peerstorage-friend", values),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             write_delay=_integer("peerstorage-write-delay", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             replicas=_integer("peerstorage-replicas", given, 1, MAX_REPLICAS, "peers"),
             padding=_choice("peerstorage-padding", given, PADDING),
             settle=_integer("peerstorage-settle", given, MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS, "seconds"),
             guard=_choice("peerstorage-guard", given, GUARD),
+            check_seconds=_integer("peerstorage-check-seconds", given, 1, MAX_CHECK_SECONDS, "seconds"),
             audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
             file=_path("peerstorage-file", given),
@@ -133,6 +165,35 @@ class Options:
             on_change=_program("peerstorage-on-change", given),
             snapshot=_integer("peerstorage-snapshot", given, 0, MAX_SNAPSHOT_HOURS, "hours"),
         )
+
+    @property
+    def friends(self) -> dict[str, list[WireAddress]]:
+        """Where each friend is, by node_id: in the order in which they were given, perhaps nowhere."""
+        found: dict[str, list[WireAddress]] = {}
+        for friend in self.friend:
+            addresses = found.setdefault(friend.node_id, [])
+            if friend.address is not None:
+                addresses.append(friend.address)
+        return found
+
+
+def _friends(name: str, values: Mapping[str, object]) -> tuple[Friend, ...]:
+    """One that is given twice, at two addresses, is at both."""
+    given = values.get(name) if values.get(name) is not None else []
+    texts = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    return tuple(dict.fromkeys(_friend(name, str(text)) for text in texts))
+
+
+def _friend(name: str, text: str) -> Friend:
+    node_id, at, address = text.partition("@")
+    refusal = OptionError(f"{name}={text!r}: allowed is NODE_ID or NODE_ID@HOST:PORT of a node")
+    is_hex = re.fullmatch(rf"[0-9a-fA-F]{{{2 * NODE_ID_LENGTH}}}", node_id)
+    if not is_hex or not is_point(bytes.fromhex(node_id)):
+        raise refusal
+    try:
+        return Friend(node_id.lower(), WireAddress.parse(address) if at else None)
+    except FormatError as error:
+        raise refusal from error
 
 
 def _boolean(name: str, given: Mapping[str, str]) -> bool:

@@ -33,6 +33,25 @@ class Role(Protocol):
     def next_event(self) -> float: ...
 
 
+class Later:
+    """Tasks for later, one for each key: a newer one takes its place. A role of the worker."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, tuple[float, Task]] = {}
+
+    def put(self, key: str, at: float, task: Task) -> None:
+        """`at`: monotonic seconds."""
+        self._waiting[key] = at, task
+
+    def next_event(self) -> float:
+        return min((at for at, _ in self._waiting.values()), default=float("inf"))
+
+    def tick(self, now: float) -> None:
+        due = [key for key, (at, _) in self._waiting.items() if at <= now]
+        for key in due[:1]:  # one that fails must not cost the others their turn
+            self._waiting.pop(key)[1]()
+
+
 class Worker:
     """`failed` is called with every exception that a task or tick lets through."""
 

@@ -149,7 +149,7 @@ class Rounds:
         }
         late = unproven(here, now - self._days * _DAY, self._started, now)
         # One at a time: any number of strangers must not keep the peers with a channel waiting.
-        peer_id = next((p for p in late if p in self._user.ledger.partners), next(iter(late), None))
+        peer_id = next((p for p in late if p in self._user.ledger.trusted), next(iter(late), None))
         if peer_id is not None:
             self._tried[peer_id] = now
         return peer_id

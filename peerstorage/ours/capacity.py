@@ -2,10 +2,11 @@
 
 Nothing is ever acknowledged, so it is learned from what peers return at their next connection:
 - Twice in a row something older than what was sent, or nothing: the peer is tried with 1024 bytes.
-- What it said itself in a warning counts at once.
+- What it said itself in a warning counts at once. So does that it takes nothing: LDK does that before a channel is
+  funded. Then it holds nothing of what it was sent.
 - It returned all of a larger blob: it keeps that much, and whatever BOLT 1 allows is tried again. Now and then a
   larger blob is tried unasked, because a peer that was away or broken looks like a small one. A peer that refuses
-  keeps what it had.
+  keeps what it had, so until it has shown what it kept that is what counts.
 
 Rules: a peer never gets less than 1024 bytes because of its silence; times are wall-clock seconds.
 """
@@ -23,6 +24,8 @@ SMALL = 1024
 _PATIENCE = 2
 _PROBE_SECONDS = 7 * 86_400
 # LDK's words: "Supports only data up to 1024 bytes in peer storage."
+# "Ignoring peer_storage message, …" for a peer without an active funded channel.
+_IGNORED = re.compile(r"ignoring peer.?storage", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"up to (\d{1,5}) bytes.*peer.?storage|peer.?storage.*up to (\d{1,5}) bytes", re.IGNORECASE
 )
@@ -47,6 +50,9 @@ def failed(record: SentRecord) -> SentRecord:
 def told(record: SentRecord, log: Iterable[str]) -> SentRecord:
     """The record after what lightningd logged of a peer since the last blob went out."""
     for line in log:
+        if _IGNORED.search(line):
+            nothing = replace(record, timestamp=0, sha256="", size=0, channels=0, content="", pending_since=0)
+            return replace(nothing, state="unverified", probing=False, refuses=True)
         match = _REFUSAL.search(line)
         limit = int(match[1] or match[2]) if match else record.size
         if limit < record.size:

@@ -6,7 +6,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from peerstorage.formats.backup import Contact
 from peerstorage.formats.scb import ChannelBackup, WireAddress
@@ -22,17 +22,19 @@ _MOST_ADDRESSES = 3
 class Contacts:
     """Used on the worker. `reached`: by node_id in hex, where we connected to a peer ourselves."""
 
-    def __init__(self, node: Node, reached: Mapping[str, WireAddress]) -> None:
+    def __init__(self, node: Node, reached: Mapping[str, WireAddress], friends: Collection[str] = ()) -> None:
         self._addresses = Addresses(node, reached)
+        self._friends = friends
 
     def directory(
         self, records: Mapping[str, SentRecord], channels: Sequence[ChannelBackup]
     ) -> list[Contact]:
-        """Peers that hold our backup, those with a channel first, then the most reliable; then peers of channels
-        whose entry has another address than where they are."""
+        """Friends first: they get our backup as soon as they are here. Then peers that hold it, those with a
+        channel first, then the most reliable; then peers of channels whose entry has another address than where
+        they are."""
         ours = partners(channels)
-        holders = [peer_id for peer_id, record in records.items() if is_holder(record)]
-        holders.sort(key=lambda peer_id: (peer_id not in ours, rank(records[peer_id]), peer_id))
+        holders = list({*self._friends, *(peer_id for peer_id, one in records.items() if is_holder(one))})
+        holders.sort(key=lambda peer_id: self._place(peer_id, records, ours))
         self._addresses.refresh(dict.fromkeys((*holders, *sorted(ours))))
         contacts = [
             Contact(bytes.fromhex(peer_id), address)
@@ -44,3 +46,9 @@ class Contacts:
             if entry.address not in known:
                 contacts += [Contact(entry.node_id, address) for address in known[:_MOST_ADDRESSES]]
         return list(dict.fromkeys(contacts))
+
+    def _place(
+        self, peer_id: str, records: Mapping[str, SentRecord], ours: Collection[str]
+    ) -> tuple[object, ...]:
+        reliability = rank(records.get(peer_id, SentRecord()))
+        return peer_id not in self._friends, peer_id not in ours, reliability, peer_id

@@ -3,7 +3,7 @@
 Rules:
 - Whoever has one authentic backup can come with it under any number of names. So what a stranger returns, who is
   no former partner either, is kept under one name, and of strangers' copies so many, the newest.
-- What a partner or a former one returned is kept in any case.
+- What a friend, a partner or a former one returned is kept in any case.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ class Copies:
     def __contains__(self, peer_id: str) -> bool:
         return peer_id in self._all()
 
-    def keep(self, peer_id: str, plaintext: bytes, backup: Backup | None, partners: Collection[str]) -> bool:
+    def keep(self, peer_id: str, plaintext: bytes, backup: Backup | None, trusted: Collection[str]) -> bool:
         """Keeps what a peer returned, in place of what it returned before; False if it is not worth it. `backup`:
         None if it can't be read."""
         content = _worth_keeping(plaintext)
-        if self._copies is None and backup is not None and peer_id in partners:
+        if self._copies is None and backup is not None and peer_id in trusted:
             self._store.save_retrieved(peer_id, seal(self._key, content))
             return True
         copies, copy = self._all(), _copy(content, backup)
         if copies.get(peer_id) == copy:
             return True
         self._former_partners |= former_partners(backup)
-        if self._is_stranger(peer_id, partners) and not self._has_room(copy, partners):
+        if self._is_stranger(peer_id, trusted) and not self._has_room(copy, trusted):
             self._twins.setdefault(copy.digest, peer_id)
             return False
         self._hand_on(peer_id)
@@ -84,17 +84,17 @@ class Copies:
             self._copies = copies
         return self._copies
 
-    def _is_stranger(self, peer_id: str, partners: Collection[str]) -> bool:
-        return peer_id not in partners and peer_id not in self._former_partners
+    def _is_stranger(self, peer_id: str, trusted: Collection[str]) -> bool:
+        return peer_id not in trusted and peer_id not in self._former_partners
 
-    def _has_room(self, copy: _Copy, partners: Collection[str]) -> bool:
+    def _has_room(self, copy: _Copy, trusted: Collection[str]) -> bool:
         """Whether a stranger's copy is to be kept; where there are too many, the oldest makes room for it."""
         copies = self._all()
         if any(each.digest == copy.digest for each in copies.values()):
             return False
         if len(copies) < MOST_STRANGERS:
             return True
-        strangers = [peer_id for peer_id in copies if self._is_stranger(peer_id, partners)]
+        strangers = [peer_id for peer_id in copies if self._is_stranger(peer_id, trusted)]
         if len(strangers) < MOST_STRANGERS:
             return True
         oldest = min(strangers, key=lambda peer_id: copies[peer_id].timestamp)

@@ -7,10 +7,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from peerstorage.formats.backup import Summary, fingerprints
+from peerstorage.formats.backup import Backup, Summary, fingerprints
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.store import SentRecord, State, Store
@@ -26,7 +27,7 @@ class Ledger:
     """`state`, `records` by node_id in hex, and `channels` as lightningd said last; `unlisted`: the peer by
     channel_id, of channels that it leaves out; `entryless`: those of them that are not in `channels` either, so
     they are in no backup; `unfunded`: what only a peer says is a channel (see Node), and counts for nothing;
-    `partners`, by node_id in hex. Used on the worker."""
+    `friends`, `partners` and both, `trusted`, by node_id in hex. Used on the worker."""
 
     def __init__(
         self,
@@ -35,8 +36,11 @@ class Ledger:
         unlisted: Mapping[bytes, str],
         unfunded: list[ChannelBackup],
         log: Log,
+        *,
+        friends: Collection[str] = (),
     ) -> None:
         self.store = store
+        self.friends = frozenset(friends)
         self.state = store.state() or State()
         # Until the first backup since this start went out.
         self._newest_at_start = self.state.newest_sent
@@ -64,6 +68,7 @@ class Ledger:
         }
         self.marks = fingerprints(channels)
         self.partners = partners(channels, unlisted)
+        self.trusted = self.partners | self.friends
 
     def summary(self, *, complete: bool, more: Sequence[ChannelBackup] = ()) -> Summary:
         """For a backup; `complete`: it has all of `channels`; `more`: what it has of `unfunded`."""
@@ -73,6 +78,19 @@ class Ledger:
             since=self.state.since,
             entryless=self.entryless.keys(),
         )
+
+    def revocations(self, over: Collection[bytes] = ()) -> dict[bytes, int]:
+        """By channel_id, but for these channels."""
+        most: dict[bytes, int] = {}
+        for entry in (*self.channels, *self.unfunded):
+            if entry.channel_id not in over:
+                most[entry.channel_id] = max(entry.revocations, most.get(entry.channel_id, 0))
+        return most
+
+    def peers_of(self, channel_ids: Collection[bytes]) -> frozenset[str]:
+        """Whose channels these are, by node_id in hex."""
+        listed = {entry.node_id.hex() for entry in self.channels if entry.channel_id in channel_ids}
+        return frozenset(listed | {self.unlisted[one] for one in channel_ids if one in self.unlisted})
 
     @property
     def recovering(self) -> bool:
@@ -87,6 +105,10 @@ class Ledger:
             if record.verified_timestamp
         }
 
+    def kept(self, key: bytes) -> list[Backup]:
+        """What peers returned and we kept; `key`: that of our backups."""
+        return [source.backup for source in open_sources(key, self.store.all_retrieved())[0]]
+
     def record(self, peer_id: str) -> SentRecord:
         return self.records.get(peer_id, SentRecord())
 
@@ -95,6 +117,12 @@ class Ledger:
         highest = max((entry.database_id for entry in (*self.channels, *self.unfunded)), default=0)
         if highest > self.state.highest_id:
             self.save(replace(self.state, highest_id=highest))
+
+    def takes_again(self, peer_id: str) -> None:
+        """A peer that took nothing may take something now."""
+        record = self.record(peer_id)
+        if record.refuses:
+            self.remember(peer_id, replace(record, refuses=False))
 
     def save(self, state: State) -> None:
         if state != self.state:

@@ -1,7 +1,7 @@
 """Whose blob holds which channels: the plan for the peers that we have.
 
 Rules:
-- Some peers are counted on (peers.py), but of peers that are not partners only a few, those that passed the most
+- Some peers are counted on (peers.py), but of strangers only a few, those that passed the most
   checks. Who returned nothing or something altered gets what fits all the same, but no copy is counted on it.
 - A blob is up to date while it names the channels that the plan gives its peer; penalty data aside.
 - The last copy of a channel is not replaced before another one can be made.
@@ -60,7 +60,9 @@ class Placement:
         records = self._ledger.records
         self.directory = self._contacts.directory(records, self._ledger.channels)
         peers = [
-            StoragePeer(bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity)
+            StoragePeer(
+                bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity, peer_id in self._ledger.friends
+            )
             for peer_id in self._counted_on()
         ]
         self.large = tuple(peer.node_id for peer in peers if peer.capacity >= SMALL_PEER)
@@ -73,7 +75,6 @@ class Placement:
             self._basis = basis
 
     def _counted_on(self) -> list[str]:
-        partners = self._ledger.partners
         found = [
             peer_id
             for peer_id in sorted({*self._sessions, *self._ledger.records})
@@ -81,7 +82,7 @@ class Placement:
                 self._ledger.record(peer_id), connected=peer_id in self._sessions, now=time.time()
             )
         ]
-        strangers = [peer_id for peer_id in found if peer_id not in partners]
+        strangers = [peer_id for peer_id in found if peer_id not in self._ledger.trusted]
         strangers.sort(key=self._passed, reverse=True)
         left_out = set(strangers[_MOST_STRANGERS:])
         return [peer_id for peer_id in found if peer_id not in left_out]
@@ -127,9 +128,12 @@ class Placement:
         return bool(record.timestamp) and record.content == self.content(peer_id)
 
     def sent(self, peer_id: str, contents: Contents) -> None:
-        """The peer was sent a blob with this."""
+        """The peer was sent a blob with this. Of one that it may refuse only what it had before counts."""
         self._sent[peer_id] = contents.entries
-        self.holds(peer_id, frozenset(entry.channel_id for entry in contents.entries))
+        held = frozenset(entry.channel_id for entry in contents.entries)
+        if self._ledger.record(peer_id).probing:
+            held &= self._held.get(peer_id, frozenset())
+        self.holds(peer_id, held)
 
     def outdated(self, peer_ids: Iterable[str]) -> set[str]:
         """Those whose blob would be another one by now, if only by its penalty data."""
@@ -140,6 +144,11 @@ class Placement:
     def holds(self, peer_id: str, channel_ids: frozenset[bytes]) -> None:
         """The peer returned, or was sent, a blob with these channels."""
         self._held[peer_id] = channel_ids
+
+    def channels_at(self, peer_id: str) -> int:
+        """How many channels the peer's blob has."""
+        record = self._ledger.record(peer_id)
+        return len(self._held.get(peer_id, ())) if record.probing else record.channels
 
     def forget(self, peer_id: str) -> None:
         for known in (self._content, self._sent, self._held):
@@ -157,6 +166,10 @@ class Placement:
             elif self.is_current(peer_id):
                 counted.update({entry.channel_id for entry in contents.entries})
         return counted
+
+    def planned(self) -> set[bytes]:
+        """The channels that have a place in some blob."""
+        return {entry.channel_id for contents in self.plan.contents.values() for entry in contents.entries}
 
     def would_orphan(self, peer_id: str) -> bool:
         """Whether what the peer holds has the last copy of a channel that the plan gives to others from now on,

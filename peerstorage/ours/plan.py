@@ -6,8 +6,8 @@ Rules, in this order:
   the penalty data of as many as fit; else a share.
 - Shares: each channel has an order of peers (rendezvous hashing); its copies go to the first of them with room, so
   that it lies with `replicas` peers. Where there is less room the most valuable channels come first, but none gets
-  a second copy before each has one. Small peers are asked only where the large ones are full, and strangers, peers
-  without a channel, only where all others are: whoever likes can come under a thousand names.
+  a second copy before each has one. Small peers are asked only where the large ones are full, and strangers only
+  where all others are: whoever likes can come under a thousand names.
 - Penalty data: of the peer's own channels first, then of each channel at `replicas` other peers.
 - What room is left is filled with more channels and then more penalty data: by value, but of a large peer with a
   channel in its own order, so that one channel more or less changes the blobs that hold it and hardly any other.
@@ -38,7 +38,7 @@ _DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
 # A blob has room for 227 channels (IPv4, small form). Of a large peer's order about twice as many are worked out,
 # of a channel's order about so many peers or more; who is beyond that is asked only where these are full.
 _NEAR_CHANNELS, _NEAR_PEERS = 512, 16
-# From this tier on peers have no channel with us; odd ones are small.
+# From this tier on peers are strangers; odd ones are small.
 _STRANGER = 2
 _SCORES = 1 << 64
 _MASK = _SCORES - 1
@@ -46,10 +46,11 @@ _MASK = _SCORES - 1
 
 @dataclass(frozen=True, slots=True)
 class StoragePeer:
-    """`capacity`: the largest sealed blob that it keeps, in bytes."""
+    """`capacity`: the largest sealed blob that it keeps, in bytes; `friend`: it counts like a partner."""
 
     node_id: bytes
     capacity: int = MAX_BLOB
+    friend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def plan(
     by_id = {peer.node_id: peer for peer in sorted(peers, key=lambda peer: (peer.node_id, -peer.capacity))}
     ours = partners(channels)
     tiers = {
-        node_id: _STRANGER * (node_id.hex() not in ours) + (peer.capacity < SMALL_PEER)
+        node_id: _STRANGER * (not peer.friend and node_id.hex() not in ours) + (peer.capacity < SMALL_PEER)
         for node_id, peer in by_id.items()
     }
     ranked = tuple(node_id for node_id, tier in tiers.items() if not tier)

@@ -45,6 +45,7 @@ def kept(record: SentRecord, before: SentRecord) -> SentRecord:
         channels=record.channels,
         content=record.content,
         sent_at=record.sent_at,
+        pending_since=0 if record.sha256 == before.sha256 else record.pending_since,
     )
 
 

@@ -8,7 +8,12 @@ Rules:
 - What a stranger returns and tells nothing is not worth keeping: strangers come under any number of names.
 - A sealed backup that can't be read here is ours all the same, of another version perhaps: it is kept, and nothing
   that we could send is surely better.
-- A peer that returns something else than it was sent fails, if it had the time to store that.
+- A peer that returns something else than it was sent fails, if it had the time to store that. eclair writes after
+  a minute, LDK with the next block, and who crashes before returns what it had: an older one that is not an hour
+  old, or was not overtaken for an hour, is no failure. Nor is it one to stay with what one had while more than the
+  peer is known to keep is tried.
+- Older than what it was sent is stale. What is newer, or all that there is, as on a node that lost its data, can
+  be compared with nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +30,10 @@ from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours import capacity
 from peerstorage.ours.guard import Judgement, Verdict
 from peerstorage.ours.reliability import checked, kept
+
+_MINUTE = 60
+# Blocks come ten minutes apart on average, but for one in four hundred in an hour.
+_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Known:
     record: SentRecord
     missed: SentRecord | None
     newest: int
-    partner: bool
+    trusted: bool
     recovering: bool
 
 
@@ -143,12 +152,14 @@ def conclude(
         return Complain(returned.fault), Keep(), Remember(withheld, record.verified_timestamp)
     if not same and backup.timestamp <= record.timestamp:
         # A newer one went out while this plugin was not in charge: the peer has not failed.
-        record = disproved(record, interval)
+        record = disproved(record, interval, backup.timestamp)
+    elif not same:
+        record = replace(record, state="unverified")
     assert judgement is not None  # noqa: S101  see above
     half_read = bool(backup.lost) and not same
     tells = known.recovering or half_read or judgement.verdict is not Verdict.FINE
     steps: list[Step] = []
-    if backup.timestamp > record.verified_timestamp and (tells or known.partner):
+    if backup.timestamp > record.verified_timestamp and (tells or known.trusted):
         steps.append(Keep())
     steps.append(Heed(judgement))
     if known.record.sha256 == returned.sha256 or not same:
@@ -159,7 +170,14 @@ def conclude(
     return *steps, Remember(record, newest)
 
 
-def disproved(record: SentRecord, interval: int) -> SentRecord:
-    """The peer did not return what it was sent. That counts if it had the time to store it."""
-    has_had_time = record.timestamp and record.checked_at - record.sent_at >= interval
-    return checked(capacity.failed(record), kept=False) if has_had_time else record
+def disproved(record: SentRecord, interval: int, returned: int | None = None) -> SentRecord:
+    """The peer did not return what it was sent, but an older one (its timestamp) or nothing. That counts if it had
+    the time to store it. Without an interval it is expected to do that at once."""
+    now = record.checked_at
+    if not record.timestamp or (interval and now - record.sent_at < max(interval, _MINUTE)):
+        return record
+    since = record.pending_since or record.sent_at
+    if returned is not None and interval and now - max(returned, since) < _HOUR:
+        return record
+    failed = capacity.failed(record)
+    return failed if record.probing else checked(failed, kept=False)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
+from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, Message
 from peerstorage.errors import (
     NOT_CONNECTED,
     NOT_HEARD,
@@ -34,14 +34,16 @@ from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
 from peerstorage.ours.ledger import Ledger
 from peerstorage.ours.live_parts import LiveParts
+from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
 from peerstorage.ours.session import Sessions
 
 # sendcustommsg's code for "No such peer" and "Peer is not connected".
 _PEER_IS_GONE = -32600
-# After this time a peer's warning about what it got is in lightningd's log.
-_WARNING_SECONDS = 2.0
+# So long after it was sent something a peer's warning is looked for in lightningd's log: over a slow line it comes
+# late. And before it is sent more.
+_WARNING_SECONDS = (2.0, 10.0, 60.0)
 # So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
 _MOST_UNFUNDED = 10
 
@@ -69,7 +71,7 @@ class Sender:
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
         self.live = LiveParts()
         # By node_id: when to look for a complaint, and what was logged of the peer before.
-        self._asking: dict[str, tuple[float, list[str]]] = {}
+        self._asking: dict[str, tuple[list[float], list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
         self._traffic: deque[tuple[float, int]] = deque()
         self.chain_hash = node.chain_hash()
@@ -103,8 +105,8 @@ class Sender:
             peers = [peer_id]
         for peer in peers:
             record = self._ledger.record(peer)
-            if peer_id is not None and record.withheld:
-                self._ledger.remember(peer, replace(record, withheld=False))
+            if peer_id is not None and not may_get(record):
+                self._ledger.remember(peer, replace(record, withheld=False, refuses=False))
             self._sessions.push(peer, now)
         return self.send(peers, now)
 
@@ -123,7 +125,8 @@ class Sender:
         return self._send_now(getting, now) if getting else []
 
     def _may_get(self, peer_id: str) -> bool:
-        if self._ledger.record(peer_id).withheld:
+        self._heed_complaint(peer_id, time.monotonic())
+        if not may_get(self._ledger.record(peer_id)):
             return False
         # A backup without channels goes only where it is sure what it replaces, and never from a node without
         # history: it would be the end of looking before leaping.
@@ -181,21 +184,23 @@ class Sender:
         return sent
 
     def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes) -> None:
+        record, now = self._ledger.record(peer_id), int(time.time())
         record = replace(
-            self._ledger.record(peer_id),
+            record,
             timestamp=timestamp,
             sha256=hashlib.sha256(blob).hexdigest(),
             size=len(blob),
             channels=len(contents.entries),
             content=self._placement.content(peer_id),
-            sent_at=int(time.time()),
+            sent_at=now,
+            pending_since=record.pending_since or now,
         )
         self._ledger.remember(peer_id, record)
-        unproven = len(blob) > max(record.proven, capacity.SMALL)
-        log_before = self._node.log_of(peer_id) if unproven else None
+        self._asking.pop(peer_id, None)
+        log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
         self._node.send(peer_id, Message(PEER_STORAGE, blob))
         if log_before is not None:
-            self._asking[peer_id] = time.monotonic() + _WARNING_SECONDS, log_before
+            self._asking[peer_id] = [time.monotonic() + each for each in _WARNING_SECONDS], log_before
         self._placement.sent(peer_id, contents)
         self._traffic.append((time.monotonic(), len(blob)))
         self._forget_traffic()
@@ -247,22 +252,42 @@ class Sender:
     # What peers say of it
 
     def next_event(self) -> float:
-        return min((at for at, _ in self._asking.values()), default=float("inf"))
+        return min((times[0] for times, _ in self._asking.values() if times), default=float("inf"))
 
     def tick(self, now: float) -> None:
-        """Looks whether a peer complained of the size of what it got."""
-        for peer_id in [peer_id for peer_id, (at, _) in self._asking.items() if at <= now]:
-            _, before = self._asking.pop(peer_id)
-            log = self._node.log_of(peer_id)
-            news = log[len(before) :] if log[: len(before)] == before else log
-            record = self._ledger.record(peer_id)
-            learned = capacity.told(record, news)
-            if learned != record:
-                self._ledger.remember(peer_id, learned)
-                self._placement.holds(peer_id, frozenset())
-                self.say_small(peer_id)
-                self._placement.update()
-                self._sessions.structure_changed([peer_id])
+        """Looks whether a peer complained of what it got."""
+        for peer_id in [peer_id for peer_id, (times, _) in self._asking.items() if times and times[0] <= now]:
+            self._asking[peer_id][0].pop(0)
+            self._heed_complaint(peer_id, now)
+
+    def left(self, peer_id: str) -> None:
+        """The peer is gone, and with it perhaps its log."""
+        self._asking.pop(peer_id, None)
+
+    def _heed_complaint(self, peer_id: str, now: float) -> None:
+        if peer_id not in self._asking:
+            return
+        _, before = self._asking[peer_id]
+        log = self._node.log_of(peer_id)
+        record = self._ledger.record(peer_id)
+        learned = capacity.told(record, log[len(before) :] if log[: len(before)] == before else log)
+        if learned == record:
+            return
+        del self._asking[peer_id]
+        self._ledger.remember(peer_id, learned)
+        if not record.probing:
+            self._placement.holds(peer_id, frozenset())
+        if learned.refuses:
+            self._ledger.say(
+                peer_id, "info", f"peer {peer_id} keeps nothing for us before a channel with it is funded"
+            )
+        else:
+            self.say_small(peer_id)
+        self._placement.update()
+        self._sessions.structure_changed([peer_id])
+        # It has nothing of what it was sent. Who comes with ever smaller sizes waits like all.
+        if peer_id in self._sessions and (record.probing or record.capacity == MAX_BLOB):
+            self._sessions.push(peer_id, now)
 
     def say_small(self, peer_id: str) -> None:
         size = self._ledger.record(peer_id).capacity

@@ -59,12 +59,12 @@ class Strangers:
 
     def keep(self, peer_id: str, plaintext: bytes, backup: Backup | None) -> bool:
         """See Copies."""
-        return self._copies.keep(peer_id, plaintext, backup, self._ledger.partners)
+        return self._copies.keep(peer_id, plaintext, backup, self._ledger.trusted)
 
     def leaves_record(self, peer_id: str, record: SentRecord) -> bool:
         """Whether what a peer showed is to be remembered. While recovering nothing is sent, so there is nothing to
         withhold."""
-        known = peer_id in self._ledger.records or peer_id in self._ledger.partners
+        known = peer_id in self._ledger.records or peer_id in self._ledger.trusted
         return known or bool(record.verified_timestamp) or (record.withheld and not self._ledger.recovering)
 
     def judged(self, peer_id: str) -> None:
@@ -88,7 +88,7 @@ class Strangers:
             # The only copy of an earlier life is never forgotten.
             gone = [
                 peer_id
-                for peer_id in forgettable(records, needed, now)
+                for peer_id in forgettable(records, self._ledger.friends.union(needed), now)
                 if not (records[peer_id].withheld and peer_id in self._copies)
             ]
         for peer_id in gone[:_AT_ONCE]:

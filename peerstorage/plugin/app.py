@@ -33,9 +33,12 @@ from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
-from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Role, Worker
+from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
+from peerstorage.ours import before_start
 from peerstorage.ours.audit import Audit, Rounds
+from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
+from peerstorage.plugin.doorman import Doorman
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
@@ -44,6 +47,7 @@ from peerstorage.theirs.storing import Storage
 
 _RETRIEVAL_HEX = f"{PEER_STORAGE_RETRIEVAL:04x}"
 _SHUTDOWN_SECONDS = 20.0
+_JOIN_SECONDS = 30.0
 # Of these, for the local file and the operator's program.
 _FILE_SECONDS = 15.0
 
@@ -54,10 +58,10 @@ class App:
     def __init__(self, plugin: Plugin) -> None:
         self._plugin = plugin
         self.worker = Worker(self._failed)
+        self._later = Later()
         self._said = Once()
         self.departures = Departures()
         self.auditing = threading.Lock()
-        self._refusing = False
         self._declare()
 
     def run(self) -> None:
@@ -70,7 +74,7 @@ class App:
     def _declare(self) -> None:
         plugin = self._plugin
         for option in DECLARATIONS:
-            plugin.add_option(option.name, option.default, option.description, opt_type="string")
+            plugin.add_option(option.name, option.default, option.description, multi=option.multi)
         plugin.init()(self._init)
         # Before the built-in: it would send its own, perhaps empty, backup before we have heard the peer.
         plugin.add_hook("peer_connected", self._on_peer_connected, background=True, before=[BUILTIN])
@@ -92,13 +96,18 @@ class App:
             self._build(Options.parse(options), configuration)
             self._read_live(Path(configuration["lightning-dir"]))
             self._join_connected_peers()
+            # One whose connection was with other plugins' hooks in this moment is listed a little later.
+            self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
+            if self.options.use and self.options.guard == "check":
+                before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file]
-        self.worker.start([_Doorman(self), *roles, self.todo, self.alerts, rounds, self.snapshots])
+        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
+        doors: list[Role] = [Doorman(self.gate, self.admit), self._later]
+        self.worker.start([*doors, *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -110,17 +119,13 @@ class App:
         self.user = User(self.node, self.store, self.key, options, self._log)
         if configuration.get("startup", True):
             self.user.ledger.lightningd_started()
+        self.friends = Friends(self.node, self.user, options)
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
         self.retention = Retention(
-            self.node,
-            self.store,
-            self.storage,
-            self._log,
-            everyone=options.provide == "all",
-            builtin=builtin,
+            self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
         self._build_files(folder, options)
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
@@ -131,6 +136,8 @@ class App:
             builtin=builtin,
             behind_builtin=behind,
             hanging=self.node.hanging,
+            away=self.friends.away,
+            connected=self.node.connected_peers,
         )
 
     def _build_files(self, folder: Path, options: Options) -> None:
@@ -171,7 +178,7 @@ class App:
     def _join_connected_peers(self) -> None:
         """Peers that were connected before a dynamic start: their hook and retrieval have passed."""
         for peer_id, features in self.node.connected_peers().items():
-            if self.options.use and offers_storage(features):
+            if self.options.use and offers_storage(features) and peer_id not in self.user.sessions:
                 self.user.connected(peer_id, time.monotonic(), joined_late=True)
 
     def _on_shutdown(self, **_: Any) -> None:
@@ -201,7 +208,8 @@ class App:
             with contextlib.suppress(FormatError):
                 self.user.reached[peer_id] = WireAddress.parse(str(peer["addr"]))
         decision = Decision.ENTER
-        if self.options.use:
+        # A loss that was known before peerstorage-use was switched off is one all the same.
+        if self.options.use or self.user.recovering:
             decision = self.gate.decide(self.user.entrance, peer_id, offers=offers)
         if decision is Decision.LEAVE:
             request.set_result(DISCONNECT)
@@ -213,6 +221,7 @@ class App:
 
     def _greet(self, peer_id: str, offers: bool, decision: Decision, request: Any) -> None:
         try:
+            self.friends.came(peer_id)
             if offers and self.options.use:
                 self.user.connected(peer_id, time.monotonic())
             # Whether it offers storage or only uses it: who has a blob here sent one, and knows the answer.
@@ -226,8 +235,9 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.entrance.halted or (self.options.use and self.user.recovering)
-        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
+        entrance = self.user.entrance
+        suspicious = entrance.halted or entrance.claims or self.user.recovering
+        if suspicious and self.gate.decide(entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -253,13 +263,14 @@ class App:
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
-        if not self.user.recovering or self.user.may_enter(peer_id):
+        refused = peer_id in self.user.entrance.refused
+        if not (self.user.recovering or refused) or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
 
     def _on_opening(self, **_: Any) -> dict[str, str]:
-        reason = self.user.ledger.no_new_channels if self.options.use else ""
+        reason = self.user.ledger.no_new_channels
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
@@ -294,18 +305,29 @@ class App:
         self.todo.soon()
 
     def _heed_guard(self) -> None:
-        """Peers with channels are let in, turned away, or go on waiting."""
-        if self.user.entrance.halted:
-            for peer_id in self.gate.release_waiting(DISCONNECT):
+        """Peers with channels are let in, turned away, or go on waiting. What fails is tried again: else those
+        that came in before the proof would stay."""
+        try:
+            self._let_in_or_refuse()
+        except PeerstorageError:
+            self._later.put("guard", time.monotonic() + REST_AFTER_FAILURE, self._heed_guard)
+            raise
+
+    def _let_in_or_refuse(self) -> None:
+        entrance = self.user.entrance
+        for peer_id in self.gate.waiting():
+            if entrance.doubts(peer_id):
+                continue
+            if peer_id in entrance.admitted or not entrance.halted:
+                self.gate.release(peer_id, CONTINUE)
+            elif self.gate.release(peer_id, DISCONNECT):
                 self._refused(peer_id)
-            if not self._refusing:
-                # Nothing more is signed with those that came in before the proof.
-                for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
-                    with contextlib.suppress(NodeError):
-                        self.node.disconnect(peer_id)
-        elif not self.user.entrance.guarding:
-            self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.entrance.halted
+        if entrance.leaving:
+            # Nothing more is signed with those that came in before the proof.
+            for peer_id in entrance.leaving & self.node.connected_peers().keys():
+                if not self.gate.holds(peer_id):
+                    self.node.disconnect(peer_id)
+            entrance.leaving.clear()
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)
@@ -326,9 +348,7 @@ class App:
             if self.user.connections.put_back(peer_id, blob):
                 self.worker.submit("custommsg", lambda: self.retrieve(peer_id))
 
-        timer = threading.Timer(REST_AFTER_FAILURE, again)
-        timer.daemon = True
-        timer.start()
+        self._later.put(peer_id, time.monotonic() + REST_AFTER_FAILURE, again)
 
     def _on_disconnect(self, disconnect: dict[str, Any], **_: Any) -> None:
         peer_id = str(disconnect["id"])
@@ -336,6 +356,7 @@ class App:
         def leave() -> None:
             self.user.disconnected(peer_id)
             self.storage.disconnected(peer_id)
+            self.friends.left(peer_id)
 
         self.departures.left(peer_id)
         # In order with peer_connected, else a reconnection could be taken for gone.
@@ -374,22 +395,3 @@ class App:
             return
         for line in traceback.format_exception(error):
             self._log("error", f"{name}: {line.rstrip()}")
-
-
-class _Doorman:
-    """Lets held peers go when their time is over."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    def next_event(self) -> float:
-        return self._app.gate.next_event()
-
-    def tick(self, now: float) -> None:
-        for peer_id in self._app.gate.late(now):
-            try:
-                self._app.admit(peer_id)
-            except PeerstorageError:
-                # Whatever failed: a peer that can't be judged is not let in unseen.
-                self._app.gate.release(peer_id, DISCONNECT)
-                raise

@@ -25,7 +25,8 @@ from peerstorage.errors import (
     PeerstorageError,
     UsageError,
 )
-from peerstorage.formats.opening import Rejected, Source, open_sources
+from peerstorage.formats.opening import open_sources
+from peerstorage.lightningd.store import Store
 from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
@@ -107,7 +108,7 @@ def _of_recovery(app: App) -> Methods:
 
         Changes nothing."""
         if source is None:
-            _answer_later(app, request, unknown, lambda: _recover(app))
+            _recover(app, request, unknown)
         else:
             _answer_after_reading(app, request, unknown, str(source), _recover_from)
 
@@ -200,17 +201,27 @@ def _answer_after_reading(
         threading.Thread(target=_guarded(request, read), name="source", daemon=True).start()
 
 
-def _recover(app: App) -> dict[str, Any]:
-    return _recovered(app, *open_sources(app.key, app.store.all_retrieved()))
+def _recover(app: App, request: Any, unknown: dict[str, Any]) -> None:
+    """Hundreds of copies of thousands of channels take seconds, so that is for a thread of its own."""
+
+    def begin() -> None:
+        in_use = app.node.database_ids()
+
+        def work() -> None:
+            copies = Store(app.node.another()).all_retrieved()
+            request.set_result(answers.recovered(merge(*open_sources(app.key, copies), in_use)))
+
+        threading.Thread(target=_guarded(request, work), name="recover", daemon=True).start()
+
+    if unknown:
+        _refuse_unknown(request, unknown)
+    else:
+        app.worker.submit(request.method, _guarded(request, begin))
 
 
 def _recover_from(app: App, name: str, blob: bytes) -> dict[str, Any]:
     source = export.opened(app.key, name, blob, app.node.node_id())
-    return _recovered(app, [source], source.rejected)
-
-
-def _recovered(app: App, sources: list[Source], rejected: list[Rejected]) -> dict[str, Any]:
-    return answers.recovered(merge(sources, rejected, app.node.database_ids()))
+    return answers.recovered(merge([source], source.rejected, app.node.database_ids()))
 
 
 def _verify(app: App, name: str, blob: bytes) -> dict[str, Any]:
@@ -334,7 +345,8 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
 
 def _list(app: App) -> dict[str, Any]:
     node = app.node
-    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time())
+    friends = app.options.friends
+    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time(), friends)
     return answer | {"left_at_builtin": sorted(app.storage.left_at_builtin)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +10,8 @@ from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord, StoredMeta
-from peerstorage.ours.peers import is_holder
+from peerstorage.lightningd.store import StoredMeta
+from peerstorage.ours.peers import is_holder, relation
 from peerstorage.ours.reliability import honest, rank
 from peerstorage.ours.user import User
 from peerstorage.theirs.provider import blocks_left
@@ -39,7 +39,7 @@ def status(
 ) -> dict[str, Any]:
     """`connected`: features in hex by node_id of the peers connected now; `now`: wall-clock seconds."""
     stored = list(stored)
-    rows = [_row(peer_id, user.ledger.record(peer_id), connected) for peer_id in _holders_first(user)]
+    rows = [_row(peer_id, user, connected) for peer_id in _holders_first(user)]
     held = holding(user, options.replicas)
     held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
     return {
@@ -93,10 +93,10 @@ def _snapshot(snapshots: Snapshots, now: float) -> dict[str, Any] | None:
 
 
 def _holders_first(user: User) -> list[str]:
-    """Peers that have, had or should have a backup of ours, the most useful first."""
+    """Peers that have, had or should have a backup of ours, the most useful first; friends in any case."""
     records = user.ledger.records
     known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
-    known |= user.entrance.admitted & set(user.sessions)
+    known |= user.ledger.friends | (user.entrance.admitted & set(user.sessions))
     return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
 
 
@@ -111,30 +111,45 @@ def holding(user: User, replicas: int) -> dict[str, int]:
         if is_holder(record) and not record.unproven and user.placement.is_current(peer_id)
     ]
     everything = len(user.ledger.channels)
-    counted = user.placement.copies()
-    numbers = [counted[entry.channel_id] for entry in user.ledger.channels]
+    numbers = list(_numbers(user).values())
     return {
         "up_to_date_peers": len(current),
-        "got_all_channels": sum(user.ledger.record(peer_id).channels == everything for peer_id in current),
+        "got_all_channels": sum(user.placement.channels_at(peer_id) == everything for peer_id in current),
         "channels_with_enough_copies": sum(number >= replicas for number in numbers),
         "channels_with_few_copies": sum(0 < number < replicas for number in numbers),
         "channels_without_copy": numbers.count(0),
     }
 
 
-def _row(peer_id: str, record: SentRecord, connected: Mapping[str, str]) -> dict[str, Any]:
+def _numbers(user: User) -> dict[bytes, int]:
+    """How many copies are counted of each channel."""
+    counted = user.placement.copies()
+    return {entry.channel_id: counted[entry.channel_id] for entry in user.ledger.channels}
+
+
+def uncovered(user: User) -> dict[bytes, bool]:
+    """The channels without a copy, and whether one is planned."""
+    planned = user.placement.planned()
+    return {channel_id: channel_id in planned for channel_id, number in _numbers(user).items() if not number}
+
+
+def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, Any]:
+    record = user.ledger.record(peer_id)
     share = honest(record)
     return {
         "peer_id": peer_id,
+        "relation": relation(peer_id, user.ledger.partners, user.ledger.friends),
         "connected": peer_id in connected,
         "offers": offers_storage(connected[peer_id]) if peer_id in connected else True,
         "state": record.state,
         "capacity_bytes": record.capacity,
-        "channels": record.channels,
+        "channels": user.placement.channels_at(peer_id),
         "checks": record.checks,
         "honest": None if share is None else round(share, 3),
         "last_sent": time_text(record.sent_at),
         "last_verified": time_text(record.verified_at),
+        # The state is that of the last check: since then it has got newer ones that no check has proved yet.
+        "unproved_since": time_text(record.pending_since),
         "withheld": record.withheld,
     }
 
@@ -172,7 +187,11 @@ def _age(seconds: float) -> str:
 
 
 def stored_list(
-    metas: Mapping[str, StoredMeta], channels: Mapping[str, int], height: int, now: float
+    metas: Mapping[str, StoredMeta],
+    channels: Mapping[str, int],
+    height: int,
+    now: float,
+    friends: Collection[str] = (),
 ) -> dict[str, Any]:
     """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds."""
     return {
@@ -184,7 +203,9 @@ def stored_list(
                 "stored": time_text(meta.stored_at),
                 "age_seconds": max(0, int(now) - meta.stored_at),
                 "channels": channels.get(peer_id, 0),
-                "blocks_left": None if channels.get(peer_id) else blocks_left(meta, height),
+                "blocks_left": None
+                if channels.get(peer_id) or peer_id in friends
+                else blocks_left(meta, height),
             }
             for peer_id, meta in sorted(metas.items())
         ],

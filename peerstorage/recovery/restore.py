@@ -34,7 +34,7 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers
-from peerstorage.recovery.alive import live_channels
+from peerstorage.recovery.alive import better_way
 from peerstorage.recovery.given import Screen, Side, Wishes
 from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.looking import Looking
@@ -152,24 +152,17 @@ class Restore:
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
         ahead = [peer for peer in self._open(plans) if peer.candidates]
         for peer in ahead:
-            unreached = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
-            self._say(
-                f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{unreached}"
-            )
+            why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
+            self._say(f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{why}")
         if recovered.missing:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
         if not recovered.counted:
             self._say(UNCOUNTED)
-        named = {one.entry.channel_id for peer in ahead for one in peer.candidates}
-        alive = len(named & live_channels(recovered.sources))
-        if alive:
-            self._say(
-                f"{alive} channel(s) may come back alive instead: stop lightningd, move its database away, and "
-                "run python -m peerstorage revive (docs/alive.md)"
-            )
-        channels = sum(len(peer.candidates) for peer in ahead)
+        closing = [one for peer in ahead for one in peer.candidates]
+        for line in better_way(recovered.sources, closing):
+            self._say(line)
         self._say(
-            f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
+            f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")
         )
 
@@ -208,10 +201,8 @@ class Restore:
         if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
         first = self._user.old_node.first
-        witnesses = sorted(
-            (peer for peer in plans if peer.addresses and peer.peer_id in first),
-            key=lambda p: first[p.peer_id][1],
-        )
+        witnesses = [peer for peer in plans if peer.addresses and peer.peer_id in first]
+        witnesses.sort(key=lambda peer: first[peer.peer_id][1])
         long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
         heard_at = first[witnesses[0].peer_id][1] if witnesses else self._heard_at
         # Where nobody returns a copy, channels that move are a sign, though none that don't is a proof.

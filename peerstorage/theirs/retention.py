@@ -8,6 +8,7 @@ Rules:
   record made at an old height would end too early.
 - The first look after a start deletes nothing: after two weeks in which we were off, peers first get the time to
   come for their blobs.
+- A friend's blob is kept as one of a peer with a channel, for as long as it is named one.
 - Before a blob is deleted lightningd is asked for a channel with this very peer.
 """
 
@@ -114,7 +115,7 @@ class Retention:
         self._deletes = True
 
     def _aged(self, peer_id: str, meta: StoredMeta) -> StoredMeta | None:
-        has_channel = self._channels[peer_id] > 0
+        has_channel = self._channels[peer_id] > 0 or peer_id in self._storage.friends
         return aged(meta, self._height, has_channel=has_channel, visited=peer_id in self._visited)
 
     def _settle(self, peer_id: str) -> None:

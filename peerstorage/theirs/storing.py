@@ -4,6 +4,7 @@ Rules:
 - What is stored is given back at every connection, whatever the policy says by now. What a peer sent just before
   is newer, so it is taken in first: the hook leaves it here, not with a task of the worker, which may be late.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
+- A friend (peerstorage-friend) is an explicit word: it is stored for even with peerstorage-provide=none.
 - Of a peer without a channel a backup is looked at twice: to whom we open one stores with us a moment before our
   lightningd has the channel, and if it runs the built-in, not again before it reconnects.
 - What the built-in wrote since we last looked is newer than ours, for we were not running then, or it got the
@@ -67,7 +68,8 @@ class Storage:
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
-        self.provider = Provider(options.write_delay, options.quota, sizes)
+        self.friends = options.friends.keys()
+        self.provider = Provider(options.write_delay, options.quota, sizes, self.friends)
         self._arrivals = Arrivals()
         self._said = Once()
         # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
@@ -133,7 +135,8 @@ class Storage:
 
     def arrived(self, peer_id: str, blob: bytes) -> bool:
         """A peer sent a blob; whether the worker is to be told to `take_in`."""
-        return self._options.provide != "none" and self._arrivals.put(peer_id, blob)
+        welcome = self._options.provide != "none" or peer_id in self.friends
+        return welcome and self._arrivals.put(peer_id, blob)
 
     def take_in(self) -> None:
         for peer_id, blob in self._arrivals.take().items():
@@ -238,10 +241,11 @@ class Storage:
         blob = self.provider.pending(peer_id)
         if blob is None:
             return
-        has_channel = self._options.provide != "channels" or self._node.has_channel_with(peer_id)
-        if not has_channel and not leaving and self.provider.doubts(peer_id, now):
+        welcome = self._options.provide != "channels" or peer_id in self.friends
+        welcome = welcome or self._node.has_channel_with(peer_id)
+        if not welcome and not leaving and self.provider.doubts(peer_id, now):
             return
-        reason = self._no_room(peer_id, len(blob)) if has_channel else _NO_CHANNEL
+        reason = self._no_room(peer_id, len(blob)) if welcome else _NO_CHANNEL
         if reason:
             self.provider.refused(peer_id, blob, now)
             self._say_refused(peer_id, reason)
@@ -282,8 +286,8 @@ class Storage:
             return ""
         reason = f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
         message = (
-            f"{reason}. Backups of more peers are refused until you raise it; those with a funded channel only at "
-            "twice the quota"
+            f"{reason}. Backups of more peers are refused until you raise it; those of friends and peers "
+            "with a funded channel only at twice the quota"
         )
         self._alerts.raise_(QUOTA_FULL, None, WARNING, message)
         return reason

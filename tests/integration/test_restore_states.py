@@ -115,7 +115,7 @@ def test_a_mutual_close_under_way(node_factory: Any) -> None:
 
 
 def test_a_seed_and_gossip_are_enough(node_factory: Any) -> None:
-    """No peer is named, none is remembered, there is no file: only a connection to a node that knows gossip."""
+    """No peer is named or remembered, and there is no file: only a connection to a node that knows the gossip."""
     announcing = {"dev-allow-localhost": None}
     hub, holder, other, public = node_factory.get_nodes(
         4,

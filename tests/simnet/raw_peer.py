@@ -16,6 +16,7 @@ class RawPeer(Endpoint):
 
     It returns a stored blob as soon as a connection stands, before the other side's hook can be answered.
     `limit`: larger blobs are not stored, the old one stays; `complains`: and as LDK does it says so in a warning.
+    `needs_channel`: nothing is stored for who has no channel with it, and it says so, as LDK does.
     `on_message(peer_id, payload)` runs on arrival.
     """
 
@@ -28,6 +29,7 @@ class RawPeer(Endpoint):
         self.stores: Literal["last", "frozen"] | None = None
         self.limit = 65531
         self.complains = False
+        self.needs_channel = False
         self.blobs: dict[str, bytes] = {}
 
     def connect(self, node: Endpoint) -> None:
@@ -55,13 +57,20 @@ class RawPeer(Endpoint):
     def receive(self, peer_id: str, payload: bytes) -> None:
         self.inbox.append(payload)
         blob = stored_blob(payload, PEER_STORAGE)
-        if blob is not None and len(blob) <= self.limit and self.stores:
+        if blob is not None and self.needs_channel and not self.peer_states(peer_id):
+            self._warn(
+                peer_id, "Ignoring peer_storage message, storage only supported for peers with a channel."
+            )
+        elif blob is not None and len(blob) <= self.limit and self.stores:
             if self.stores == "last":
                 self.blobs[peer_id] = blob
             else:
                 self.blobs.setdefault(peer_id, blob)
         elif blob is not None and len(blob) > self.limit and self.complains:
-            text = f"Supports only data up to {self.limit} bytes in peer storage.".encode()
-            self.transmit(peer_id, WARNING + bytes(32) + len(text).to_bytes(2, "big") + text, origin="raw")
+            self._warn(peer_id, f"Supports only data up to {self.limit} bytes in peer storage.")
         if self.on_message:
             self.on_message(peer_id, payload)
+
+    def _warn(self, peer_id: str, text: str) -> None:
+        data = text.encode()
+        self.transmit(peer_id, WARNING + bytes(32) + len(data).to_bytes(2, "big") + data, origin="raw")

@@ -310,6 +310,20 @@ def test_withheld_peer_that_then_returns_nothing_stays_withheld(tmp_path: Path) 
         assert holds(bob, alice, old)
 
 
+def test_a_loss_is_one_with_peerstorage_use_switched_off_too(tmp_path: Path) -> None:
+    """The operator wants to be left in peace; who is let in closes its channel all the same."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), (channel,) = established(net, "bob")
+        all_lost(alice)
+        turned_away(net, alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        alice.options["peerstorage-use"] = "false"
+        alice.restart()
+        turned_away(net, alice, bob)
+        turned_away(net, bob, alice)
+        assert state_of(bob, channel) == "CHANNELD_NORMAL"
+
+
 def test_after_resume_backups_go_out_again(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, (bob,), _ = established(net, "bob")

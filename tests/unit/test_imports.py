@@ -66,7 +66,18 @@ PURE = {
         "telling",
         "way",
     },
-    "ours": {"capacity", "copies", "guard", "ledger", "peers", "plan", "reliability", "retrieval", "session"},
+    "ours": {
+        "calling",
+        "capacity",
+        "copies",
+        "guard",
+        "ledger",
+        "peers",
+        "plan",
+        "reliability",
+        "retrieval",
+        "session",
+    },
     "file": {"contents"},
 }
 IMPURE = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,15 @@ def test_closed_channels_leave_and_others_stay() -> None:
     again = follow(following.backup, live(entry(3)), set())
     assert (written(again).channel_ids, again.unknown) == (ids(2, 3), ids(2))
     assert follow(again.backup, live(entry(3)), ids(2)).backup.channel_ids == ids(3)
+
+
+def test_channel_that_only_a_peer_says_is_one_is_not_in_the_file() -> None:
+    """A stranger opened it and never funds it; lightningd forgets it one day without a word."""
+    old = backup(NOW - 1, entry(1), entry(2))
+    node = replace(live(entry(1)), unfunded=ids(2))
+    following = follow(old, node, set())
+    assert written(following).channel_ids == ids(1)
+    assert following.unknown == frozenset()
 
 
 def test_older_database_takes_no_penalty_data_away() -> None:
@@ -184,9 +195,9 @@ def test_nothing_is_lost(
     for one in now:
         assert found[one.channel_id].revocations >= one.revocations
     for one in before:
-        if one.channel_id in alive:
+        if one.channel_id in alive and one.channel_id not in ids(*closed):
             assert found[one.channel_id].revocations >= one.revocations
-        elif one.channel_id in found:
+        elif one.channel_id not in alive and one.channel_id in found:
             assert found[one.channel_id] == one
     assert following.unknown == old.channel_ids - alive.keys() - ids(*closed)
     assert following.backup.timestamp > old.timestamp
@@ -200,3 +211,13 @@ def test_compared_with_the_live_node() -> None:
     node = [entry(1, revocations=2), entry(2, revocations=4), entry(4, revocations=2), entry(5)]
     result = compare(file, node)
     assert (result.absent, result.older, result.newer, result.unknown) == (ids(5), ids(1), ids(2), ids(3))
+
+
+def test_the_file_lets_go_of_penalty_data_of_a_channel_that_is_closed_on_chain() -> None:
+    """As after an old copy of the database: it was ahead, its peer closed it, and lightningd has it in ONCHAIN."""
+    old = backup(NOW - 1, entry(1, revocations=9), entry(2, revocations=5))
+    ours = entry(1, revocations=3), entry(2, revocations=4)
+    assert follow(old, live(*ours), set()).ahead == ids(1, 2)
+    following = follow(old, live(*ours), ids(1))
+    assert following.ahead == ids(2)
+    assert set(following.backup.entries) == {ours[0], entry(2, revocations=5)}

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.errors import OptionError
-from peerstorage.lightningd.options import DECLARATIONS, Options
+from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.options import DECLARATIONS, Friend, Options
+from tests.unit.samples import POINTS
+
+ALICE, BOB = (point.hex() for point in POINTS[:2])
+ONION = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion"
+at = WireAddress.parse
 
 GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-use", "true", "use", True),
@@ -16,6 +22,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-provide", "channels", "provide", "channels"),
     ("peerstorage-provide", "all", "provide", "all"),
     ("peerstorage-provide", "none", "provide", "none"),
+    ("peerstorage-friend", ALICE, "friend", (Friend(ALICE),)),
+    ("peerstorage-friend", ALICE.upper(), "friend", (Friend(ALICE),)),
+    ("peerstorage-friend", f"{ALICE}@10.0.0.1:9735", "friend", (Friend(ALICE, at("10.0.0.1:9735")),)),
+    ("peerstorage-friend", f"{BOB}@[::1]:1", "friend", (Friend(BOB, at("[::1]:1")),)),
+    ("peerstorage-friend", f"{BOB}@node.example:65535", "friend", (Friend(BOB, at("node.example:65535")),)),
+    ("peerstorage-friend", f"{BOB}@{ONION}:9735", "friend", (Friend(BOB, at(f"{ONION}:9735")),)),
     ("peerstorage-interval", "0", "interval", 0),
     ("peerstorage-interval", "1", "interval", 1),
     ("peerstorage-interval", "86399", "interval", 86_399),
@@ -32,7 +44,10 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-settle", "120", "settle", 120),
     ("peerstorage-guard", "warn", "guard", "warn"),
     ("peerstorage-guard", "halt", "guard", "halt"),
+    ("peerstorage-guard", "check", "guard", "check"),
     ("peerstorage-guard", "off", "guard", "off"),
+    ("peerstorage-check-seconds", "1", "check_seconds", 1),
+    ("peerstorage-check-seconds", "300", "check_seconds", 300),
     ("peerstorage-audit-days", "0", "audit_days", 0),
     ("peerstorage-audit-days", "3650", "audit_days", 3650),
     ("peerstorage-quota", "0", "quota", 0),
@@ -58,6 +73,15 @@ BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-use", ["", "yes", "YES", "1", "true ", "True "], "allowed are true, false"),
     ("peerstorage-provide", ["", "everyone", "Channels", "channels,all"], "allowed are channels, all, none"),
     (
+        "peerstorage-friend",
+        [
+            *("", "alice", "@10.0.0.1:9735", ALICE[:-2], f"{ALICE}00", f"04{ALICE[2:]}", f"02{'00' * 31}05"),
+            *(f"{ALICE}@", f"{ALICE}@10.0.0.1", f"{ALICE}@:9735", f"{ALICE}@10.0.0.1:65536", f" {ALICE}"),
+            *(f"{ALICE},{BOB}", f"{ALICE}@10.0.0.1:9735@10.0.0.2:9735", f"{ALICE}@a b:9735", f"{ALICE}\n"),
+        ],
+        "allowed is NODE_ID or NODE_ID@HOST:PORT of a node",
+    ),
+    (
         "peerstorage-interval",
         ["", "-1", "86401", "60s", "1.5", "1e3", " 60", "60\n", "٣", "9999999999", "0x10"],
         "allowed are 0 to 86400 seconds",
@@ -67,7 +91,8 @@ BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-padding", ["", "FULL", "half"], "allowed are full, bucket, none"),
     ("peerstorage-settle", ["121", "0", "-1", "soon"], "allowed are 1 to 120 seconds"),
     ("peerstorage-audit-days", ["", "-1", "3651", "7d"], "allowed are 0 to 3650 days"),
-    ("peerstorage-guard", ["", "true", "Halt"], "allowed are warn, halt, off"),
+    ("peerstorage-guard", ["", "true", "Halt"], "allowed are warn, halt, check, off"),
+    ("peerstorage-check-seconds", ["", "0", "301", "-1", "x"], "allowed are 1 to 300 seconds"),
     (
         "peerstorage-quota",
         ["", "-1", "1.5GiB", "256MB", "256mib", "GiB", "1  KiB", "1KiB ", "1TiB", "9999999999999"],
@@ -117,8 +142,18 @@ def test_bad_values_are_named_with_what_is_allowed(name: str, text: str, allowed
 def test_all_is_declared_once_as_lightningd_wants_it() -> None:
     names = [declared.name for declared in DECLARATIONS]
     assert names == [f"peerstorage-{field.replace('_', '-')}" for field in Options.__slots__]
-    assert all(isinstance(declared.default, str) and declared.description for declared in DECLARATIONS)
+    assert all(declared.multi or isinstance(declared.default, str) for declared in DECLARATIONS)
+    assert all(declared.description for declared in DECLARATIONS)
     assert {name for name, *_ in GOOD} == {name for name, *_ in BAD} == set(names)
+
+
+def test_friends_are_several_each_at_several_addresses() -> None:
+    texts = [f"{ALICE}@10.0.0.1:9735", BOB, f"{ALICE}@{ONION}:9735", f"{ALICE}@10.0.0.1:9735"]
+    options = Options.parse({"peerstorage-friend": texts})
+    assert options.friends == {ALICE: [at("10.0.0.1:9735"), at(f"{ONION}:9735")], BOB: []}
+    assert list(options.friends) == [ALICE, BOB]
+    with pytest.raises(OptionError, match=f"^peerstorage-friend='{BOB}@': "):
+        Options.parse({"peerstorage-friend": [ALICE, f"{BOB}@"]})
 
 
 def test_what_is_not_ours_is_not_looked_at() -> None:

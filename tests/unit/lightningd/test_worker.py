@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from peerstorage.lightningd import worker
-from peerstorage.lightningd.worker import Worker
+from peerstorage.lightningd.worker import Later, Worker
 
 _SECONDS = 10.0
 
@@ -55,3 +55,23 @@ def test_the_thread_outlives_tasks_roles_and_reports_that_fail(
     last = threading.Event()
     subject.stop("stop", last.set, _SECONDS)
     assert last.is_set()
+
+
+def test_what_is_tried_again_later_needs_no_thread_each_and_the_newest_counts() -> None:
+    subject, done = Later(), list[str]()
+    assert subject.next_event() == float("inf")
+    for number in range(1000):
+        subject.put(f"peer {number % 2}", 10.0 + number % 2, lambda number=number: done.append(str(number)))  # type: ignore[misc]
+    assert subject.next_event() == 10
+    subject.tick(9)
+    assert done == []
+    subject.tick(10)
+    assert (done, subject.next_event()) == (["998"], 11)
+    subject.tick(12)
+    assert (done, subject.next_event()) == (["998", "999"], float("inf"))
+    subject.put("fails", 20, fail)
+    subject.put("works", 20, lambda: done.append("works"))
+    with pytest.raises(ValueError, match="a task"):
+        subject.tick(20)
+    subject.tick(20)
+    assert done[-1] == "works", "one that fails costs the others nothing but a moment"

@@ -18,7 +18,7 @@ def test_peers_with_a_channel_come_before_strangers() -> None:
         name: SentRecord(timestamp=1, verified_at=now - days * 86_400)
         for name, days in {"stranger": 90, "other": 80, "partner": 8, "longer": 9, "proved": 0}.items()
     }
-    ledger = SimpleNamespace(record=records.__getitem__, partners={"partner", "longer", "proved", "away"})
+    ledger = SimpleNamespace(record=records.__getitem__, trusted={"partner", "longer", "proved", "away"})
     user: Any = SimpleNamespace(ledger=ledger, sessions=records)
     rounds = Rounds(user, Options(audit_days=7), threading.Lock(), lambda: None)  # type: ignore[arg-type, return-value]
     order = [rounds._next(now) for _ in range(5)]

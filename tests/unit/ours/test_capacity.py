@@ -160,3 +160,17 @@ def test_a_peer_that_was_away_from_its_disk_is_found_again() -> None:
     for hour in range(24 * 8):
         record = peer.connect(record, 10**9 + (10 + hour) * 3600)
     assert (record.capacity, record.proven) == (MAX_BLOB, MAX_BLOB)
+
+
+IGNORED = (
+    "Received WIRE_WARNING: WARNING: Ignoring peer_storage message, storage only for peers with a channel"
+)
+
+
+def test_who_says_that_it_takes_nothing_has_nothing() -> None:
+    before = replace(
+        FULL, sha256="aa", channels=3, content="c", sent_at=WEEK, pending_since=WEEK, state="current"
+    )
+    after = told(before, ["Peer connected", IGNORED])
+    assert after == SentRecord(sent_at=WEEK, refuses=True)
+    assert told(before, ["peer_storage message sent"]) == before

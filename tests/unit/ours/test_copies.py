@@ -28,10 +28,10 @@ def plaintext(timestamp: int, *, peer: int = 0, length: int | None = None) -> by
 
 
 class World:
-    """`partners`: peers with a channel in the database."""
+    """`trusted`: friends and peers with a channel in the database."""
 
-    def __init__(self, *partners: str) -> None:
-        self.partners = set(partners)
+    def __init__(self, *trusted: str) -> None:
+        self.trusted = set(trusted)
         self.node = MemoryNode(Clock(), lambda peer_id, payload: None)
         self.store = Store(self.node)
         self.forgotten: list[str] = []
@@ -46,7 +46,7 @@ class World:
         self.copies.forgotten(peer_id)
 
     def keep(self, peer_id: str, content: bytes) -> bool:
-        return self.copies.keep(peer_id, content, decode(content), self.partners)
+        return self.copies.keep(peer_id, content, decode(content), self.trusted)
 
     def kept(self) -> dict[str, int]:
         """Timestamps by node_id."""

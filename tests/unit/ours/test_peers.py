@@ -6,7 +6,16 @@ import pytest
 
 from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.store import SentRecord
-from peerstorage.ours.peers import former_partners, is_counted_on, is_holder, partners
+from peerstorage.ours.peers import (
+    FRIEND,
+    PARTNER,
+    STRANGER,
+    former_partners,
+    is_counted_on,
+    is_holder,
+    partners,
+    relation,
+)
 from tests.unit.samples import POINTS, entry
 
 ALICE, BOB, CAROL = (point.hex() for point in POINTS[:3])
@@ -19,6 +28,11 @@ def test_partners_have_a_channel_with_an_entry_or_without() -> None:
     assert partners(channels) == {ALICE, BOB}
     assert partners(channels, {b"a": BOB, b"b": CAROL}) == {ALICE, BOB, CAROL}
     assert partners([], {}) == partners([]) == frozenset()
+
+
+def test_a_friend_is_one_with_a_channel_or_without() -> None:
+    found = [relation(each, {ALICE, BOB}, {BOB, CAROL}) for each in (ALICE, BOB, CAROL, "else")]
+    assert found == [PARTNER, FRIEND, FRIEND, STRANGER]
 
 
 def test_former_partners_have_a_channel_in_a_backup() -> None:
@@ -43,6 +57,7 @@ def test_a_holder_got_something_and_was_not_found_without_it(timestamp: int, sta
         (SentRecord(timestamp=1, sent_at=NOW - MONTH), True, True),
         (SentRecord(timestamp=1, sent_at=NOW + MONTH), False, False),
         (SentRecord(timestamp=1, sent_at=NOW, withheld=True), True, False),
+        (SentRecord(refuses=True), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="missing"), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="altered"), True, False),
         (SentRecord(timestamp=1, sent_at=NOW, state="stale"), False, True),

@@ -34,7 +34,8 @@ def a_placement(known: dict[str, SentRecord], contacts: Any) -> Placement:
     ledger: Any = SimpleNamespace(
         channels=CHANNELS,
         marks=fingerprints(CHANNELS),
-        partners=frozenset(PARTNERS),
+        trusted=frozenset(PARTNERS),
+        friends=frozenset(),
         records=known,
         record=lambda peer_id: known.get(peer_id, SentRecord()),
     )
@@ -47,6 +48,35 @@ def test_a_thousand_names_count_as_a_few_and_those_that_proved_it_first() -> Non
     assert counted >= {*PARTNERS, *PROVEN}
     assert len(counted) == len(PARTNERS) + 32
     assert placement.contents(STRANGERS[100]).entries, "it gets what fits all the same"
+
+
+def test_a_thousand_names_take_no_place_from_friends() -> None:
+    """They count as peers with a channel do, without a channel and without a proof, and come first in the
+    directory."""
+    friend = STRANGERS[500]
+    placement = a_placement(records(), SimpleNamespace(directory=lambda records, channels: []))
+    ledger: Any = placement._ledger
+    ledger.trusted, ledger.friends = frozenset({*PARTNERS, friend}), frozenset({friend})
+    # Two partners and the friend have room for all that three copies need; so no stranger is asked.
+    assert friend in {node_id.hex() for node_id in placement.plan.contents}
+    assert len(placement.plan.contents) == len(PARTNERS) + 1 + 32
+    node: Any = Mock()
+    node.another().announced_addresses = lambda peer_id: []
+    reached = {peer_id: WireAddress.parse("10.0.0.1:9735") for peer_id in (*PROVEN, *PARTNERS, friend)}
+    named = Contacts(node, reached, {friend}).directory(records(), CHANNELS)
+    assert named[0].node_id.hex() == friend
+    alone = Contacts(node, reached, {friend}).directory({}, [])
+    assert [contact.node_id.hex() for contact in alone] == [friend], "before it holds anything"
+
+
+def test_while_more_than_a_peer_keeps_is_tried_what_it_has_counts() -> None:
+    known = {PARTNERS[0]: SentRecord(timestamp=1, sent_at=int(time.time()), capacity=1024, probing=True)}
+    placement = a_placement(known, SimpleNamespace(directory=lambda records, channels: []))
+    small = frozenset(channel.channel_id for channel in CHANNELS[:3])
+    placement.holds(PARTNERS[0], small)
+    placement.sent(PARTNERS[0], placement.contents(PARTNERS[0]))
+    assert placement.channels_at(PARTNERS[0]) == 3
+    assert set(placement.copies()) == small
 
 
 def test_the_directory_names_peers_with_a_channel_before_strangers() -> None:

@@ -31,7 +31,7 @@ from peerstorage.ours.retrieval import (
 from tests.unit import samples
 from tests.unit.samples import KEY
 
-NOW, INTERVAL = 1_800_000_000, 60
+NOW, INTERVAL, HOUR = 1_800_000_000, 60, 3600
 # What the peer was sent last, at SENT; it got an older one before, and a newer one exists.
 OLD, SENT, NEW = 1_700_000_000, 1_750_000_000, 1_790_000_000
 FINE = Judgement(Verdict.FINE, frozenset(), frozenset())
@@ -41,12 +41,20 @@ IDS = frozenset({samples.entry(1).channel_id})
 MINE = "aa" * 32
 
 RECORD = SentRecord(
-    timestamp=SENT, sha256=MINE, size=2000, channels=1, sent_at=NOW - INTERVAL, verified_timestamp=OLD
+    timestamp=SENT,
+    sha256=MINE,
+    size=2000,
+    channels=1,
+    sent_at=NOW - INTERVAL,
+    pending_since=NOW - HOUR,
+    verified_timestamp=OLD,
 )
 # As it is after a connection at which it seemed to return nothing, and got something newer.
 MISSED = replace(RECORD, state="missing", checks=1, failures=1, failing=1, misses=1)
 SENT_SINCE = replace(MISSED, timestamp=NEW, sha256="bb" * 32, sent_at=NOW - 1)
-PASSED = replace(RECORD, state="current", checked_at=NOW, verified_at=NOW, checks=1, proven=2000)
+PASSED = replace(
+    RECORD, state="current", checked_at=NOW, verified_at=NOW, checks=1, proven=2000, pending_since=0
+)
 
 
 def backup(timestamp: int, sha256: str = "cc" * 32, *, lost: int = 0) -> Returned:
@@ -70,12 +78,12 @@ class Case:
     record: SentRecord = RECORD
     missed: SentRecord | None = None
     newest: int = -1
-    partner: bool = True
+    trusted: bool = True
     recovering: bool = False
     known: Known = field(init=False)
 
     def __post_init__(self) -> None:
-        known = Known(self.record, self.missed, self.newest, self.partner, self.recovering)
+        known = Known(self.record, self.missed, self.newest, self.trusted, self.recovering)
         object.__setattr__(self, "known", known)
 
 
@@ -83,11 +91,21 @@ GARBAGE = Returned("dd" * 32, None, None, "is of no use")
 FOREIGN = Returned("ee" * 32, b"plain", None, "can't be read")
 STALE_FAILED = checked(RECORD, "stale", failed=True)
 STALE = checked(RECORD, "stale", failed=False)
+# It returned what can be compared with nothing.
+HEARD = checked(RECORD, "unverified", failed=False)
 ALTERED = replace(RECORD, state="altered", checked_at=NOW, checks=1, failures=1, failing=1)
 NEVER = SentRecord()
-NEVER_STALE = replace(NEVER, state="stale", checked_at=NOW, verified_at=NOW)
+NEVER_SENT = replace(NEVER, checked_at=NOW, verified_at=NOW)
 PASSED_LATE = replace(
-    PASSED, timestamp=NEW, sha256="bb" * 32, sent_at=NOW - 1, checks=1, failures=0, failing=0, misses=0
+    PASSED,
+    timestamp=NEW,
+    sha256="bb" * 32,
+    sent_at=NOW - 1,
+    pending_since=NOW - HOUR,
+    checks=1,
+    failures=0,
+    failing=0,
+    misses=0,
 )
 
 CASES = [
@@ -107,13 +125,13 @@ CASES = [
         "what a stranger was sent: it tells nothing",
         backup(SENT, MINE),
         (Heed(FINE), Hold(IDS), Remember(PASSED, SENT)),
-        partner=False,
+        trusted=False,
     ),
     Case(
         "what a stranger was sent, to a node that recovers",
         backup(SENT, MINE),
         (Keep(), Heed(FINE), Hold(IDS), Remember(PASSED, SENT)),
-        partner=False,
+        trusted=False,
         recovering=True,
     ),
     Case(
@@ -147,50 +165,68 @@ CASES = [
         record=replace(RECORD, sent_at=NOW - INTERVAL + 1),
     ),
     Case(
+        "an older one, overtaken a while ago: it may not have been written before a crash",
+        backup(OLD),
+        (Heed(FINE), Hold(IDS), Remember(replace(STALE, pending_since=NOW - HOUR + 1), OLD)),
+        record=replace(RECORD, pending_since=NOW - HOUR + 1),
+    ),
+    Case(
+        "an older one that is not old",
+        backup(NOW - HOUR + 1),
+        (Keep(), Heed(FINE), Hold(IDS), Remember(replace(STALE, timestamp=NOW), NOW - HOUR + 1)),
+        record=replace(RECORD, timestamp=NOW),
+    ),
+    Case(
+        "the small one, while a larger one is tried",
+        backup(OLD),
+        (Heed(FINE), Hold(IDS), Remember(replace(STALE, capacity=1024), OLD)),
+        record=replace(RECORD, capacity=1024, probing=True),
+    ),
+    Case(
         "a newer one: the built-in was in charge, or another node",
         backup(NEW),
-        (Keep(), Heed(FINE), Hold(IDS), Remember(STALE, NEW)),
+        (Keep(), Heed(FINE), Hold(IDS), Remember(HEARD, NEW)),
     ),
     Case(
         "one, of a peer that got none",
         backup(OLD),
-        (Keep(), Heed(FINE), Hold(IDS), Remember(NEVER_STALE, OLD)),
+        (Keep(), Heed(FINE), Hold(IDS), Remember(NEVER_SENT, OLD)),
         record=NEVER,
     ),
     # It tells of a loss.
     Case(
         "one that proves a loss",
         backup(NEW),
-        (Keep(), Heed(LOST), Hold(IDS), Remember(STALE, NEW)),
+        (Keep(), Heed(LOST), Hold(IDS), Remember(HEARD, NEW)),
         judgement=LOST,
     ),
     Case(
         "one that proves a loss, of a stranger",
         backup(NEW),
-        (Keep(), Heed(LOST), Hold(IDS), Remember(NEVER_STALE, NEW)),
+        (Keep(), Heed(LOST), Hold(IDS), Remember(NEVER_SENT, NEW)),
         judgement=LOST,
         record=NEVER,
-        partner=False,
+        trusted=False,
     ),
     Case(
         "one of an earlier life, of a stranger: it is not ours to replace",
         backup(OLD),
-        (Keep(), Heed(EARLIER), Hold(IDS), Remember(replace(NEVER_STALE, withheld=True), OLD)),
+        (Keep(), Heed(EARLIER), Hold(IDS), Remember(replace(NEVER_SENT, withheld=True), OLD)),
         judgement=EARLIER,
         record=NEVER,
-        partner=False,
+        trusted=False,
     ),
     Case(
         "one of an earlier life no more: the operator dealt with it",
         backup(NEW),
-        (Keep(), Heed(FINE), Hold(IDS), Remember(STALE, NEW)),
+        (Keep(), Heed(FINE), Hold(IDS), Remember(HEARD, NEW)),
         record=replace(RECORD, withheld=True),
     ),
     Case(
         "one with entries that can't be read, of a stranger",
         backup(NEW, lost=1),
-        (Keep(), Heed(FINE), Hold(IDS), Remember(replace(STALE, withheld=True), NEW)),
-        partner=False,
+        (Keep(), Heed(FINE), Hold(IDS), Remember(replace(HEARD, withheld=True), NEW)),
+        trusted=False,
     ),
     Case(
         "what it was sent, with entries that can't be read here",
@@ -229,7 +265,7 @@ CASES = [
     Case(
         "a newer one after it",
         backup(NEW),
-        (Keep(), Heed(LOST), Hold(IDS), Remember(STALE, NEW)),
+        (Keep(), Heed(LOST), Hold(IDS), Remember(HEARD, NEW)),
         judgement=LOST,
         newest=SENT,
     ),
@@ -300,7 +336,7 @@ def test_the_copy_before_the_mode_and_the_mode_before_the_record(
         return
     (record,) = (step for step in steps if isinstance(step, Remember))
     assert (Heed(judgement) in steps) == (returned.backup is not None)
-    if judged is not None and (judged.verdict is not Verdict.FINE or known.recovering or known.partner):
+    if judged is not None and (judged.verdict is not Verdict.FINE or known.recovering or known.trusted):
         assert (Keep() in steps) == (returned.timestamp > known_verified(known, returned))
     if returned.is_unreadable:
         assert Keep() in steps

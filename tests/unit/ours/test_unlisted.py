@@ -87,7 +87,7 @@ class World:
         return merge([Source("older", one) for one in older] + [Source(BOB, self.held(BOB))], [], {})
 
     def unlisted_told(self) -> list[str]:
-        return [each.message for each in self.todo.conditions() if each.kind == "unlisted"]
+        return [each.message for each in self.todo.conditions(0) if each.kind == "unlisted"]
 
 
 def ids(*entries: Any) -> set[bytes]:

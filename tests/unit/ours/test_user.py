@@ -321,7 +321,7 @@ def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: Wo
     world.connect(ALICE)
     world.run(6)
     lost = encode(4_000_000_000, [samples.entry(2)], samples.summary([]), None, [])
-    for each, state in ((blob, "current"), (seal(KEY, lost), "stale")):
+    for each, state in ((blob, "current"), (seal(KEY, lost), "unverified")):
         with patch.object(world.node, "put", side_effect=StoreError("full")), pytest.raises(StoreError):
             world.user.retrieved(ALICE, each)
         world.user.retrieved(ALICE, each)

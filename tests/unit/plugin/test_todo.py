@@ -29,6 +29,10 @@ class Case:
         self.records: dict[str, SentRecord] = {}
         self.holding = dict(WELL)
         self.entryless: dict[bytes, str] = {}
+        self.friends: set[str] = set()
+        self.sessions: set[str] = set()
+        self.without_storage: set[str] = set()
+        self.away: dict[str, str] = {}
         self.alerts: list[dict[str, str]] = []
         self.emitter = Alerts(self.alerts.append, lambda level, line: None, 0)
         self.withheld: list[str] = []
@@ -42,6 +46,8 @@ class Case:
             builtin=builtin,
             behind_builtin=behind,
             hanging=self.hanging,
+            away=self.away,
+            connected=lambda: dict.fromkeys(self.without_storage, ""),
         )
 
     def a_user(self) -> Any:
@@ -51,11 +57,19 @@ class Case:
             channels=[CHANNEL],
             entryless=self.entryless,
             partners={CHANNEL.node_id.hex()},
+            friends=self.friends,
+            trusted={CHANNEL.node_id.hex()} | self.friends,
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         old_node = SimpleNamespace(sign="")
-        entrance = SimpleNamespace(fresh=False, halted=False)
-        return SimpleNamespace(recovering=False, entrance=entrance, old_node=old_node, ledger=ledger)
+        entrance = SimpleNamespace(fresh=False, halted=False, claims={})
+        return SimpleNamespace(
+            recovering=False,
+            entrance=entrance,
+            old_node=old_node,
+            ledger=ledger,
+            sessions=self.sessions,
+        )
 
     def told(self, now: float) -> Sequence[tuple[str, str]]:
         """Kind and severity of what is told at this time."""
@@ -120,6 +134,67 @@ def test_missing_copies_are_told_when_it_lasts(
     assert case.told(2100) == [(kind, "info")]
 
 
+def test_a_new_channel_is_on_its_way_for_a_while_if_there_is_a_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.told(0)
+    new = entry(2)
+    planned = True
+    monkeypatch.setattr(todo, "uncovered", lambda user: {new.channel_id: planned})
+    case.user.ledger.channels.append(new)
+    case.holding["channels_without_copy"] = 1
+    case.sessions.add("bob")
+
+    def said(now: float) -> str:
+        (condition,) = case.todo.conditions(now)
+        return condition.message
+
+    assert said(30) == "1 new channel(s) are on the way to peers"
+    assert said(629) == "1 new channel(s) are on the way to peers"
+    assert said(630).startswith("1 CHANNEL(S) ARE IN NO BACKUP")
+    planned = False
+    assert said(31).startswith("1 CHANNEL(S) ARE IN NO BACKUP"), "no blob has room for it"
+    planned = True
+    case.sessions.clear()
+    assert said(31).startswith("1 CHANNEL(S) ARE IN NO BACKUP"), "nobody is here to get it"
+
+
+def test_peers_that_store_nothing_are_told_by_name_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.holding["channels_without_copy"] = 1
+    case.without_storage |= {PEER, "stranger"}
+    (told,) = case.todo.texts()
+    assert f"none of the 1 connected peers with a channel offers storage ({PEER} for one" in told
+    assert "peerstorage-friend=NODE_ID@HOST:PORT" in told
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "words"),
+    [
+        ("away", "friend-away", "connection refused"),
+        ("without storage", "friend-keeps-nothing", "offers no storage"),
+        ("missing", "friend-keeps-nothing", "has to name this node"),
+        ("", "", ""),
+    ],
+)
+def test_what_is_wrong_with_a_friend(
+    monkeypatch: pytest.MonkeyPatch, trouble: str, kind: str, words: str
+) -> None:
+    case = Case(monkeypatch)
+    case.friends.add("alice")
+    case.user = case.todo._user = case.a_user()
+    if trouble == "away":
+        case.away["alice"] = "connection refused"
+    elif trouble == "without storage":
+        case.without_storage.add("alice")
+    elif trouble:
+        case.records["alice"] = SentRecord(state=trouble)
+    found = case.todo.conditions(0)
+    assert [(each.kind, each.peer_id) for each in found] == ([(kind, "alice")] if kind else [])
+    assert all(words in each.message for each in found)
+    case.user.recovering = True
+    assert not [each for each in case.todo.conditions(0) if each.kind.startswith("friend")]
+
+
 def test_channels_that_lightningd_leaves_out_are_told_by_peer_when_it_lasts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,10 +244,33 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert "are let in" in case.todo.texts()[0]
     case.user.entrance.halted = True
-    assert "are refused" in case.todo.texts()[0]
+    assert "Peers with channels are refused" in case.todo.texts()[0]
+    case.user.ledger.state = State(old=True, ahead=CHANNEL.channel_id.hex())
+    (text,) = [one for one in case.todo.texts() if one.startswith("OLD DATABASE")]
+    assert f"Gone further: channel(s) {CHANNEL.channel_id.hex()}. Their peers are refused" in text
+    # The way out, in order.
+    steps = (
+        "Stop lightningd",
+        "check DATABASE",
+        "close DATABASE --behind",
+        "Start lightningd",
+        "docs/resume.md",
+    )
+    assert [text.index(step) for step in steps] == sorted(text.index(step) for step in steps)
     case.user.recovering = False
     case.user.old_node.sign = ""
     assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
+
+
+def test_a_peer_that_claims_more_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.user.entrance.claims = {PEER: frozenset({CHANNEL.channel_id})}
+    assert case.told(0) == [("claimed-ahead", "critical")]
+    (text,) = case.todo.texts()
+    assert PEER in text
+    assert CHANNEL.channel_id.hex() in text
+    case.user.entrance.claims = {}
+    assert case.told(1) == [("claimed-ahead", "info")]
 
 
 def test_switched_off_and_beside_the_builtin(monkeypatch: pytest.MonkeyPatch) -> None:
