@@ -105,17 +105,9 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
-        roles += [
-            self.retention,
-            self.local_file,
-            self.friends,
-            self.todo,
-            self.alerts,
-            rounds,
-            self.snapshots,
-        ]
-        self.worker.start(roles)
+        first: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
+        last: list[Role] = [self.retention, self.local_file, self.friends, self.todo, self.alerts, rounds]
+        self.worker.start([*first, *last, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
