@@ -91,8 +91,9 @@ def _rejected(result: Recovered) -> list[dict[str, str]]:
     return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
 
 
-def nothing(heard: Collection[Heard], node_id: str) -> str:
-    """Why there is nothing to restore, as far as can be seen; `heard`: who was to be."""
+def nothing(heard: Collection[Heard], node_id: str, *, by_hand: bool) -> str:
+    """Why there is nothing to restore, as far as can be seen; `heard`: who was to be; `by_hand`: there is no line
+    of our own."""
     reached = [one for one in heard if one.endpoint is not None]
     open_channels = sum(len(one.channels) for one in reached)
     said = (
@@ -106,10 +107,15 @@ def nothing(heard: Collection[Heard], node_id: str) -> str:
         )
     if reached:
         return said
+    ways = (
+        "Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any node of the network first, so that "
+        "gossip names the peers of your announced channels"
+    )
+    if by_hand:
+        ways = "Connect to a peer that stores its backup first: lightning-cli connect NODE_ID@HOST:PORT"
     return (
         f"{said}. This is node {node_id}: if it is another one than the one that you lost, the hsm_secret is "
-        f"another one. Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any node of the network "
-        f"first, so that gossip names the peers of your announced channels"
+        f"another one. {ways}"
     )
 
 
