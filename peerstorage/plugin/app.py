@@ -104,17 +104,8 @@ class App:
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        self.worker.start(
-            [
-                Doorman(self.gate, self.admit),
-                self._later,
-                *roles,
-                self.todo,
-                self.alerts,
-                rounds,
-                self.snapshots,
-            ]
-        )
+        roles += [self.todo, self.alerts, rounds, self.snapshots]
+        self.worker.start([Doorman(self.gate, self.admit), self._later, *roles])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
