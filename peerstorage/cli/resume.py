@@ -29,7 +29,7 @@ from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
 from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, hear_all
+from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all
 from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 from peerstorage.recovery.spendings import height_for, spendings
@@ -89,7 +89,7 @@ class Resume:
         for node_id, endpoints in self.given.items():
             peers[node_id] = list(endpoints)
         for node_id in peers:
-            peers[node_id] += _endpoints(node_id, self.database.addresses.get(bytes.fromhex(node_id), ()))
+            peers[node_id] += endpoints_of(node_id, self.database.addresses.get(bytes.fromhex(node_id), ()))
         heard: dict[str, Heard] = {}
         self._hear({node_id: known for node_id, known in peers.items() if known}, heard)
         # Copies may know where a peer listens that the database knows by a call of its own.
@@ -114,7 +114,7 @@ class Resume:
                     known = found.setdefault(node_id, [])
                     known += [
                         one
-                        for one in _endpoints(node_id, [str(entry.address)])
+                        for one in endpoints_of(node_id, [str(entry.address)])
                         if one not in known and one not in tried[node_id]
                     ]
         return {node_id: endpoints for node_id, endpoints in found.items() if endpoints}
@@ -157,17 +157,6 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         seconds = time.monotonic() - self._begun
         print(f"{chr(13) if self._live else ''}{self._line()}, {seconds:.1f} s", file=sys.stderr, flush=True)
-
-
-def _endpoints(node_id: str, addresses: Sequence[str]) -> list[Endpoint]:
-    """Those that can be connected to."""
-    found = []
-    for address in addresses:
-        try:
-            found.append(Endpoint.parse(f"{node_id}@{address}"))
-        except FormatError:
-            continue
-    return found
 
 
 def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:

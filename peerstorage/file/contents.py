@@ -4,7 +4,7 @@ Rules:
 - A channel of the file is left out only when lightningd lists it as closed, or when the operator ended a recovery
   after the file was written. Silence proves nothing: a database that was lost is silent too.
 - Of two entries of a channel the one with more revocations stays, else lightningd's: a database that is older than
-  the file must not take the file's penalty data away.
+  the file must not take the file's penalty data away. Of a channel that is closed on chain lightningd's stays.
 - Such a file closes nothing by what it lacks: its `since` is its own timestamp.
 - A new timestamp alone is no change. A node without channels replaces nothing that may still be needed.
 """
@@ -57,7 +57,7 @@ def unaccounted(old: Backup | None, channels: Sequence[ChannelBackup]) -> frozen
 
 def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
     """The file that comes after `old` (None: there is none). `closed`: channel ids that lightningd lists as
-    closed; only those of `unaccounted` matter."""
+    closed, or saw closed on chain; only those of `unaccounted` matter, and those that would be ahead."""
     kept = () if old is None or old.timestamp <= live.acknowledged else old.entries
     entries = {(entry.channel_id, entry.database_id): entry for entry in live.channels}
     # Of thousands few differ, and only their penalty data is read.
@@ -70,7 +70,7 @@ def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
             if entry.channel_id in closed or entry.channel_id in live.unfunded:
                 continue
             unknown.add(entry.channel_id)
-        elif entry.revocations > most[entry.channel_id]:
+        elif entry.revocations > most[entry.channel_id] and entry.channel_id not in closed:
             ahead.add(entry.channel_id)
         else:
             continue

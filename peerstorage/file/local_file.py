@@ -36,6 +36,7 @@ from peerstorage.lightningd.alerts import (
     WARNING,
     Alerts,
 )
+from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import NEW_CHANNELS_ONLY, Options
@@ -163,11 +164,9 @@ class LocalFile:
             ledger.save(ledger.state.seen(outcome.file.timestamp))
             self._user.learn(outcome.file)
         if outcome.next is not None and outcome.next.ahead:
-            try:
-                self._ahead(outcome.next.backup)
-            except PeerstorageError:
-                self._try_again_later()
-                raise
+            # Once these channels are closed the file has to let go of them.
+            self._try_again_later()
+            self._ahead(outcome.next.backup)
 
     def _try_again_later(self) -> None:
         self._marks, self._retry_at = None, time.monotonic() + _RETRY_SECONDS
@@ -235,6 +234,8 @@ class LocalFile:
         old = self._there(self.path)
         closed = self._node.closed_channel_ids() if unaccounted(old, live.channels) else set()
         following = follow(old, live, closed)
+        if following.ahead:
+            following = follow(old, live, ended_channel_ids(self._node))
         replaced = old if self.path.exists() else None
         changed = is_worth_writing(replaced, following, live, self._options.file_strategy)
         if changed:

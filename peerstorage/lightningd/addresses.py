@@ -9,16 +9,28 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
+from peerstorage.errors import FormatError
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node, NodeError
+from peerstorage.lightningd.store import Store
 
 _FRESH_SECONDS = 3600.0
 _MOST_QUESTIONS = 20
+
+
+def reached_at(store: Store, friends: Mapping[str, Sequence[WireAddress]]) -> dict[str, WireAddress]:
+    """Where we connected to peers ourselves, or the operator says that friends are, by node_id."""
+    reached = {peer_id: addresses[0] for peer_id, addresses in friends.items() if addresses}
+    for peer_id, address in store.reached().items():
+        with contextlib.suppress(FormatError):
+            reached[peer_id] = WireAddress.parse(address)
+    return reached
 
 
 class Addresses:

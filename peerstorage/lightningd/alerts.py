@@ -20,6 +20,7 @@ QUOTA_FULL = "quota-full"
 # The local file: it can't be written, is not ours to replace, proves that the database is old or lost, has
 # channels that nobody knows; and its program.
 FILE_FAILED, FILE_UNREADABLE = "file-failed", "file-unreadable"
+NOT_CHECKED = "not-checked"
 FILE_AHEAD, FILE_UNKNOWN = "file-ahead", "file-unknown-channels"
 ON_CHANGE_FAILED = "on-change-failed"
 # The snapshot of the database: there is no new one; it is newer than the database; its program.

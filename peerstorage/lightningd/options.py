@@ -16,12 +16,13 @@ from peerstorage.formats.scb import WireAddress
 
 PROVIDE = ("channels", "all", "none")
 PADDING = ("full", "bucket", "none")
-GUARD = ("warn", "halt", "off")
+GUARD = ("warn", "halt", "check", "off")
 PERIODIC, NEW_CHANNELS_ONLY = "periodic", "new-channels-only"
 MAX_INTERVAL_SECONDS = 86_400
 # Without any, each peer would be sent something before it could say what it has.
 MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS = 1, 120
 MAX_REPLICAS = 1000
+MAX_CHECK_SECONDS = 300
 MAX_AUDIT_DAYS = 3650
 MAX_ARCHIVE = 100
 MAX_SNAPSHOT_HOURS = 8760
@@ -69,7 +70,13 @@ DECLARATIONS = (
     Declaration(
         "peerstorage-guard",
         "warn",
-        "When peers prove that our database is an old copy: warn, halt (let no peer reestablish) or off",
+        "When peers prove that our database is an old copy: warn, halt (keep out those whose channels went "
+        "further), check (halt, and peers are asked before lightningd starts with them) or off",
+    ),
+    Declaration(
+        "peerstorage-check-seconds",
+        "20",
+        "With peerstorage-guard=check, seconds that lightningd's start may wait for peers' answers",
     ),
     Declaration(
         "peerstorage-audit-days",
@@ -122,6 +129,7 @@ class Options:
     padding: str = "full"
     settle: int = 5
     guard: str = "warn"
+    check_seconds: int = 20
     audit_days: int = 0
     quota: int = 256 << 20
     file: str = "peerstorage.backup"
@@ -148,6 +156,7 @@ class Options:
             padding=_choice("peerstorage-padding", given, PADDING),
             settle=_integer("peerstorage-settle", given, MIN_SETTLE_SECONDS, MAX_SETTLE_SECONDS, "seconds"),
             guard=_choice("peerstorage-guard", given, GUARD),
+            check_seconds=_integer("peerstorage-check-seconds", given, 1, MAX_CHECK_SECONDS, "seconds"),
             audit_days=_integer("peerstorage-audit-days", given, 0, MAX_AUDIT_DAYS, "days"),
             quota=_size("peerstorage-quota", given),
             file=_path("peerstorage-file", given),

@@ -34,6 +34,7 @@ Key = tuple[str, ...]
 ROOT = "peerstorage"
 _VERSION = 1
 _GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
+_CHANNEL_IDS = re.compile(r"([0-9a-f]{64}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
@@ -72,6 +73,8 @@ class State(History):
     `keys_used`: this database came after another one, and it is not known that its ids, of which channel keys are
     made, are beyond those of the other.
     `highest_id`: the highest database id that a channel of this database was seen with.
+    `ahead`: where `old`, the channels that prove it, by channel_id in hex, separated by spaces; empty where they
+    are not all that is wrong with it.
     """
 
     mode: str = NORMAL
@@ -80,6 +83,11 @@ class State(History):
     highest_id: int = field(default=0, metadata=ADDED)
     handed_over: bool = field(default=False, metadata=ADDED)
     keys_used: bool = field(default=False, metadata=ADDED)
+    ahead: str = field(default="", metadata=ADDED)
+
+    @property
+    def channels_ahead(self) -> frozenset[bytes]:
+        return frozenset(bytes.fromhex(channel_id) for channel_id in self.ahead.split())
 
     @property
     def recovering(self) -> bool:
@@ -208,7 +216,8 @@ class Store:
         if data is None:
             return None
         state = self._parse(data, State, STATE)
-        if state.mode not in {NORMAL, RECOVERING} or not _GAPS.fullmatch(state.gaps):
+        texts_fit = _GAPS.fullmatch(state.gaps) and _CHANNEL_IDS.fullmatch(state.ahead)
+        if state.mode not in {NORMAL, RECOVERING} or not texts_fit:
             raise StoreError(f"datastore key {'/'.join(STATE)} has a value that is impossible")
         return state
 

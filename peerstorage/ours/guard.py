@@ -12,6 +12,8 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
+Where only channels that went further prove it, their peers are the ones that must stay out; and once these
+channels are closed on chain an old database can do nothing wrong with them.
 An old database that is used on would sign and send what was revoked long ago. So with peerstorage-guard=halt
 partners wait after a start until some peers have answered (StartGrace).
 """
@@ -96,13 +98,17 @@ def judge(
     return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
 
 
-def heed(state: State, backup: Backup, judgement: Judgement, *, now: int, compared: bool) -> State:
-    """The state after a judgement. `now`: wall-clock seconds; `compared`: whether revocations were."""
-    state = state.seen(backup.timestamp)
+def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compared: bool) -> State:
+    """The state after a judgement on a backup with this timestamp. `now`: wall-clock seconds; `compared`: whether
+    revocations were."""
+    state = state.seen(timestamp)
     if judgement.verdict is not Verdict.LOST:
         return state
+    is_all = not judgement.unknown and (bool(state.ahead) or not state.recovering)
+    ahead = state.channels_ahead | judgement.ahead if is_all and compared else frozenset()
     state = state if state.recovering else recovering_by_word(state, now)
-    return replace(state, old=state.old or (judgement.old and compared))
+    old = state.old or (judgement.old and compared)
+    return replace(state, old=old, ahead=" ".join(sorted(channel_id.hex() for channel_id in ahead)))
 
 
 def recovering_by_word(state: State, now: int) -> State:
@@ -112,20 +118,42 @@ def recovering_by_word(state: State, now: int) -> State:
 
 
 def resumed(state: State, backups: Iterable[Backup]) -> State:
-    """The state after the operator's word that the recovery is over. `backups`: all that peers returned.
+    """The state after the operator's word that the recovery is over. `backups`: all that peers returned."""
+    used = _may_repeat_keys(state, backups)
+    return replace(
+        state.acknowledge(),
+        mode=NORMAL,
+        old=False,
+        rival_after=0,
+        ahead="",
+        keys_used=state.keys_used or used,
+    )
 
-    lightningd counts its channels' database ids on from the highest that it has, and makes their keys of (peer,
-    id). So keys come a second time unless that is the highest that there ever was, which only backups can tell.
+
+def settled(state: State, ended: Set[bytes], backups: Iterable[Backup]) -> State:
+    """The state when these channels are closed on chain: normal, once no other is ahead. `backups`: as above.
+
+    Nothing is acknowledged: a copy that comes later may prove another channel. And what this database lacks closes
+    nothing that the true one may have opened: its history begins anew.
     """
+    left = state.channels_ahead - ended
+    if left == state.channels_ahead:
+        return state
+    if left:
+        return replace(state, ahead=" ".join(sorted(channel_id.hex() for channel_id in left)))
+    used = state.keys_used or _may_repeat_keys(state, backups)
+    return replace(state, mode=NORMAL, old=False, rival_after=0, ahead="", since=0, keys_used=used)
+
+
+def _may_repeat_keys(state: State, backups: Iterable[Backup]) -> bool:
+    """lightningd counts its channels' database ids on from the highest that it has, and makes their keys of (peer,
+    id). So keys come a second time unless that is the highest that there ever was, which only backups can tell."""
     newest_first = sorted(backups, key=lambda backup: -backup.timestamp)
     told = [backup.facts.highest_id for backup in newest_first]
     known = bool(told) and told[0] is not None
     named = [entry.database_id for backup in newest_first for entry in backup.entries]
     highest = max((*named, *(number for number in told if number is not None)), default=0)
-    used = not known or highest > state.highest_id
-    return replace(
-        state.acknowledge(), mode=NORMAL, old=False, rival_after=0, keys_used=state.keys_used or used
-    )
+    return not known or highest > state.highest_id
 
 
 def no_new_channels(state: State) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from peerstorage.formats.backup import Summary, fingerprints
+from peerstorage.formats.backup import Backup, Summary, fingerprints
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.store import SentRecord, State, Store
@@ -78,6 +79,19 @@ class Ledger:
             entryless=self.entryless.keys(),
         )
 
+    def revocations(self, over: Collection[bytes] = ()) -> dict[bytes, int]:
+        """By channel_id, but for these channels."""
+        most: dict[bytes, int] = {}
+        for entry in (*self.channels, *self.unfunded):
+            if entry.channel_id not in over:
+                most[entry.channel_id] = max(entry.revocations, most.get(entry.channel_id, 0))
+        return most
+
+    def peers_of(self, channel_ids: Collection[bytes]) -> frozenset[str]:
+        """Whose channels these are, by node_id in hex."""
+        listed = {entry.node_id.hex() for entry in self.channels if entry.channel_id in channel_ids}
+        return frozenset(listed | {self.unlisted[one] for one in channel_ids if one in self.unlisted})
+
     @property
     def recovering(self) -> bool:
         return self.state.recovering
@@ -90,6 +104,10 @@ class Ledger:
             for peer_id, record in self.records.items()
             if record.verified_timestamp
         }
+
+    def kept(self, key: bytes) -> list[Backup]:
+        """What peers returned and we kept; `key`: that of our backups."""
+        return [source.backup for source in open_sources(key, self.store.all_retrieved())[0]]
 
     def record(self, peer_id: str) -> SentRecord:
         return self.records.get(peer_id, SentRecord())

@@ -7,18 +7,18 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import replace
 
-from peerstorage.errors import NOTHING_TO_SEND, FormatError, UsageError
+from peerstorage.errors import NOTHING_TO_SEND, UsageError
 from peerstorage.formats.backup import Backup
-from peerstorage.formats.opening import open_sources
-from peerstorage.formats.scb import WireAddress
+from peerstorage.lightningd.addresses import reached_at
+from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord, Store
+from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
+from peerstorage.ours.before_start import Answers
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
 from peerstorage.ours.guard import Judgement, Verdict, judge
@@ -58,29 +58,20 @@ class User:
         self.sessions = Sessions(options.interval, options.settle, self.connections)
         self.sessions.trusted = self.ledger.trusted
         # Where we connected to peers ourselves, or the operator says that friends are, by node_id.
-        self.reached = {peer_id: addresses[0] for peer_id, addresses in options.friends.items() if addresses}
-        for peer_id, address in store.reached().items():
-            with contextlib.suppress(FormatError):
-                self.reached[peer_id] = WireAddress.parse(address)
-        contacts = Contacts(node, self.reached, self.ledger.friends)
-        self.placement = Placement(self.ledger, self.sessions, contacts, options)
-        self.sender = Sender(
-            node,
-            key,
-            options,
-            ledger=self.ledger,
-            sessions=self.sessions,
-            placement=self.placement,
-            look=self.look,
-        )
-        self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
-        self.strangers = Strangers(
+        self.reached = reached_at(store, options.friends)
+        ledger, sessions, contacts = (
             self.ledger,
             self.sessions,
-            self.connections,
-            placement=self.placement,
-            may_replace=self.sender.may_replace,
-            key=key,
+            Contacts(node, self.reached, self.ledger.friends),
+        )
+        self.placement = placement = Placement(ledger, sessions, contacts, options)
+        self.sender = Sender(
+            node, key, options, ledger=ledger, sessions=sessions, placement=placement, look=self.look
+        )
+        self.old_node = OldNode(self.ledger.returned if self.recovering else {}, time.monotonic())
+        may_replace = self.sender.may_replace
+        self.strangers = Strangers(
+            ledger, sessions, self.connections, placement=placement, may_replace=may_replace, key=key
         )
         if self.entrance.fresh and not self.recovering:
             # This database may be a copy from before its first channel: what it heard then may have changed since.
@@ -94,15 +85,12 @@ class User:
         self._learn_again()
 
     def _learn_again(self) -> None:
-        """What is known of unlisted channels doesn't survive a restart.
-
-        Until it is found again, here, in the local file or in what a peer returns, a backup without it may go to a
-        peer: but only to one that returned none with it, or that was connected before this plugin started. To wait
-        for those would leave new channels in no backup at all, for as long as they stay connected.
-        """
+        """What is known of unlisted channels doesn't survive a restart. Until it is found again, here, in the
+        local file or in what a peer returns, a backup without it may go to a peer that returned none with it, or
+        that was connected before this plugin started: else new channels would be in no backup at all."""
         if self.ledger.entryless:
-            for source in open_sources(self._key, self.ledger.store.all_retrieved())[0]:
-                self.learn(source.backup)
+            for backup in self.ledger.kept(self._key):
+                self.learn(backup)
 
     @property
     def _refresh_period(self) -> float:
@@ -121,7 +109,8 @@ class User:
     def may_enter(self, peer_id: str) -> bool:
         """Whether a peer may get as far as channel_reestablish, by what lightningd says now."""
         self.look()
-        return not self.recovering or peer_id in self.entrance.admitted
+        is_in = not self.recovering or peer_id in self.entrance.admitted
+        return is_in and peer_id not in self.entrance.refused
 
     # Events
 
@@ -188,13 +177,9 @@ class User:
             self._missed.pop(peer_id, None)
 
     def _known(self, peer_id: str) -> Known:
-        return Known(
-            self.ledger.record(peer_id),
-            self._missed.get(peer_id),
-            self.connections.newest(peer_id),
-            peer_id in self.ledger.trusted,
-            self.recovering,
-        )
+        ledger, newest = self.ledger, self.connections.newest(peer_id)
+        missed, trusted = self._missed.get(peer_id), peer_id in ledger.trusted
+        return Known(ledger.record(peer_id), missed, newest, trusted, self.recovering)
 
     def _do(self, peer_id: str, returned: Returned, step: Step, kept: bool) -> bool:
         """Whether the copy is kept by it. `kept`: it was by a step before."""
@@ -223,11 +208,7 @@ class User:
 
     def _judge(self, backup: Backup) -> Judgement:
         def compare(over: set[bytes]) -> Judgement:
-            ours: dict[bytes, int] = {}
-            for entry in (*self.ledger.channels, *self.ledger.unfunded):
-                if entry.channel_id not in over:
-                    ours[entry.channel_id] = max(entry.revocations, ours.get(entry.channel_id, 0))
-            compared = self._options.guard != "off"
+            ours, compared = self.ledger.revocations(over), self._options.guard != "off"
             return judge(self.ledger.state, backup, ours, over, revocations=compared)
 
         judgement = compare(set())
@@ -238,35 +219,47 @@ class User:
         # an old database can't be told by these.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        return compare(self._node.closed_channel_ids() | recovered | self.ledger.unlisted.keys())
+        return compare(ended_channel_ids(self._node) | recovered | self.ledger.unlisted.keys())
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""
         if self._node.learn(backup.entries):
             self.look()
 
+    def asked_before_start(self, answers: Answers) -> None:
+        """What peers said before lightningd talked to them."""
+        self.entrance.told(answers.current, answers.claims)
+        for peer_id, blob in answers.copies.items():
+            returned = retrieval.read(self._key, blob, self.sender.chain_hash)
+            if returned.backup and (judgement := self._judge(returned.backup)).verdict is Verdict.LOST:
+                self.strangers.keep(peer_id, returned.plaintext or b"", returned.backup)
+                self._heed(peer_id, returned.backup, judgement)
+        if answers.proved:
+            self._turn(0, Judgement(Verdict.LOST, frozenset(), answers.proved, old=True))
+            self._log("warn", "RECOVERING: peers prove that their channels went further than this database")
+
     def file_is_ahead(self, backup: Backup) -> None:
         """The local file has more revocations than the database: as good a proof as a peer's copy. That it names
         channels which are unknown is none: an operator may have put it there, from any time."""
         judgement = self._judge(backup)
         proved = self._options.use and judgement.ahead and judgement.verdict is Verdict.LOST
-        if proved and self._turn(backup, judgement):
+        if proved and self._turn(backup.timestamp, judgement):
             self._log("warn", "RECOVERING: the local file proves that this database is an old copy")
 
-    def _turn(self, backup: Backup, judgement: Judgement) -> bool:
-        """Notes what a backup says of our database; whether the mode is another now."""
+    def _turn(self, timestamp: int, judgement: Judgement) -> bool:
+        """Notes what a backup with this timestamp says of our database; whether the mode is another now."""
         before = self.ledger.state
         compared = self._options.guard != "off"
-        state = guard.heed(before, backup, judgement, now=int(time.time()), compared=compared)
+        state = guard.heed(before, timestamp, judgement, now=int(time.time()), compared=compared)
         turned = (state.mode, state.old) != (before.mode, before.old)
         self.ledger.save(state)
         if turned:
             self.connections.ask_anew(self.ledger.returned)
-            self.entrance.update()
+        self.entrance.update()
         return turned
 
     def _heed(self, peer_id: str, backup: Backup, judgement: Judgement) -> None:
-        if self._turn(backup, judgement):
+        if self._turn(backup.timestamp, judgement):
             self._log("warn", judgement.explain(peer_id, backup))
             # This very peer was turned away before anybody knew.
             self.turned_away(peer_id)
@@ -274,6 +267,7 @@ class User:
             self.ledger.say(peer_id, "warn", judgement.explain(peer_id, backup))
         if judgement.verdict is not Verdict.LOST:
             self.entrance.answered(peer_id)
+        self.entrance.heard(peer_id)
         if judgement.verdict is Verdict.FINE:
             self.sender.may_replace.add(peer_id)
         after = self.ledger.state.rival_after
@@ -334,13 +328,13 @@ class User:
             self.placement.update()
             return
         marks, entryless = self.ledger.marks, self.ledger.entryless
-        channels = self._node.channels()
-        self.ledger.have(channels, self._node.unlisted, self._node.unfunded)
+        self.ledger.have(self._node.channels(), self._node.unlisted, self._node.unfunded)
         self.ledger.note_ids()
         if self._node.has_new_stubs:
             self.hands_over()
             self._node.has_new_stubs = False
         self.sessions.trusted = self.ledger.trusted
+        self._let_go_of_ended()
         self.entrance.update()
         if self._options.use and not self.recovering:
             self.placement.update()
@@ -357,6 +351,28 @@ class User:
                 self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(able))
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
+
+    def _let_go_of_ended(self) -> None:
+        """A channel that is closed on chain can't be lost to an old database any more."""
+        state = self.ledger.state
+        if not (state.ahead or self.entrance.claims):
+            return
+        ended = ended_channel_ids(self._node)
+        self.entrance.let_go(ended)
+        after = guard.settled(state, ended, self.ledger.kept(self._key))
+        if after.recovering or not state.recovering:
+            self.ledger.save(after)
+        elif not self.old_node.sign:
+            self._end_recovery(after)
+            self._log("warn", "channels that were ahead of this database are closed: backups are sent again")
+
+    def _end_recovery(self, state: State) -> None:
+        self.ledger.save(state)
+        self.entrance.begin_anew()
+        self.old_node = OldNode({}, time.monotonic())
+        for peer_id in self.ledger.store.reached():
+            self.ledger.store.forget_reached(peer_id)
+        self.sessions.structure_changed()
 
     # The operator's word
 
@@ -377,11 +393,6 @@ class User:
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
         self.look()
-        sources, _ = open_sources(self._key, self.ledger.store.all_retrieved())
-        self.ledger.save(guard.resumed(self.ledger.state, [source.backup for source in sources]))
-        self.old_node = OldNode({}, time.monotonic())
-        for peer_id in self.ledger.store.reached():
-            self.ledger.store.forget_reached(peer_id)
+        self._end_recovery(guard.resumed(self.ledger.state, self.ledger.kept(self._key)))
         self._log("warn", "recovering was ended by the operator: backups are sent again")
         self.look()
-        self.sessions.structure_changed()

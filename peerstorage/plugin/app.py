@@ -34,6 +34,7 @@ from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
+from peerstorage.ours import before_start
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
@@ -61,7 +62,6 @@ class App:
         self._said = Once()
         self.departures = Departures()
         self.auditing = threading.Lock()
-        self._refusing = False
         self._declare()
 
     def run(self) -> None:
@@ -98,14 +98,16 @@ class App:
             self._join_connected_peers()
             # One whose connection was with other plugins' hooks in this moment is listed a little later.
             self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
+            if self.options.use and self.options.guard == "check":
+                before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
         roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        roles += [self.todo, self.alerts, rounds, self.snapshots]
-        self.worker.start([Doorman(self.gate, self.admit), self._later, *roles])
+        doors: list[Role] = [Doorman(self.gate, self.admit), self._later]
+        self.worker.start([*doors, *roles, self.todo, self.alerts, rounds, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -123,12 +125,7 @@ class App:
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
         self.retention = Retention(
-            self.node,
-            self.store,
-            self.storage,
-            self._log,
-            everyone=options.provide == "all",
-            builtin=builtin,
+            self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
         self._build_files(folder, options)
         behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
@@ -238,8 +235,9 @@ class App:
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.
-        suspicious = self.user.entrance.halted or self.user.recovering
-        if suspicious and self.gate.decide(self.user.entrance, peer_id, offers=offers) is not Decision.ENTER:
+        entrance = self.user.entrance
+        suspicious = entrance.halted or entrance.claims or self.user.recovering
+        if suspicious and self.gate.decide(entrance, peer_id, offers=offers) is not Decision.ENTER:
             request.set_result(DISCONNECT)
             self._refused(peer_id)
         else:
@@ -265,7 +263,8 @@ class App:
 
     def admit(self, peer_id: str) -> None:
         """The settle time of a held peer is over, without a retrieval."""
-        if not self.user.recovering or self.user.may_enter(peer_id):
+        refused = peer_id in self.user.entrance.refused
+        if not (self.user.recovering or refused) or self.user.may_enter(peer_id):
             self.gate.release(peer_id, CONTINUE)
         elif self.gate.release(peer_id, DISCONNECT):
             self._refused(peer_id)
@@ -315,16 +314,20 @@ class App:
             raise
 
     def _let_in_or_refuse(self) -> None:
-        if self.user.entrance.halted:
-            for peer_id in self.gate.release_waiting(DISCONNECT):
+        entrance = self.user.entrance
+        for peer_id in self.gate.waiting():
+            if entrance.doubts(peer_id):
+                continue
+            if peer_id in entrance.admitted or not entrance.halted:
+                self.gate.release(peer_id, CONTINUE)
+            elif self.gate.release(peer_id, DISCONNECT):
                 self._refused(peer_id)
-            if not self._refusing:
-                # Nothing more is signed with those that came in before the proof.
-                for peer_id in self.user.ledger.partners & self.node.connected_peers().keys():
+        if entrance.leaving:
+            # Nothing more is signed with those that came in before the proof.
+            for peer_id in entrance.leaving & self.node.connected_peers().keys():
+                if not self.gate.holds(peer_id):
                     self.node.disconnect(peer_id)
-        elif not self.user.entrance.guarding:
-            self.gate.release_waiting(CONTINUE)
-        self._refusing = self.user.entrance.halted
+            entrance.leaving.clear()
 
     def _file_is_ahead(self, backup: Backup) -> None:
         self.user.file_is_ahead(backup)

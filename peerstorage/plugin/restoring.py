@@ -30,11 +30,13 @@ from peerstorage.lightningd import asked
 from peerstorage.lightningd.seed import node_key_in
 from peerstorage.plugin import export
 from peerstorage.plugin.app import App
+from peerstorage.recovery.given import Screen, Wishes
 from peerstorage.recovery.hearing import Endpoint, Heard
+from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.merge import merge
 from peerstorage.recovery.our_line import OurLine
 from peerstorage.recovery.reach import Reach
-from peerstorage.recovery.restore import Restore, Screen, Wishes
+from peerstorage.recovery.restore import Restore
 from peerstorage.recovery.way import Way
 
 # Until a restore that was called off has ended: one by lightningd may wait for a peer.
@@ -113,6 +115,7 @@ class Restoring:
             app.options,
             user=app.user,
             way=self._way(stop),
+            incoming=Incoming(app.node.another(), app.gate, app.departures),
             begin=lambda: self._on_worker("recover", self._begin, stop),
             stop=stop,
         )

@@ -32,8 +32,8 @@ from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
 from peerstorage.plugin.restoring import Restoring
 from peerstorage.recovery import answers
+from peerstorage.recovery.given import Wishes
 from peerstorage.recovery.merge import merge
-from peerstorage.recovery.restore import Wishes
 
 RESUME_WORD = "discard"
 

@@ -106,7 +106,7 @@ class Todo:
         found = []
         if self._options.use:
             found = self._of_the_database() if self._user.recovering else self._of_the_copies(now)
-            found += [*self._of_peers(), *self._of_new_channels()]
+            found += [*self._of_peers(), *self._of_claims(), *self._of_new_channels()]
         if self._behind_builtin and (self._user.recovering or self._user.entrance.fresh):
             found.append(
                 Condition(
@@ -140,16 +140,7 @@ class Todo:
     def _of_the_database(self) -> list[Condition]:
         found = []
         if self._user.ledger.state.old:
-            peers = "are refused" if self._user.entrance.halted else "are let in (peerstorage-guard=warn)"
-            found.append(
-                Condition(
-                    "old-database",
-                    CRITICAL,
-                    "OLD DATABASE: what peers or the local file have proves that this database is an old copy. "
-                    f"Peers with channels {peers}, nobody gets backups. Stop lightningd and put the newest "
-                    "database in place. If there is none: README, Guard",
-                )
-            )
+            found.append(Condition("old-database", CRITICAL, self._of_an_old_database()))
         else:
             found.append(
                 Condition(
@@ -161,6 +152,33 @@ class Todo:
             )
         if self._user.old_node.sign:
             found.append(Condition("old-node-alive", CRITICAL, self._user.old_node.sign))
+        return found
+
+    def _of_an_old_database(self) -> str:
+        ahead = self._user.ledger.state.ahead.split()
+        which = (
+            f"Gone further: channel(s) {', '.join(ahead)}. Their peers" if ahead else "Peers with channels"
+        )
+        fate = "refused" if self._user.entrance.halted else "let in (peerstorage-guard=warn)"
+        return (
+            "OLD DATABASE: what peers or the local file have proves that this database is an old copy. "
+            f"{which} are {fate}, nobody gets backups. Stop lightningd. Put a newer database in place; if there "
+            "is none, python -m peerstorage check DATABASE says which channels can go on, and close DATABASE "
+            "--behind has the others closed by their peers. Start lightningd when these closes are in a block: "
+            "this is over then by itself, unless channels are unknown here. See docs/resume.md"
+        )
+
+    def _of_claims(self) -> list[Condition]:
+        """With peerstorage-guard=check."""
+        found = []
+        for peer_id, channel_ids in sorted(self._user.entrance.claims.items()):
+            named = ", ".join(sorted(channel_id.hex() for channel_id in channel_ids))
+            message = (
+                f"peer {peer_id} says that channel(s) {named} went further than this database, without proof. It "
+                "is kept out, for lightningd would close them. It is asked again at the next start; if it is "
+                "wrong, start with peerstorage-guard=halt. See docs/resume.md"
+            )
+            found.append(Condition("claimed-ahead", CRITICAL, message, peer_id))
         return found
 
     def _of_the_copies(self, now: float) -> list[Condition]:

@@ -30,7 +30,7 @@ from peerstorage.formats.live import Base, LiveChannel, LivePart
 from peerstorage.formats.opening import Rejected, Source
 from peerstorage.recovery.check import Judgement, Verdict, evidence, judge
 from peerstorage.recovery.hearing import Heard
-from peerstorage.recovery.merge import merge
+from peerstorage.recovery.merge import Candidate, merge
 
 
 class Fate(StrEnum):
@@ -145,14 +145,19 @@ def decide(
     return Plan(rows, bases[0] if bases else None, bases, oldest, highest, merged.rejected)
 
 
-def live_channels(sources: Sequence[Source]) -> frozenset[bytes]:
-    """The channel_ids that the live parts of these sources have, whole or not."""
+def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:
+    """What a restore of these channels says before it closes any; nothing where none has a live part."""
+    named = {one.entry.channel_id for one in lost}
     found: set[bytes] = set()
     for source in sources:
         if source.backup.live:
             with contextlib.suppress(FormatError):
-                found |= {channel.channel_id for channel in live.decode(source.backup.live).channels}
-    return frozenset(found)
+                found |= {channel.channel_id for channel in live.decode(source.backup.live).channels} & named
+    sentence = (
+        f"{len(found)} channel(s) may come back alive instead: stop lightningd, move its database away, and run "
+        "python -m peerstorage revive (docs/alive.md)"
+    )
+    return [sentence] if found else []
 
 
 def _row(one: _Newest, fate: Fate, reason: str) -> Row:

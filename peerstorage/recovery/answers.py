@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered
 from peerstorage.recovery.plan import PeerPlan
 from peerstorage.recovery.standing import ADVICE, CLOSED, CLOSING, ENDED, OWN_CLOSE, Received, advice
@@ -88,6 +89,28 @@ def _note(result: Recovered) -> str | None:
 
 def _rejected(result: Recovered) -> list[dict[str, str]]:
     return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
+
+
+def nothing(heard: Collection[Heard], node_id: str) -> str:
+    """Why there is nothing to restore, as far as can be seen; `heard`: who was to be."""
+    reached = [one for one in heard if one.endpoint is not None]
+    open_channels = sum(len(one.channels) for one in reached)
+    said = (
+        "no backup with a channel that is open was returned: "
+        f"{len(reached)} peer(s) were heard, and {len(heard) - len(reached)} not reached"
+    )
+    if open_channels:
+        return (
+            f"{said}. They still have {open_channels} channel(s) with this node, which no backup names, and "
+            f"closed none of them: find a backup (a file, another peer) before you have them closed"
+        )
+    if reached:
+        return said
+    return (
+        f"{said}. This is node {node_id}: if it is another one than the one that you lost, the hsm_secret is "
+        f"another one. Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any node of the network "
+        f"first, so that gossip names the peers of your announced channels"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,22 @@ from dataclasses import replace
 from peerstorage.bolt.init import Init
 from peerstorage.bolt.transport import CALLED_OFF, Deadline, Line, Proxy, dial
 from peerstorage.errors import LineError, MessageError
-from peerstorage.recovery.hearing import Endpoint, Heard, Hearing, Limits, Said
+from peerstorage.recovery.hearing import Endpoint, Heard, Hearing, Limits, Said, endpoints_of
 from peerstorage.recovery.telling import Outcome, Telling, Told
 
-__all__ = ["Endpoint", "Heard", "Limits", "Outcome", "Proxy", "Said", "Told", "hear", "hear_all", "tell"]
+__all__ = [
+    "Endpoint",
+    "Heard",
+    "Limits",
+    "Outcome",
+    "Proxy",
+    "Said",
+    "Told",
+    "endpoints_of",
+    "hear",
+    "hear_all",
+    "tell",
+]
 
 _MOST_CONNECTIONS = 5
 # A peer must notice that a connection is gone before it takes the next one: LDK turns a second one away.

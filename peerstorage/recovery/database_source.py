@@ -30,6 +30,8 @@ _MAGIC = b"SQLite format 3\0"
 _BESIDE = ("-wal", "-journal")
 _POSTGRES = ("postgres://", "postgresql://")
 _CONNECT_SECONDS = 10
+# lightningd holds its lock for milliseconds.
+_LOCK_SECONDS = 5
 
 
 def is_url(source: str) -> bool:
@@ -59,6 +61,22 @@ def read_entries(source: str) -> Backup:
 
 def _read(source: str, columns: Columns) -> Tables:
     return _read_postgres(source, columns) if is_url(source) else _read_file(Path(source).resolve(), columns)
+
+
+def read_running(source: str) -> Database:
+    """The database of a lightningd that runs, in one short transaction. Raises FormatError or UsageError."""
+    if is_url(source):
+        return parse(_read_postgres(source, COLUMNS, running=True))
+    uri = f"{Path(source).absolute().as_uri()}?mode=ro"
+    try:
+        with closing(
+            sqlite3.connect(uri, uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            return parse(_read_tables(COLUMNS, _sqlite_tables(connection), connection.execute))
+    except sqlite3.Error as error:
+        raise UsageError(SOURCE_UNREADABLE, f"{source} can't be read: {error}") from error
 
 
 def _read_file(path: Path, columns: Columns) -> Tables:
@@ -121,13 +139,17 @@ def _read_sqlite(uri: str, columns: Columns) -> Tables:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        tables = {
-            str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
-        return _read_tables(columns, tables, connection.execute)
+        return _read_tables(columns, _sqlite_tables(connection), connection.execute)
 
 
-def _read_postgres(url: str, columns: Columns) -> Tables:
+def _sqlite_tables(connection: sqlite3.Connection) -> set[str]:
+    return {
+        str(name) for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
+
+
+def _read_postgres(url: str, columns: Columns, *, running: bool = False) -> Tables:
+    """`running`: lightningd may be connected to it."""
     try:
         import psycopg  # noqa: PLC0415  an optional extra
     except ImportError as error:
@@ -142,7 +164,7 @@ def _read_postgres(url: str, columns: Columns) -> Tables:
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
                 "AND usename = current_user AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
             ).fetchone()
-            if others is not None and others[0]:
+            if others is not None and others[0] and not running:
                 raise UsageError(
                     SOURCE_UNREADABLE,
                     f"{others[0]} other client(s) are connected to it as this user: is lightningd running?",

@@ -13,8 +13,9 @@ Rules:
   restore invites the peers that it wants to close.
 - With peerstorage-guard=halt, in the first minute: peers with a channel wait until enough peers have answered, at
   most for the settle time, and longer only while what they returned themselves is not judged. Their channels are
-  known, so their channel_reestablish waits with them (docs/facts.md). Once the database is proved to be old, no
-  peer with a channel is let in.
+  known, so their channel_reestablish waits with them (docs/facts.md).
+- Once the database is proved to be old, peers whose channels are ahead of it are not let in; others wait until
+  their own retrieval is judged. Where more than known channels is wrong, no peer with a channel is let in.
 - Otherwise nobody is held.
 - Every hook is answered exactly once. Used by the main thread and the worker.
 """
@@ -22,7 +23,7 @@ Rules:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -43,8 +44,8 @@ class Hook(Protocol):
 
 
 class Watch(Protocol):
-    """What the gate reads of the user's side; plain attributes, safe from any thread. `admitted`: node_ids of
-    peers that may get as far as channel_reestablish whatever is found out."""
+    """What the gate reads of the user's side, safe from any thread. `admitted`: node_ids of peers that may get as
+    far as channel_reestablish whatever is found out."""
 
     fresh: bool
     admitted: frozenset[str]
@@ -53,7 +54,13 @@ class Watch(Protocol):
     def recovering(self) -> bool: ...
 
     @property
-    def guarding(self) -> bool: ...
+    def refused(self) -> Set[str]:
+        """Who is not let in, recovering or not."""
+        ...
+
+    def doubts(self, peer_id: str) -> bool:
+        """Whether a peer has to wait for a verdict."""
+        ...
 
 
 class Decision(Enum):
@@ -97,13 +104,15 @@ class Gate:
         if self._connections.waits_at_gate(peer_id):
             return Decision.LEAVE
         may_tell = offers and not self._connections.knows(peer_id)
-        if watch.recovering:
+        doubts = watch.doubts(peer_id)
+        if watch.recovering or peer_id in watch.refused:
             if peer_id in watch.admitted:
                 return Decision.ENTER
-            return Decision.HOLD if may_tell else Decision.LEAVE
+            telling = Decision.HOLD if may_tell else Decision.LEAVE
+            return Decision.WAIT if doubts and offers else telling
         if watch.fresh and may_tell:
             return Decision.HOLD
-        return Decision.WAIT if watch.guarding and peer_id in watch.admitted else Decision.ENTER
+        return Decision.WAIT if doubts else Decision.ENTER
 
     @contextmanager
     def invitation(self, peer_id: str) -> Iterator[None]:
@@ -134,11 +143,10 @@ class Gate:
         for peer_id in list(self._held):
             self.release(peer_id, answer)
 
-    def release_waiting(self, answer: dict[str, str]) -> list[str]:
-        """Answers the hooks of all that wait for a verdict; who they were."""
+    def waiting(self) -> list[str]:
+        """Who waits for a verdict."""
         with self._lock:
-            waiting = [peer_id for peer_id, held in self._held.items() if held.for_verdict]
-        return [peer_id for peer_id in waiting if self.release(peer_id, answer)]
+            return [peer_id for peer_id, held in self._held.items() if held.for_verdict]
 
     def late(self, now: float) -> list[str]:
         """Peers whose settle time is over and whose retrieval, if it came, is judged."""

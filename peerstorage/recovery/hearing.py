@@ -11,7 +11,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -51,6 +52,15 @@ class Endpoint:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.node_id}@{host}:{self.port}"
+
+
+def endpoints_of(node_id: str, addresses: Iterable[str]) -> list[Endpoint]:
+    """Where a node can be connected to, of its addresses as people write them."""
+    found = []
+    for address in addresses:
+        with contextlib.suppress(FormatError):
+            found.append(Endpoint.parse(f"{node_id}@{address}"))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

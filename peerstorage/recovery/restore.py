@@ -16,8 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from peerstorage.errors import (
     NOT_SYNCED,
@@ -27,7 +26,7 @@ from peerstorage.errors import (
     PeerstorageError,
     UsageError,
 )
-from peerstorage.formats.opening import Source, open_sources
+from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.asked import announced_partners
@@ -35,12 +34,12 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers
-from peerstorage.recovery.alive import live_channels
-from peerstorage.recovery.connections import Connections
-from peerstorage.recovery.hearing import Endpoint
+from peerstorage.recovery.alive import better_way
+from peerstorage.recovery.given import Screen, Side, Wishes
+from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered, merge
-from peerstorage.recovery.old_node import OldNode, moved
+from peerstorage.recovery.old_node import moved
 from peerstorage.recovery.plan import PeerPlan, directory, plan, rescan_height
 from peerstorage.recovery.way import Way
 
@@ -55,41 +54,6 @@ _RECONNECT_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
-class Screen(Protocol):
-    """A pyln request: what lightning-cli shows while it waits."""
-
-    def notify(self, message: str) -> None: ...
-
-    def progress(self, progress: int, total: int) -> None: ...
-
-
-class Side(Protocol):
-    """What a restore needs of the user's side. `reached`: by node_id where we connected to a peer ourselves;
-    `old`: this database is an old copy."""
-
-    connections: Connections
-    reached: dict[str, WireAddress]
-    old_node: OldNode
-
-    @property
-    def recovering(self) -> bool: ...
-
-    @property
-    def old(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """The parameters of peerstorage-restore; `wait` in seconds. `peers`: where each can be reached; `sources`:
-    backups beside what peers return."""
-
-    dry_run: bool
-    wait: int
-    force: bool
-    peers: tuple[Endpoint, ...] = ()
-    sources: tuple[Source, ...] = ()
-
-
 class Restore:
     """One run. `begin`: notes that this node recovers, and hands over; `stop`: ends the run, where it may end."""
 
@@ -101,11 +65,13 @@ class Restore:
         *,
         user: Side,
         way: Way,
+        incoming: Incoming,
         begin: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self._key, self._options = key, options
-        self._user, self._way, self._begin, self._stop = user, way, begin, stop
+        self._user, self._way, self._incoming = user, way, incoming
+        self._begin, self._stop = begin, stop
         # A connection of its own.
         self._node = node.another()
         self._looking = Looking(self._node, way)
@@ -144,7 +110,8 @@ class Restore:
             if len(more.candidates) > len(recovered.candidates):
                 recovered, plans = more, self._plan(more)
                 self._close(plans)
-            self._watch(plans)
+            with self._incoming:
+                self._watch(plans)
         return self._report(plans, recovered)
 
     def _name_peers(self) -> None:
@@ -180,43 +147,22 @@ class Restore:
         """Nothing to recover, as far as can be seen: what is it then?"""
         if recovered.candidates and (self._user.recovering or self._wishes.sources):
             return
-        heard = [one for one in self._way.heard.values() if one.endpoint is not None]
-        open_channels = sum(len(one.channels) for one in heard)
-        said = f"{len(heard)} peer(s) were heard, and {len(self._way.heard) - len(heard)} not reached"
-        if open_channels:
-            said += (
-                f". They still have {open_channels} channel(s) with this node, which no backup names, and closed "
-                "none of them: find a backup (a file, another peer) before you have them closed"
-            )
-        elif not heard:
-            said += (
-                f". This is node {self._node.node_id()}: if it is another one than the one that you lost, the "
-                "hsm_secret is another one. Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any "
-                "node of the network first, so that gossip names the peers of your announced channels"
-            )
-        raise UsageError(NOTHING_TO_SEND, f"no backup with a channel that is open was returned: {said}")
+        raise UsageError(NOTHING_TO_SEND, answers.nothing(self._way.heard.values(), self._node.node_id()))
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
         ahead = [peer for peer in self._open(plans) if peer.candidates]
         for peer in ahead:
-            unreached = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
-            self._say(
-                f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{unreached}"
-            )
+            why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
+            self._say(f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{why}")
         if recovered.missing:
             self._say(f"{recovered.missing} more channel(s) are in no backup that was returned")
         if not recovered.counted:
             self._say(UNCOUNTED)
-        named = {one.entry.channel_id for peer in ahead for one in peer.candidates}
-        alive = len(named & live_channels(recovered.sources))
-        if alive:
-            self._say(
-                f"{alive} channel(s) may come back alive instead: stop lightningd, move its database away, and "
-                "run python -m peerstorage revive (docs/alive.md)"
-            )
-        channels = sum(len(peer.candidates) for peer in ahead)
+        closing = [one for peer in ahead for one in peer.candidates]
+        for line in better_way(recovered.sources, closing):
+            self._say(line)
         self._say(
-            f"{channels} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
+            f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")
         )
 
@@ -255,10 +201,8 @@ class Restore:
         if self._wishes.force or not any(peer.candidates and peer.addresses for peer in self._open(plans)):
             return
         first = self._user.old_node.first
-        witnesses = sorted(
-            (peer for peer in plans if peer.addresses and peer.peer_id in first),
-            key=lambda p: first[p.peer_id][1],
-        )
+        witnesses = [peer for peer in plans if peer.addresses and peer.peer_id in first]
+        witnesses.sort(key=lambda peer: first[peer.peer_id][1])
         long_enough = self._options.interval + self._options.settle + _RECONNECT_SECONDS
         heard_at = first[witnesses[0].peer_id][1] if witnesses else self._heard_at
         # Where nobody returns a copy, channels that move are a sign, though none that don't is a proof.
@@ -370,12 +314,21 @@ class Restore:
                 self._say(f"the close of {resolved} of {len(ids)} channel(s) is seen on chain")
             if resolved == len(ids) or time.monotonic() >= deadline:
                 return
+            self._take_in(plans)
             if time.monotonic() >= retry_at:
                 self._close(plans, quiet=True)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 retry_at = time.monotonic() + pause
             if self._stop.wait(_POLL_SECONDS):
                 self._stop_when_called_off()
+
+    def _take_in(self, plans: Sequence[PeerPlan]) -> None:
+        """Peers that could not be reached, and dial in."""
+        if self._way.note:
+            return
+        away = [peer for peer in self._open(plans) if peer.candidates and self._way.is_unreached(peer)]
+        for peer, closed in self._incoming.closed_by(away):
+            self._hand_over(peer, closed)
 
     def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)

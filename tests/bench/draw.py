@@ -21,7 +21,7 @@ from tests.bench.result import BUILTIN, NONE, OURS, Chart, Panel, Spread
 
 _COLOURS = {NONE: "#888888", BUILTIN: "#d55e00", OURS: "#0072b2"}
 _OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_SETTINGS = {
+SETTINGS = {
     "svg.hashsalt": "peerstorage",
     # Text stays text: smaller, and it can be searched.
     "svg.fonttype": "none",
@@ -41,7 +41,7 @@ def draw(chart: Chart, folder: Path) -> Path:
     """Writes the picture and returns where it is."""
     path = folder / f"{chart.name}.svg"
     wide = max(_INCHES_AT_LEAST, _INCHES_A_PANEL * len(chart.panels))
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(wide, _INCHES_HIGH), layout="constrained")
         axes = figure.subplots(1, len(chart.panels), sharey=True, squeeze=False)
         colours = _colours(chart)

@@ -15,6 +15,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    channel_ids,
     connect,
     connect_refused,
     fund,
@@ -30,6 +31,7 @@ from tests.integration.helpers import (
     states,
     status,
 )
+from tests.integration.test_resume import bitcoind_of, check, copied, database_of, run, verdicts
 
 _WATCHED: dict[str, Any] = OURS | {"plugin": [PLUGIN, str(REPOSITORY / "tests/integration/alert_log.py")]}
 HALT: dict[str, Any] = _WATCHED | {"peerstorage-guard": "halt"}
@@ -110,6 +112,55 @@ def test_halt_refuses_and_the_true_database_goes_on(node_factory: Any, tmp_path:
         pay_over_each(peer, l1, 1_000_000)
     assert status(l1)["mode"] == "normal"
     assert nothing_broadcast(l1)
+
+
+@pytest.mark.parametrize("guard", ["halt", "check"])
+def test_only_who_is_ahead_stays_out_and_after_its_close_all_is_normal(node_factory: Any, guard: str) -> None:
+    """The true database was used with one of two peers: check, close, and lightningd goes on with the other."""
+    options = HALT | LOSING | {"peerstorage-guard": guard, "peerstorage-replicas": 2}
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[options, OURS, OURS])
+    fund(l1, l2, l3, push_sat=300_000)
+    key = secret(l1)
+    wait_for(lambda: holds_all(l2, l1, key) and holds_all(l3, l1, key))
+    for peer in (l2, l3):
+        pay_and_prove(l1, peer, key)
+    # An opener's fee update would come with a connection; here none does after this.
+    old = copied(l1, "old")
+    pay_and_prove(l1, l2, key)
+    moved = l1.rpc.listpeerchannels(l2.info["id"])["channels"][0]["channel_id"]
+
+    put_back(l1, old)
+    # Of the file's proof, or of what l2 said before the start.
+    wait_for(lambda: status(l1)["summary"].startswith("OLD DATABASE"))
+    assert connect_refused(l1, l2) == 402
+    connect(l1, l3)
+    pay_over_each(l1, l3, 5_000_000)
+    assert moved in status(l1)["todo"][0]
+    assert "close DATABASE --behind" in status(l1)["todo"][0]
+    assert (states(l1, l2), states(l2, l1)) == (["CHANNELD_NORMAL"], ["CHANNELD_NORMAL"])
+
+    l1.stop()
+    assert verdicts(check(database_of(l1))) | {moved: ""} == {
+        moved: "",
+        **dict.fromkeys(channel_ids(l3), "current"),
+    }
+    run("close", database_of(l1), "--behind", "--yes", *bitcoind_of(l1), code=0)
+    l1.bitcoin.generate_block(2, wait_for_mempool=1)
+    log_end = len(l1.daemon.logs)
+    l1.start()
+    wait_for(lambda: states(l1, l2) == ["ONCHAIN"])
+    wait_for(lambda: status(l1)["mode"] == "normal")
+    connect(l1, l3)
+    connect(l1, l2)
+    pay_over_each(l1, l3, 5_000_000)
+    pay_over_each(l3, l1, 5_000_000)
+    for peer in (l2, l3):
+        wait_for(lambda p=peer: holds_all(p, l1, key) and row(l1, p)["last_sent"] is not None)
+    wait_for(lambda: status(l1)["todo"] == [], timeout=90)
+    in_file = {one["channel_id"]: one["state"] for one in l1.rpc.call("peerstorage-verify")["channels"]}
+    assert set(in_file.values()) == {"current"}, in_file
+    assert states(l3, l1) == ["CHANNELD_NORMAL"]
+    assert not l1.daemon.is_in_log("Cannot broadcast our commitment", start=log_end)
 
 
 def test_warn_tells_and_lets_in(node_factory: Any, tmp_path: Path) -> None:

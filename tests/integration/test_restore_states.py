@@ -21,6 +21,9 @@ from tests.integration.helpers import (
 )
 from tests.integration.money import await_money, coins, shares
 
+# So lightningd says of what is no commitment of the peer, though our output of it is the wallet's own.
+_LOSING_MUTUAL = LOSING | {"broken_log": LOSING["broken_log"] + r"|FUNDS LOST.  Unknown commitment"}
+
 
 def _address(peer: Any) -> str:
     return f"{peer.info['id']}@127.0.0.1:{peer.port}"
@@ -68,13 +71,16 @@ def test_channels_that_are_not_locked_in(node_factory: Any) -> None:
     wait_for(lambda: _rows(_restore(hub)).get(ours.info["id"]) in {"close sent", "closing seen"})
     hub.bitcoin.generate_block(2)
     wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
-    await_money(hub, coins_before, ours_before, since)
+    # The change of our own funding transaction came in that block, too.
+    fundings = {share.funding.partition(":")[0] for share in ours_before}
+    change = {coin: sat for coin, sat in coins(hub).items() if coin.partition(":")[0] in fundings}
+    await_money(hub, coins_before | change, ours_before, since)
 
 
 def test_a_mutual_close_under_way(node_factory: Any) -> None:
     """In the mempool with one peer, in a block with the other, and never "its peer will close it"."""
     hub, holder, early, late = node_factory.get_nodes(
-        4, opts=[OURS | LOSING, OURS | LOSING, STOCK | LOSING, STOCK | LOSING]
+        4, opts=[OURS | _LOSING_MUTUAL, OURS | LOSING, STOCK | LOSING, STOCK | LOSING]
     )
     fund(hub, holder, early, late, push_sat=300_000)
     for peer in (holder, early, late):
@@ -106,3 +112,43 @@ def test_a_mutual_close_under_way(node_factory: Any) -> None:
     hub.daemon.opts["rescan"] = rows[early.info["id"]]["next"].rpartition("rescan=")[2]
     hub.start()
     wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+
+
+def test_a_seed_and_gossip_are_enough(node_factory: Any) -> None:
+    """No peer is named or remembered, and there is no file: only a connection to a node that knows the gossip."""
+    announcing = {"dev-allow-localhost": None}
+    hub, holder, other, public = node_factory.get_nodes(
+        4,
+        opts=[
+            OURS | LOSING | announcing,
+            OURS | LOSING | announcing,
+            STOCK | LOSING | announcing,
+            STOCK | LOSING | announcing,
+        ],
+    )
+    fund(hub, holder, push_sat=300_000)
+    fund(hub, other, push_sat=300_000, announce=False)
+    fund(holder, public)
+    for peer in (holder, other):
+        pay_over_each(hub, peer, 20_000_123)
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    wait_for(lambda: len(public.rpc.listchannels(source=hub.info["id"])["channels"]) == 1)
+    wait_for(lambda: _announced(public, holder))
+    ours_before = shares(hub)
+    lose_everything(hub)
+    hub.start()
+    coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
+    connect(hub, public)
+    wait_for(lambda: hub.rpc.listchannels(source=hub.info["id"])["channels"] and _announced(hub, holder))
+    assert set(_rows(_restore(hub, dry_run=True)).values()) == {"not started"}
+    assert set(_rows(_restore(hub)).values()) == {"close sent"}
+    hub.bitcoin.generate_block(1, wait_for_mempool=2)
+    wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+    await_money(hub, coins_before, ours_before, since)
+
+
+def _announced(node: Any, other: Any) -> bool:
+    """Whether gossip has the other's address."""
+    return any(found.get("addresses") for found in node.rpc.listnodes(other.info["id"])["nodes"])

@@ -26,7 +26,7 @@ class Door(Bolt8Peer):
     def takes(self, link: Link) -> bool:
         """Whether whoever connected is talked with; its connection in the network ends by that."""
         owner = self._net.endpoints.get(link.node_id)
-        if not self._endpoint.running or owner is None:
+        if not (self._endpoint.running and self._endpoint.listens) or owner is None:
             return False
         self._net.disconnect(self._endpoint, owner)
         return True

@@ -38,7 +38,7 @@ class Endpoint(ABC):
         self.peer_addresses: dict[str, tuple[str, int]] = {}
         self.sent: list[Sent] = []
         # Over BOLT 8, see door.py.
-        self.manners = "cln"
+        self.manners, self.listens = "cln", True
         self.knobs = Knobs()
         self.received_over_bolt8: list[bytes] = []
         self._delay = 0.0

@@ -1,5 +1,6 @@
 """peerstorage-guard: an old copy of the database goes no further with halt, and healthy nodes never notice it."""
 
+import json
 import time
 from pathlib import Path
 
@@ -168,6 +169,151 @@ def test_a_second_proof_after_the_operator_s_word_ends_connections_again(tmp_pat
         turned_away(net, alice, carol)
         wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
         assert record(alice, "state")["old"] is True
+
+
+def alone_ahead(net: Network, options: dict[str, str]) -> tuple[Node, list[RawPeer], list[Channel]]:
+    """An old copy of a database with three channels, of which only the one with bob was used since."""
+    alice = net.node("alice", options=QUICK)
+    peers = [honest(net, name) for name in ("bob", "carol", "dave")]
+    channels = [with_channel(net, alice, peer) for peer in peers]
+    wait_until_held(peers, alice, *channels, still=True)
+    old = alice.snapshot()
+    channels[0].pay(5)
+    alice.call("peerstorage-push")
+    settle_down(alice)
+    alice.stop()
+    alice.options = options
+    alice.rollback(old)
+    alice.sent.clear()
+    alice.start()
+    return alice, peers, channels
+
+
+def closed_by(net: Network, peer: RawPeer, channel: Channel) -> None:
+    """As `close --behind` has it, and in a block."""
+    end = channel.end(peer)
+    assert end
+    net.fail_channel(peer, end, "asked to")
+    net.mine()
+
+
+@pytest.mark.parametrize("file", ["", "peerstorage.backup"])
+def test_halt_keeps_out_only_who_is_ahead_and_is_normal_once_that_is_closed(
+    tmp_path: Path, file: str
+) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, dave), channels = alone_ahead(net, HALT | {"peerstorage-file": file})
+        if file:
+            wait_for(lambda: mode(alice) == "recovering")
+        turned_away(net, alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert record(alice, "state")["ahead"] == channels[0].channel_id
+        for peer in (carol, dave):
+            net.connect(alice, peer)
+        turned_away(net, bob, alice)
+        alice.restart()
+        net.connect(alice, carol)
+        turned_away(net, alice, bob)
+        assert not alice.sent
+        (told,) = [text for text in status(alice)["todo"] if text.startswith("OLD DATABASE")]
+        assert channels[0].channel_id in told
+        assert channels[1].channel_id not in told
+
+        closed_by(net, bob, channels[0])
+        wait_for(lambda: mode(alice) == "normal")
+        assert (record(alice, "state")["old"], record(alice, "state")["ahead"]) == (False, "")
+        for peer in (bob, dave):
+            net.connect(alice, peer)
+        for peer in (bob, carol, dave):
+            wait_for(lambda peer=peer: alice.sent_to(peer))  # type: ignore[misc]
+        alice.restart()
+        for peer in (bob, carol, dave):
+            net.connect(alice, peer)
+            wait_for(lambda peer=peer: row(alice, peer)["state"] == "current")  # type: ignore[misc]
+        wait_for(lambda: status(alice)["todo"] == [])
+        assert [channel.end(alice).state for channel in channels[1:]] == ["CHANNELD_NORMAL"] * 2  # type: ignore[union-attr]
+
+
+def test_a_peer_that_returns_nothing_is_not_let_in_to_an_old_database(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), _ = alone_ahead(net, HALT | {"peerstorage-file": ""})
+        carol.stores = None
+        turned_away(net, alice, bob)
+        turned_away(net, alice, carol)
+
+
+def test_a_close_that_lightningd_saw_before_proves_nothing(tmp_path: Path) -> None:
+    """The closes are in blocks before any peer is met, as after check, close and a start."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), channels = alone_ahead(net, HALT | {"peerstorage-file": ""})
+        closed_by(net, bob, channels[0])
+        for peer in (bob, carol):
+            net.connect(alice, peer)
+            wait_for(lambda peer=peer: alice.sent_to(peer))  # type: ignore[misc]
+        assert mode(alice) == "normal"
+        assert not log_lines(alice, "RECOVERING")
+
+
+def test_a_copy_that_comes_later_proves_another_channel(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, dave), channels = alone_ahead(net, HALT | {"peerstorage-file": ""})
+        turned_away(net, alice, bob)
+        closed_by(net, bob, channels[0])
+        wait_for(lambda: mode(alice) == "normal")
+        net.connect(alice, carol)
+        wait_for(lambda: alice.sent_to(carol))
+        # Made before what bob returned, and dave returns it only now.
+        timestamp = record(alice, "state")["newest_seen"] - 1
+        end = channels[2].end(alice)
+        assert end
+        end.revocations += 3
+        dave.blobs[alice.node_id] = sealed(alice, timestamp, entries_of(alice)[2:])
+        end.revocations -= 3
+        turned_away(net, alice, dave)
+        wait_for(lambda: record(alice, "state")["ahead"] == channels[2].channel_id)
+        assert net.link(alice.node_id, carol.node_id) is not None
+
+
+def test_what_an_earlier_version_noted_lets_nobody_in(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), _ = alone_ahead(net, HALT | {"peerstorage-file": ""})
+        turned_away(net, alice, bob)
+        alice.stop()
+        noted = record(alice, "state")
+        del noted["ahead"]
+        alice.datastore.datastore(
+            ["peerstorage", "state"], hex=json.dumps(noted).encode().hex(), mode="must-replace"
+        )
+        alice.start()
+        turned_away(net, alice, carol)
+
+
+def test_check_without_a_database_says_so_and_does_what_halt_does(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), channels = alone_ahead(
+            net, HALT | {"peerstorage-guard": "check", "peerstorage-file": ""}
+        )
+        assert any("does what halt does" in text for text in status(alice)["todo"])
+        turned_away(net, alice, bob)
+        net.connect(alice, carol)
+        assert record(alice, "state")["ahead"] == channels[0].channel_id
+
+
+def test_warn_is_normal_again_too(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol, _), channels = alone_ahead(net, SETTLING | {"peerstorage-file": ""})
+        end = channels[0].end(bob)
+        assert end
+        revocations, end.revocations = end.revocations, 0  # the simulated peer would close
+        net.connect(alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        net.connect(alice, carol)
+        assert not alice.sent
+        end.revocations = revocations
+        closed_by(net, bob, channels[0])
+        wait_for(lambda: mode(alice) == "normal")
+        for peer in (bob, carol):
+            wait_for(lambda peer=peer: alice.sent_to(peer))  # type: ignore[misc]
 
 
 def test_off_does_not_compare(tmp_path: Path) -> None:

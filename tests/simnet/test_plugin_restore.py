@@ -1,12 +1,13 @@
 """peerstorage-restore: whom it asks, what stops it, and whom it tries again."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from .channels import Channel
-from .common import wait_for
+from .common import RpcError, wait_for
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
@@ -464,6 +465,31 @@ def test_the_money_is_in_the_wallet_when_a_row_says_so(tmp_path: Path) -> None:
         answer = restore(alice)
         assert answer["wallet_sats"] == (first.share_msat(alice) + second.share_msat(alice)) // 1000
         assert all(str(row["wallet_sats"]) in row["next"] for row in answer["channels"])
+
+
+def test_a_peer_that_can_t_be_reached_and_dials_in(tmp_path: Path) -> None:
+    """carol listens nowhere. She is turned away before the restore, and let in while it waits for her."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob, carol), (_, second) = established(net, "bob", "carol")
+        lose(net, alice, bob)
+        carol.running = False
+        answers: list[dict[str, Any]] = []
+        run = threading.Thread(target=lambda: answers.append(restore(alice, wait=60)))
+        run.start()
+        wait_for(lambda: alice.call("listpeerchannels")["channels"], what="bob's channel handed over")
+        carol.listens, carol.running = False, True
+
+        def handed_over() -> bool:
+            with contextlib.suppress(RpcError):
+                net.connect(carol, alice)
+            return len(alice.call("listpeerchannels")["channels"]) == 2
+
+        wait_for(handed_over)
+        assert carol.channels[second.channel_id].state == "AWAITING_UNILATERAL"
+        assert not carol.received_over_bolt8
+        net.mine()
+        run.join(30)
+        assert set(states(answers[0]).values()) == {"closing seen"}
 
 
 def test_a_new_restore_takes_over_and_an_end_is_refused_meanwhile(tmp_path: Path) -> None:

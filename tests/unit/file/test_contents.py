@@ -195,9 +195,9 @@ def test_nothing_is_lost(
     for one in now:
         assert found[one.channel_id].revocations >= one.revocations
     for one in before:
-        if one.channel_id in alive:
+        if one.channel_id in alive and one.channel_id not in ids(*closed):
             assert found[one.channel_id].revocations >= one.revocations
-        elif one.channel_id in found:
+        elif one.channel_id not in alive and one.channel_id in found:
             assert found[one.channel_id] == one
     assert following.unknown == old.channel_ids - alive.keys() - ids(*closed)
     assert following.backup.timestamp > old.timestamp
@@ -211,3 +211,13 @@ def test_compared_with_the_live_node() -> None:
     node = [entry(1, revocations=2), entry(2, revocations=4), entry(4, revocations=2), entry(5)]
     result = compare(file, node)
     assert (result.absent, result.older, result.newer, result.unknown) == (ids(5), ids(1), ids(2), ids(3))
+
+
+def test_the_file_lets_go_of_penalty_data_of_a_channel_that_is_closed_on_chain() -> None:
+    """As after an old copy of the database: it was ahead, its peer closed it, and lightningd has it in ONCHAIN."""
+    old = backup(NOW - 1, entry(1, revocations=9), entry(2, revocations=5))
+    ours = entry(1, revocations=3), entry(2, revocations=4)
+    assert follow(old, live(*ours), set()).ahead == ids(1, 2)
+    following = follow(old, live(*ours), ids(1))
+    assert following.ahead == ids(2)
+    assert set(following.backup.entries) == {ours[0], entry(2, revocations=5)}

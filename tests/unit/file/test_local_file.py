@@ -62,7 +62,10 @@ class Desk:
         self.learned: list[Backup] = []
         self.user.learn = self.learned.append
         self.user.placement, self.user.look = SimpleNamespace(directory=[]), lambda: None
-        self.node = cast(Any, SimpleNamespace(closed_channel_ids=lambda: self.closed))
+        self.states: dict[str, str] = {}
+        self.node = cast(
+            Any, SimpleNamespace(closed_channel_ids=lambda: self.closed, channel_states=lambda: self.states)
+        )
         self.local_file = LocalFile(
             folder,
             Options(**options),
@@ -250,6 +253,18 @@ def test_proof_that_could_not_be_looked_at_is_looked_at_again(tmp_path: Path) ->
     assert not desk.work()
     assert desk.work(time.monotonic() + 60)
     assert len(desk.ahead) == 1
+
+
+def test_the_file_lets_go_of_a_channel_that_was_ahead_once_it_is_closed_on_chain(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    assert desk.work()
+    assert desk.kinds() == [("file-ahead", "critical")]
+    for state, revocations in (("AWAITING_UNILATERAL", 7), ("FUNDING_SPEND_SEEN", 3)):
+        desk.states[entry(1).channel_id.hex()] = state
+        assert desk.work(time.monotonic() + 60)
+        assert [one.revocations for one in read(tmp_path).entries] == [revocations]
+    assert desk.kinds()[-1] == ("file-ahead", "info")
     assert not desk.work(time.monotonic() + 120)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import State
-from peerstorage.ours.guard import Judgement, StartGrace, Verdict, judge
+from peerstorage.ours.guard import Judgement, StartGrace, Verdict, heed, judge, resumed, settled
 from tests.unit.samples import backup, entry, foreign
 
 A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))
@@ -350,3 +350,69 @@ def test_each_verdict_is_explained_by_what_to_do() -> None:
     text = earlier.explain("02ab", backup)
     assert text.startswith("peer 02ab holds a backup from before this database, with 1 channels")
     assert text.endswith("peerstorage-push 02ab")
+
+
+# What proves it, and who keeps out for it.
+
+X, Y = (one.channel_id for one in (A, B))
+OF_X, OF_Y = (
+    Judgement(LOST, frozenset(), frozenset({X}), old=True),
+    Judgement(LOST, frozenset(), frozenset({Y}), old=True),
+)
+UNKNOWN = Judgement(LOST, frozenset({Y}), frozenset({X}), old=True)
+MADE_ANEW = Judgement(LOST, frozenset({Y}), frozenset())
+
+
+def ids(*channel_ids: bytes) -> str:
+    return " ".join(sorted(channel_id.hex() for channel_id in channel_ids))
+
+
+@pytest.mark.parametrize(
+    ("judgements", "old", "ahead"),
+    [
+        ([OF_X], True, ids(X)),
+        ([OF_X, OF_Y], True, ids(X, Y)),
+        ([OF_X, OF_X], True, ids(X)),
+        ([UNKNOWN], True, ""),
+        ([OF_X, UNKNOWN], True, ""),
+        ([UNKNOWN, OF_X], True, ""),
+        ([MADE_ANEW], False, ""),
+        ([MADE_ANEW, OF_X], True, ""),
+    ],
+)
+def test_channels_that_are_ahead_are_noted_while_nothing_else_is_wrong(
+    judgements: list[Judgement], old: bool, ahead: str
+) -> None:
+    state = RECORD
+    for judgement in judgements:
+        state = heed(state, 300, judgement, now=1000, compared=True)
+    assert (state.mode, state.old, state.ahead) == ("recovering", old, ahead)
+    over = resumed(state, [])
+    assert (over.mode, over.ahead, over.acknowledged) == ("normal", "", 300)
+
+
+def test_where_revocations_are_not_compared_no_channel_is_noted() -> None:
+    state = heed(RECORD, 300, UNKNOWN, now=1000, compared=False)
+    assert (state.old, state.ahead) == (False, "")
+
+
+def test_a_state_of_an_earlier_version_stays_as_it_was() -> None:
+    state = heed(State(mode="recovering", old=True), 300, OF_X, now=1000, compared=True)
+    assert (state.old, state.ahead) == (True, "")
+    assert settled(state, {X}, []) == state
+
+
+def test_it_is_over_when_the_last_channel_that_was_ahead_is_closed() -> None:
+    state = heed(heed(RECORD, 300, OF_X, now=1000, compared=True), 310, OF_Y, now=1000, compared=True)
+    assert settled(state, frozenset(), []) == state
+    assert settled(state, {C.channel_id}, []) == state
+    one_left = settled(state, {X}, [])
+    assert (one_left.mode, one_left.old, one_left.ahead) == ("recovering", True, ids(Y))
+    over = settled(one_left, {X, Y}, [])
+    assert (over.mode, over.old, over.ahead, over.rival_after) == ("normal", False, "", 0)
+    # A copy of a time before those that proved it may still prove another channel, by content or as foreign.
+    assert not over.is_acknowledged(290)
+    assert (over.newest_seen, over.since) == (310, 0)
+    assert judge(over, foreign(290, entry(3, revocations=6)), {C.channel_id: 5}, {X, Y}).verdict is LOST
+    assert judge(over, foreign(290, A_AHEAD), {C.channel_id: 5}, {X, Y}).verdict is FINE
+    assert judge(over, foreign(290, C), {X: 5}, {X, Y}).verdict is LOST

@@ -62,7 +62,7 @@ class Case:
             record=lambda peer: self.records.get(peer, SentRecord()),
         )
         old_node = SimpleNamespace(sign="")
-        entrance = SimpleNamespace(fresh=False, halted=False)
+        entrance = SimpleNamespace(fresh=False, halted=False, claims={})
         return SimpleNamespace(
             recovering=False,
             entrance=entrance,
@@ -244,10 +244,33 @@ def test_old_and_lost_databases_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert "are let in" in case.todo.texts()[0]
     case.user.entrance.halted = True
-    assert "are refused" in case.todo.texts()[0]
+    assert "Peers with channels are refused" in case.todo.texts()[0]
+    case.user.ledger.state = State(old=True, ahead=CHANNEL.channel_id.hex())
+    (text,) = [one for one in case.todo.texts() if one.startswith("OLD DATABASE")]
+    assert f"Gone further: channel(s) {CHANNEL.channel_id.hex()}. Their peers are refused" in text
+    # The way out, in order.
+    steps = (
+        "Stop lightningd",
+        "check DATABASE",
+        "close DATABASE --behind",
+        "Start lightningd",
+        "docs/resume.md",
+    )
+    assert [text.index(step) for step in steps] == sorted(text.index(step) for step in steps)
     case.user.recovering = False
     case.user.old_node.sign = ""
     assert sorted(case.told(2)) == [("old-database", "info"), ("old-node-alive", "info")]
+
+
+def test_a_peer_that_claims_more_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(monkeypatch)
+    case.user.entrance.claims = {PEER: frozenset({CHANNEL.channel_id})}
+    assert case.told(0) == [("claimed-ahead", "critical")]
+    (text,) = case.todo.texts()
+    assert PEER in text
+    assert CHANNEL.channel_id.hex() in text
+    case.user.entrance.claims = {}
+    assert case.told(1) == [("claimed-ahead", "info")]
 
 
 def test_switched_off_and_beside_the_builtin(monkeypatch: pytest.MonkeyPatch) -> None:

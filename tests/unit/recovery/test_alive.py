@@ -11,8 +11,9 @@ from peerstorage.formats import live
 from peerstorage.formats.backup import Backup, Summary
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.opening import Source
-from peerstorage.recovery.alive import Fate, Plan, decide, live_channels
+from peerstorage.recovery.alive import Fate, Plan, better_way, decide
 from peerstorage.recovery.hearing import Heard
+from peerstorage.recovery.merge import Candidate
 from tests.unit.live_samples import SEED, copy, entry, heard, moved, real, stored
 
 NOW = 1_700_000_000
@@ -259,9 +260,12 @@ def test_lightningd_scans_from_the_oldest_copy_that_is_used_and_from_no_older_on
     assert plan.scan_from == at(real(), 700).base
 
 
-def test_which_channels_have_a_live_part_is_told_for_the_restore() -> None:
+def test_a_restore_names_the_better_way_for_those_of_its_channels_that_have_a_live_part() -> None:
     part = replace(real(), channels=real().channels[:2])
     damaged = Source("x", replace(copy("x", real(), NOW).backup, live=b"\1\0"))
     sources = [copy(OWNER, part, NOW, of=real()), copy(FRIEND, None, NOW), damaged]
-    assert live_channels(sources) == {channel.channel_id for channel in part.channels}
-    assert live_channels([]) == frozenset()
+    lost = [Candidate(entry(channel), sources[0]) for channel in CHANNELS.values()]
+    [sentence] = better_way(sources, lost)
+    assert sentence.startswith("2 channel(s) may come back alive instead")
+    gone = [one for one in lost if one.entry.channel_id == real().channels[2].channel_id]
+    assert better_way(sources, gone) == better_way([damaged], lost) == []

@@ -15,9 +15,15 @@ ENTER, HOLD, WAIT, LEAVE = Decision.ENTER, Decision.HOLD, Decision.WAIT, Decisio
 class User:
     """What the gate reads; a node with a channel with bob."""
 
-    def __init__(self, *, fresh: bool = False, recovering: bool = False, guarding: bool = False) -> None:
-        self.fresh, self.recovering, self.guarding = fresh, recovering, guarding
-        self.admitted = frozenset({"bob"})
+    def __init__(
+        self, *, fresh: bool = False, recovering: bool = False, doubted: str = "", refused: str = ""
+    ) -> None:
+        self.fresh, self.recovering, self.doubted = fresh, recovering, doubted
+        self.refused = frozenset({refused})
+        self.admitted = frozenset({"bob"}) - {doubted if recovering else "", refused}
+
+    def doubts(self, peer_id: str) -> bool:
+        return peer_id == self.doubted
 
 
 class Hook:
@@ -34,10 +40,17 @@ class Hook:
     ("user", "peer_id", "offers", "decision"),
     [
         (User(), "bob", True, ENTER),
-        (User(guarding=True), "bob", True, WAIT),
-        (User(guarding=True), "bob", False, WAIT),
-        (User(guarding=True), "stranger", True, ENTER),
-        (User(recovering=True, guarding=True), "bob", True, ENTER),
+        (User(doubted="bob"), "bob", True, WAIT),
+        (User(doubted="bob"), "bob", False, WAIT),
+        (User(doubted="bob"), "stranger", True, ENTER),
+        (User(recovering=True), "bob", True, ENTER),
+        (User(recovering=True, doubted="bob"), "bob", True, WAIT),
+        (User(recovering=True, doubted="bob"), "bob", False, LEAVE),
+        (User(recovering=True, refused="bob"), "bob", True, HOLD),
+        (User(refused="bob"), "bob", True, HOLD),
+        (User(refused="bob"), "bob", False, LEAVE),
+        (User(refused="heard"), "heard", True, LEAVE),
+        (User(refused="heard"), "bob", True, ENTER),
         (User(recovering=True), "stranger", True, HOLD),
         (User(recovering=True), "stranger", False, LEAVE),
         (User(recovering=True), "heard", True, LEAVE),
@@ -78,7 +91,8 @@ def test_all_that_wait_are_answered_once_and_those_held_are_not(answer: dict[str
     gate.hold("bob", hooks["bob again"], 101.0, for_verdict=True)
     gate.hold("carol", hooks["carol"], 101.0, for_verdict=True)
     gate.hold("held", hooks["held"], 101.0, for_verdict=False)
-    assert gate.release_waiting(answer) == ["bob", "carol"]
-    assert gate.release_waiting(answer) == []
+    assert gate.waiting() == ["bob", "carol"]
+    assert [gate.release(name, answer) for name in gate.waiting()] == [True, True]
+    assert gate.waiting() == []
     answers = {name: hook.answers for name, hook in hooks.items()}
     assert answers == {"bob": [answer], "bob again": [answer], "carol": [answer], "held": []}

@@ -1,0 +1,15 @@
+"""Which channels are over, by what lightningd saw on chain."""
+
+from __future__ import annotations
+
+from peerstorage.lightningd.node import Node
+
+# A block has the close, and lightningd knows whose it is, or is finding out.
+_SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED"}
+
+
+def ended_channel_ids(node: Node) -> set[bytes]:
+    """Of channels that are closed, or whose funding output is spent in a block."""
+    states = node.channel_states()
+    spent = {bytes.fromhex(channel_id) for channel_id, state in states.items() if state in _SPENT}
+    return spent | node.closed_channel_ids()
