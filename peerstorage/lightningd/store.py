@@ -74,7 +74,7 @@ class State(History):
     made, are beyond those of the other.
     `highest_id`: the highest database id that a channel of this database was seen with.
     `ahead`: where `old`, the channels that prove it, by channel_id in hex, separated by spaces; empty where they
-    are not all that is wrong with it.
+    are not all that is wrong with it, or (`twin`) where no copy has shown one yet.
     """
 
     mode: str = NORMAL
@@ -84,6 +84,7 @@ class State(History):
     handed_over: bool = field(default=False, metadata=ADDED)
     keys_used: bool = field(default=False, metadata=ADDED)
     ahead: str = field(default="", metadata=ADDED)
+    twin: bool = field(default=False, metadata=ADDED)
 
     @property
     def channels_ahead(self) -> frozenset[bytes]:

@@ -43,12 +43,13 @@ class Verdict(Enum):
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """`unknown`: channels that we never heard of; `ahead`: channels with more revocations than ours; `old`: it is
-    an old copy of our database that shows itself, not one that was made anew."""
+    an old copy of our database that shows itself, not one that was made anew; `over`: see judge."""
 
     verdict: Verdict
     unknown: frozenset[bytes]
     ahead: frozenset[bytes]
     old: bool = False
+    over: frozenset[bytes] = frozenset()
 
     def explain(self, peer_id: str, backup: Backup) -> str:
         """For the operator, what a verdict other than FINE means and what to do."""
@@ -75,9 +76,11 @@ def judge(
     closed: Set[bytes],
     *,
     revocations: bool = True,
+    over: frozenset[bytes] = frozenset(),
 ) -> Judgement:
     """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: ids of channels that are
-    closed or about to be; `revocations`: whether it is looked for an old copy that went on."""
+    closed or about to be; `revocations`: whether it is looked for an old copy that went on; `over`: channels that
+    went further after this database was made, and are closed: why the backup is newer is known then."""
     unknown = frozenset(backup.channel_ids - channels.keys() - closed)
     ahead = frozenset(
         entry.channel_id
@@ -86,7 +89,7 @@ def judge(
     )
     foreign = state.is_foreign(backup.timestamp)
     ours = backup.summary is not None and backup.summary.since == state.since
-    twin = revocations and foreign and state.has_sent and ours
+    twin = revocations and foreign and state.has_sent and ours and not over
     unused = {entry.channel_id for entry in backup.entries if not entry.revocations}
     forgotten = backup.summary is None and not state.has_sent and bool(channels) and unknown <= unused
     verdict = Verdict.FINE
@@ -95,7 +98,8 @@ def judge(
             verdict = Verdict.LOST
         elif unknown and (forgotten or state.is_earlier(backup.timestamp)):
             verdict = Verdict.EARLIER
-    return Judgement(verdict, unknown, ahead, verdict is Verdict.LOST and bool(ahead or state.has_sent))
+    old = verdict is Verdict.LOST and bool(ahead or state.has_sent)
+    return Judgement(verdict, unknown, ahead, old, over)
 
 
 def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compared: bool) -> State:
@@ -103,12 +107,19 @@ def heed(state: State, timestamp: int, judgement: Judgement, *, now: int, compar
     revocations were."""
     state = state.seen(timestamp)
     if judgement.verdict is not Verdict.LOST:
-        return state
-    is_all = not judgement.unknown and (bool(state.ahead) or not state.recovering)
+        if judgement.over and state.twin:
+            # What went further is known now; `settled` ends it.
+            return replace(state, twin=False, ahead=_text(judgement.over))
+        return state if state.recovering or not judgement.over else replace(state, since=0)
+    is_all = not judgement.unknown and (bool(state.ahead) or state.twin or not state.recovering)
     ahead = state.channels_ahead | judgement.ahead if is_all and compared else frozenset()
     state = state if state.recovering else recovering_by_word(state, now)
     old = state.old or (judgement.old and compared)
-    return replace(state, old=old, ahead=" ".join(sorted(channel_id.hex() for channel_id in ahead)))
+    return replace(state, old=old, ahead=_text(ahead), twin=old and is_all and not ahead)
+
+
+def _text(channel_ids: Iterable[bytes]) -> str:
+    return " ".join(sorted(channel_id.hex() for channel_id in channel_ids))
 
 
 def recovering_by_word(state: State, now: int) -> State:
@@ -126,6 +137,7 @@ def resumed(state: State, backups: Iterable[Backup]) -> State:
         old=False,
         rival_after=0,
         ahead="",
+        twin=False,
         keys_used=state.keys_used or used,
     )
 
@@ -140,7 +152,7 @@ def settled(state: State, ended: Set[bytes], backups: Iterable[Backup]) -> State
     if left == state.channels_ahead:
         return state
     if left:
-        return replace(state, ahead=" ".join(sorted(channel_id.hex() for channel_id in left)))
+        return replace(state, ahead=_text(left))
     used = state.keys_used or _may_repeat_keys(state, backups)
     return replace(state, mode=NORMAL, old=False, rival_after=0, ahead="", since=0, keys_used=used)
 

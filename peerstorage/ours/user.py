@@ -207,9 +207,9 @@ class User:
             self.sender.say_small(peer_id)
 
     def _judge(self, backup: Backup) -> Judgement:
-        def compare(over: set[bytes]) -> Judgement:
-            ours, compared = self.ledger.revocations(over), self._options.guard != "off"
-            return judge(self.ledger.state, backup, ours, over, revocations=compared)
+        def compare(gone: set[bytes], over: frozenset[bytes] = frozenset()) -> Judgement:
+            ours, compared = self.ledger.revocations(gone), self._options.guard != "off"
+            return judge(self.ledger.state, backup, ours, gone, revocations=compared, over=over)
 
         judgement = compare(set())
         if judgement.verdict is Verdict.FINE:
@@ -219,7 +219,9 @@ class User:
         # an old database can't be told by these.
         self.look()
         recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        return compare(ended_channel_ids(self._node) | recovered | self.ledger.unlisted.keys())
+        ended = ended_channel_ids(self._node)
+        over = (judgement.ahead | judgement.unknown) & (ended - recovered)
+        return compare(ended | recovered | self.ledger.unlisted.keys(), over)
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""

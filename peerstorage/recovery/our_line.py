@@ -160,7 +160,7 @@ class OurLine:
         heard = self.heard.get(peer.peer_id)
         if heard is not None and heard.endpoint is None and peer.addresses:
             return f"not reached at {heard.fault}"
-        if heard is not None and heard.fault:
+        if heard is not None and heard.endpoint is not None and heard.fault:
             return f"reached, but {heard.fault}"
         return peer.no_way
 

@@ -111,6 +111,8 @@ def test_keys_and_values(datastore: MemoryDatastore) -> None:
         "highest_id": 0,
         "handed_over": False,
         "keys_used": False,
+        "ahead": "",
+        "twin": False,
     }
     assert json.loads(values[f"peerstorage/sent/{ALICE}"]) == {"version": 1, **asdict(SENT)}
     assert json.loads(values[f"peerstorage/meta/{BOB}"]) == {"version": 1, **asdict(META)}

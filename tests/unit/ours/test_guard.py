@@ -410,9 +410,45 @@ def test_it_is_over_when_the_last_channel_that_was_ahead_is_closed() -> None:
     assert (one_left.mode, one_left.old, one_left.ahead) == ("recovering", True, ids(Y))
     over = settled(one_left, {X, Y}, [])
     assert (over.mode, over.old, over.ahead, over.rival_after) == ("normal", False, "", 0)
+    assert not over.twin
     # A copy of a time before those that proved it may still prove another channel, by content or as foreign.
     assert not over.is_acknowledged(290)
     assert (over.newest_seen, over.since) == (310, 0)
     assert judge(over, foreign(290, entry(3, revocations=6)), {C.channel_id: 5}, {X, Y}).verdict is LOST
     assert judge(over, foreign(290, A_AHEAD), {C.channel_id: 5}, {X, Y}).verdict is FINE
     assert judge(over, foreign(290, C), {X: 5}, {X, Y}).verdict is LOST
+
+
+TWIN = Judgement(LOST, frozenset(), frozenset(), old=True)
+EXPLAINED = Judgement(FINE, frozenset(), frozenset(), over=frozenset({X}))
+
+
+def test_a_twin_is_explained_by_a_channel_that_went_further_and_is_closed() -> None:
+    """As after check, close and a start: the copies that come back are newer than this database ever made."""
+    copy = backup(201, A_AHEAD, B, since=100)
+    ours = {B.channel_id: B.revocations}
+    assert judge(RECORD, copy, ours, {X}).verdict is LOST
+    assert judge(RECORD, copy, ours, {X}, over=frozenset({X})).verdict is FINE
+    ahead_too = backup(201, A_AHEAD, entry(2, revocations=6), since=100)
+    assert judge(RECORD, ahead_too, ours, {X}, over=frozenset({X})).ahead == {Y}
+    # Others that are as new, and don't show it, are explained by then.
+    explained = heed(RECORD, 201, EXPLAINED, now=1000, compared=True)
+    assert (explained.mode, explained.since) == ("normal", 0)
+    assert judge(explained, backup(199, B, since=100), ours, {X}).verdict is FINE
+
+
+def test_a_copy_that_shows_no_channel_does_not_hide_which_went_further() -> None:
+    state = heed(RECORD, 201, TWIN, now=1000, compared=True)
+    assert (state.old, state.twin, state.ahead) == (True, True, "")
+    shown = heed(state, 202, OF_X, now=1000, compared=True)
+    assert (shown.old, shown.twin, shown.ahead) == (True, False, ids(X))
+    again = heed(shown, 203, TWIN, now=1000, compared=True)
+    assert (again.twin, again.ahead) == (False, ids(X))
+    assert settled(again, {X}, []).mode == "normal"
+    unknown = heed(state, 202, UNKNOWN, now=1000, compared=True)
+    assert (unknown.twin, unknown.ahead) == (False, "")
+    # Its peer comes last, and its channel is closed by then.
+    closed = heed(state, 202, EXPLAINED, now=1000, compared=True)
+    assert (closed.mode, closed.old, closed.ahead) == ("recovering", True, ids(X))
+    assert settled(closed, {X}, []).mode == "normal"
+    assert resumed(state, []).twin is False
