@@ -54,6 +54,7 @@ def recovered(result: Recovered) -> dict[str, Any]:
                 "address": str(candidate.entry.address),
                 "funding": candidate.entry.funding,
                 "funding_sats": candidate.entry.funding_sats,
+                "balance_msat": candidate.facts.balance_msat,
                 "penalty_data": candidate.entry.shachain is not None,
                 "from": candidate.source.name,
                 "timestamp": candidate.source.backup.timestamp,
