@@ -194,9 +194,11 @@ def test_the_operator_s_word_brings_the_money_back_where_the_true_database_is_go
     )
 
 
-def test_halt_costs_a_healthy_node_next_to_nothing(node_factory: Any) -> None:
+@pytest.mark.parametrize("guard", ["halt", "check"])
+def test_what_it_costs_a_healthy_node(node_factory: Any, guard: str) -> None:
     """Restarts, with payments right after; each connection is let in as soon as enough peers have answered."""
-    l1, l2, l3 = node_factory.get_nodes(3, opts=[HALT | {"peerstorage-settle": 5}, OURS, STOCK])
+    options = HALT | {"peerstorage-guard": guard, "peerstorage-settle": 5}
+    l1, l2, l3 = node_factory.get_nodes(3, opts=[options, OURS, STOCK])
     fund(l1, l2, l3)
     for peer in (l2, l3):
         # A stock node has a place for a backup only once its channel is CHANNELD_NORMAL.
@@ -214,6 +216,10 @@ def test_halt_costs_a_healthy_node_next_to_nothing(node_factory: Any) -> None:
             wait_for(lambda p=peer: states(l1, p) == ["CHANNELD_NORMAL"] and is_connected(p, l1))
             wait_for(lambda p=peer: l1.rpc.listpeerchannels(p.info["id"])["channels"][0]["reestablished"])
             pay_over_each(l1, peer, 20_000_000)
+    if guard == "check":
+        for _ in range(5):
+            told = l1.daemon.wait_for_log("before the start 2 of 2 peer.*; 0 channel.*, 0 peer")
+            print(told[told.index("before the start") :])
     print("both connected after " + " ".join(f"{seconds:.2f}" for seconds in waited) + " s")
     assert max(waited) < 5, "nobody waited for the settle time"
     assert status(l1)["mode"] == "normal"

@@ -246,6 +246,10 @@ IMPOSSIBLE: list[dict[str, object]] = [
     {"gaps": "1-2  3-4"},
     {"gaps": "1-2 =-9"},
     {"gaps": "1-2-3"},
+    {"ahead": "01"},
+    {"ahead": "0A" * 32},
+    {"ahead": "01" * 32 + " "},
+    {"ahead": "01" * 64},
 ]
 NOT_OURS = "datastore key peerstorage/state is not a record of ours"
 OTHER_FIELDS = "datastore key peerstorage/state does not have the fields of this version"
