@@ -15,7 +15,7 @@ from peerstorage.recovery.telling import Outcome
 _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
     "lightningd and put the newest database in place. If there is none: lightning-cli peerstorage-resume discard "
-    "lets their peers in, and those whose channels have moved on close them (README, Guard)"
+    "lets their peers in, and those whose channels have moved on close them (docs/operating.md, Guard)"
 )
 UNWITNESSED = (
     "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
