@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_lines, say
 from peerstorage.cli.inputs import Inputs
@@ -21,10 +21,10 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, UsageError
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Told, tell
 from peerstorage.recovery.conversation import Outcome as Close
+from peerstorage.recovery.gather import tell_all
 from peerstorage.recovery.old_node import moved, newer_copy
 from peerstorage.recovery.survey import Row, Survey
 
-_TOLD_AT_ONCE = 20
 # A living node comes back to its peer within seconds, once our connection has taken the place of its own.
 LISTEN_AGAIN_AFTER = 15
 _CLOSABLE = (Verdict.BEHIND, Verdict.CONTRADICTED)
@@ -100,13 +100,13 @@ def _tell_all(resume: Resume, rows: Sequence[Row], heard: Mapping[str, Heard]) -
     channels: dict[str, list[bytes]] = {}
     for row in rows:
         channels.setdefault(row.channel.node_id.hex(), []).append(row.channel.channel_id)
-    with ThreadPoolExecutor(_TOLD_AT_ONCE, "tell") as pool:
-        waiting = [
-            pool.submit(tell, resume.key, [endpoint], channel_ids, proxy=resume.proxy)
-            for node_id, channel_ids in channels.items()
-            if (endpoint := heard[node_id].endpoint) is not None
-        ]
-        return {told.node_id: told for told in (future.result() for future in waiting)}
+    plan = [
+        ([endpoint], channel_ids)
+        for node_id, channel_ids in channels.items()
+        if (endpoint := heard[node_id].endpoint) is not None
+    ]
+    everybody = tell_all(partial(tell, resume.key, proxy=resume.proxy), plan, lambda _: None)
+    return {told.node_id: told for told in everybody}
 
 
 def _answer(rows: Sequence[Row], everybody: Mapping[str, Told]) -> Object:
