@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from peerstorage.formats.backup import LEGACY, MODERN
+from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.greenlight import SignerBackup
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
@@ -54,7 +55,7 @@ def candidate(one: Candidate) -> Object:
 
 def inspected(source: Source, size: int, missing: int, show_secrets: bool) -> Object:
     backup = source.backup
-    summary = backup.summary
+    summary, facts = backup.summary, backup.facts.channels or {}
     return {
         "from": source.name,
         "bytes": size,
@@ -63,7 +64,9 @@ def inspected(source: Source, size: int, missing: int, show_secrets: bool) -> Ob
         "timestamp": backup.timestamp,
         "time": time_text(backup.timestamp),
         "channels": [
-            channel(entry) | ({"scb": entry.to_bytes().hex()} if show_secrets else {})
+            channel(entry)
+            | {"balance_msat": facts.get(entry.database_id, ChannelFacts()).balance_msat}
+            | ({"scb": entry.to_bytes().hex()} if show_secrets else {})
             for entry in backup.entries
         ],
         "summary": summary
@@ -104,6 +107,8 @@ def channel_text(one: Object) -> list[str]:
         f"    peer    {one['peer_id']}@{one['address']}",
         f"    funding {one['funding']}, {one['funding_sats']} sat, database id {one['database_id']}, {revoked}",
     ]
+    if one.get("balance_msat") is not None:
+        lines.append(f"    ours    {one['balance_msat']} msat, when the backup was made")
     return lines + ([f"    entry   {one['scb']}"] if "scb" in one else [])
 
 

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import backup as format_
-from peerstorage.formats.facts import NOTHING, NodeFacts
+from peerstorage.formats.facts import NOTHING, ChannelFacts, NodeFacts
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD, seal
 from peerstorage.lightningd.node import Node, NodeError
@@ -46,6 +47,8 @@ _PEER_IS_GONE = -32600
 _WARNING_SECONDS = (2.0, 10.0, 60.0)
 # So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
 _MOST_UNFUNDED = 10
+# Balances ride along: lightningd is asked for them no more often than that.
+_BALANCES_SECONDS = 60.0
 
 
 # Channels that are not funded yet, and facts of the node.
@@ -77,6 +80,9 @@ class Sender:
         self.chain_hash = node.chain_hash()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
+        # In msat by channel_id, and when they were asked for.
+        self._balances: dict[bytes, int] = {}
+        self._balances_at = float("-inf")
 
     def push(self, peer_id: str | None, now: float) -> list[str]:
         """Sends at once, to one peer or all; returns who got it. Raises UsageError."""
@@ -135,7 +141,16 @@ class Sender:
             not self._ledger.entryless and self._ledger.state.has_sent and peer_id in self.may_replace
         )
 
+    def _ask_balances(self) -> None:
+        """No backup waits for what only rides along."""
+        now = time.monotonic()
+        if now - self._balances_at >= _BALANCES_SECONDS:
+            self._balances_at = now
+            with contextlib.suppress(NodeError):
+                self._balances = self._node.balances()
+
     def _send_now(self, peers: list[str], now: float) -> list[str]:
+        self._ask_balances()
         wall_clock = time.time()
         timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
@@ -227,7 +242,13 @@ class Sender:
         facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
         # In a share a channel more would be one that no other share's summary counts.
         unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
-        for beside in ((unfunded, facts), ((), facts), ((), NOTHING)):
+        balances = {
+            entry.database_id: ChannelFacts(self._balances[entry.channel_id])
+            for entry in contents.entries
+            if entry.channel_id in self._balances
+        }
+        more = replace(facts, channels=balances)
+        for beside in ((unfunded, more), (unfunded, facts), ((), facts), ((), NOTHING)):
             shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:
                 break

@@ -105,9 +105,9 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        roles: list[Role] = [self.user, self.storage, self.retention, self.local_file, self.friends]
-        doors: list[Role] = [Doorman(self.gate, self.admit), self._later]
-        self.worker.start([*doors, *roles, self.todo, self.alerts, rounds, self.snapshots])
+        first: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
+        last: list[Role] = [self.retention, self.local_file, self.friends, self.todo, self.alerts, rounds]
+        self.worker.start([*first, *last, self.snapshots])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -128,7 +128,7 @@ class App:
             self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
         )
         self._build_files(folder, options)
-        behind = builtin and not configuration.get("startup", True) and self._is_behind_builtin()
+        behind = builtin and not configuration.get("startup", True) and self.node.builtin_is_asked_first()
         self.todo = Todo(
             self.user,
             self.alerts,
@@ -165,11 +165,6 @@ class App:
         """From lightningd's database, in its network's folder or where its option `wallet` says."""
         read = partial(live_reading.read, self.node.wallet() or "lightningd.sqlite3", folder)
         self.user.sender.live.start(read, partial(self._log, "info"))
-
-    def _is_behind_builtin(self) -> bool:
-        with contextlib.suppress(NodeError):
-            return self.node.builtin_is_asked_first()
-        return False
 
     def audit(self) -> Audit:
         """For a thread of its own."""
@@ -232,6 +227,10 @@ class App:
         finally:
             if decision is Decision.ENTER:
                 self._enter(peer_id, offers, request)
+            else:
+                self.gate.greeted(peer_id)
+        if decision is Decision.WAIT:
+            self._heed_guard()
 
     def _enter(self, peer_id: str, offers: bool, request: Any) -> None:
         # The database may have been found old or lost since.

@@ -15,7 +15,7 @@ from peerstorage.recovery.telling import Outcome
 _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
     "lightningd and put the newest database in place. If there is none: lightning-cli peerstorage-resume discard "
-    "lets their peers in, and those whose channels have moved on close them (README, Guard)"
+    "lets their peers in, and those whose channels have moved on close them (docs/operating.md, Guard)"
 )
 UNWITNESSED = (
     "no peer that was heard before returned its backup again: whether the old node is alive is NOT KNOWN. Make "
@@ -54,6 +54,7 @@ def recovered(result: Recovered) -> dict[str, Any]:
                 "address": str(candidate.entry.address),
                 "funding": candidate.entry.funding,
                 "funding_sats": candidate.entry.funding_sats,
+                "balance_msat": candidate.facts.balance_msat,
                 "penalty_data": candidate.entry.shachain is not None,
                 "from": candidate.source.name,
                 "timestamp": candidate.source.backup.timestamp,
@@ -91,8 +92,9 @@ def _rejected(result: Recovered) -> list[dict[str, str]]:
     return [{"peer_id": item.name, "reason": item.reason} for item in result.rejected]
 
 
-def nothing(heard: Collection[Heard], node_id: str) -> str:
-    """Why there is nothing to restore, as far as can be seen; `heard`: who was to be."""
+def nothing(heard: Collection[Heard], node_id: str, *, by_hand: bool) -> str:
+    """Why there is nothing to restore, as far as can be seen; `heard`: who was to be; `by_hand`: there is no line
+    of our own."""
     reached = [one for one in heard if one.endpoint is not None]
     open_channels = sum(len(one.channels) for one in reached)
     said = (
@@ -106,10 +108,15 @@ def nothing(heard: Collection[Heard], node_id: str) -> str:
         )
     if reached:
         return said
+    ways = (
+        "Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any node of the network first, so that "
+        "gossip names the peers of your announced channels"
+    )
+    if by_hand:
+        ways = "Connect to a peer that stores its backup first: lightning-cli connect NODE_ID@HOST:PORT"
     return (
         f"{said}. This is node {node_id}: if it is another one than the one that you lost, the hsm_secret is "
-        f"another one. Name a peer: peerstorage-restore NODE_ID@HOST:PORT, or connect to any node of the network "
-        f"first, so that gossip names the peers of your announced channels"
+        f"another one. {ways}"
     )
 
 

@@ -78,6 +78,7 @@ class _Held:
     hooks: list[Hook]
     until: float
     for_verdict: bool
+    ungreeted: int = 0
 
 
 class Gate:
@@ -128,6 +129,13 @@ class Gate:
             held = self._held.setdefault(peer_id, _Held([], 0.0, for_verdict))
             held.hooks.append(hook)
             held.until, held.for_verdict = now + self._settle, for_verdict
+            held.ungreeted += 1
+
+    def greeted(self, peer_id: str) -> None:
+        """A peer that was held got what is stored for it: before that it is not let in, however late it is."""
+        with self._lock:
+            if held := self._held.get(peer_id):
+                held.ungreeted -= 1
 
     def release(self, peer_id: str, answer: dict[str, str]) -> bool:
         """Answers the hooks of a peer that waits; False if none does."""
@@ -146,7 +154,9 @@ class Gate:
     def waiting(self) -> list[str]:
         """Who waits for a verdict."""
         with self._lock:
-            return [peer_id for peer_id, held in self._held.items() if held.for_verdict]
+            return [
+                peer_id for peer_id, held in self._held.items() if held.for_verdict and not held.ungreeted
+            ]
 
     def late(self, now: float) -> list[str]:
         """Peers whose settle time is over and whose retrieval, if it came, is judged."""
@@ -161,5 +171,5 @@ class Gate:
         return (
             (peer_id, held.until)
             for peer_id, held in self._held.items()
-            if not self._connections.waits_at_gate(peer_id)
+            if not (held.ungreeted or self._connections.waits_at_gate(peer_id))
         )

@@ -101,14 +101,11 @@ class OurLine:
             self._just_tried.discard(peer.peer_id)
             return gone
         endpoints = self._endpoints(peer)
-        to_tell = [each for each in peer.candidates if each not in gone or self._speaks_of(peer, each)]
+        to_tell = [each for each in peer.candidates if each not in gone and not self._goes_on(peer, each)]
         if not endpoints or not to_tell:
             return gone
         self.closing.add(peer.peer_id)
         self._leave(peer)
-        to_tell = [each for each in to_tell if not self._goes_on(peer, each)]
-        if not to_tell:
-            return gone
         ids = [candidate.entry.channel_id for candidate in to_tell]
         told = tell(self._key, endpoints, ids, proxy=self._proxy, limits=_LIMITS, stop=self._stop)
         self._note(told)
@@ -160,7 +157,7 @@ class OurLine:
         heard = self.heard.get(peer.peer_id)
         if heard is not None and heard.endpoint is None and peer.addresses:
             return f"not reached at {heard.fault}"
-        if heard is not None and heard.fault:
+        if heard is not None and heard.endpoint is not None and heard.fault:
             return f"reached, but {heard.fault}"
         return peer.no_way
 

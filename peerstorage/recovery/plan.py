@@ -125,8 +125,8 @@ def _inbound(address: WireAddress) -> bool:
 def surely_funded(candidate: Candidate, now: float) -> bool:
     """Whether its funding transaction was in a block for sure (wall-clock `now`), so that an output that is not
     there is spent: the backend says the same of one that it never saw. Payments need it to be in a block."""
-    if candidate.entry.revocations > 0 or candidate.facts.locked_in:
-        return True
+    if candidate.entry.revocations > 0 or candidate.facts.locked_in is not None:
+        return candidate.entry.revocations > 0 or bool(candidate.facts.locked_in)
     return now - candidate.source.backup.timestamp > _FUNDING_SECONDS
 
 

@@ -121,7 +121,10 @@ class Restore:
         self._addresses = Addresses(self._node, {**self._user.reached, **given})
         # Only a line of our own is safe with a peer that may have no copy of ours.
         if not self._way.note:
-            self._named = given.keys() | self._user.reached.keys() | announced_partners(self._node)
+            self._named = set(given)
+            # It takes the place of lightningd's connections, which peers of living channels need.
+            if not self._node.living_channels():
+                self._named |= self._user.reached.keys() | announced_partners(self._node)
 
     def _merge(self) -> Recovered:
         sources, rejected = open_sources(self._key, self._store.all_retrieved())
@@ -147,7 +150,10 @@ class Restore:
         """Nothing to recover, as far as can be seen: what is it then?"""
         if recovered.candidates and (self._user.recovering or self._wishes.sources):
             return
-        raise UsageError(NOTHING_TO_SEND, answers.nothing(self._way.heard.values(), self._node.node_id()))
+        raise UsageError(
+            NOTHING_TO_SEND,
+            answers.nothing(self._way.heard.values(), self._node.node_id(), by_hand=bool(self._way.note)),
+        )
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
         ahead = [peer for peer in self._open(plans) if peer.candidates]

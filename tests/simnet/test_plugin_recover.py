@@ -95,6 +95,8 @@ def test_retrievals_become_recoverchannel_s_input(tmp_path: Path) -> None:
             assert item["peer_id"] == bob.node_id
             assert item["funding"] == f"{channel.funding_txid}:0"
             assert item["funding_sats"] == channel.sats
+            # Or as it was before the payment: balances are no reason to send, nor to ask at once.
+            assert item["balance_msat"] in {channel.share_msat(alice), channel.sats * 1000}
             assert item["penalty_data"]
             assert item["from"] == bob.node_id
         stubs = alice.call("recoverchannel", [answer["scb"]])["stubs"]

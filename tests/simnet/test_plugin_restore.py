@@ -443,8 +443,12 @@ def test_without_a_key_lightningd_speaks_with_the_peers(tmp_path: Path) -> None:
     """As ever: each notices that we lost our data."""
     with QuickNetwork(tmp_path) as net:
         alice, (bob, carol), channels = established(net, "bob", "carol")
-        lose(net, alice, bob)
+        alice.lose_data()
+        alice.start()
         (alice.dir / "hsm_secret").write_bytes(bytes(73))
+        assert "Connect to a peer that stores its backup first" in fails(NOTHING, lambda: restore(alice))
+        turned_away(net, alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
         answer = restore(alice, dry_run=True)
         assert "encrypted" in answer["way"]
         assert set(states(answer).values()) == {"not started"}

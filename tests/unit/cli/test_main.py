@@ -76,6 +76,7 @@ def test_inspect_a_real_file(run: Run) -> None:
         "address": "127.0.0.1:38071",
         "funding": f"{live['funding_txid']}:{live['funding_outnum']}",
         "funding_sats": 1_000_000,
+        "balance_msat": None,
         "penalty_data": True,
         "revocations": 0,
     }

@@ -183,6 +183,7 @@ class Model(RuleBasedStateMachine):
         hook = Hook()
         if decision is Decision.HOLD:
             self.gate.hold(peer_id, hook, self.clock.now, for_verdict=False)
+            self.gate.greeted(peer_id)
         else:
             assert not (self.user.recovering and stranger), "let in: it closes its channel"
             if blob is not None and peer_id in HONEST and not self.node.channels_now:

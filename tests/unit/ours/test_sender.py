@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
@@ -11,6 +12,7 @@ from peerstorage.bolt.peer_storage import Message
 from peerstorage.formats.backup import decode, encode
 from peerstorage.formats.facts import CHAIN_HASHES
 from peerstorage.formats.sealing import seal, unseal
+from peerstorage.lightningd.node import NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
 from peerstorage.ours.peers import is_holder
@@ -295,3 +297,30 @@ def test_what_stood_still_and_goes_on_may_have_a_twin(clock: Clock) -> None:
     twin = seal(KEY, encode(sent + 500, [samples.entry(1), samples.entry(3)], samples.summary([])))
     peers.user.retrieved(ALICE, twin)
     assert peers.user.recovering
+
+
+def test_balances_ride_along_and_are_no_reason_to_send(clock: Clock) -> None:
+    """Nor does a backup wait for them: where lightningd doesn't answer the last known are told."""
+    peers = Peers(clock, "none", 1 << 16)
+    balance = {samples.entry(1).channel_id: 123_456}
+    with patch.object(peers.node, "balances", lambda: dict(balance)):
+        peers.have(1)
+
+        def told() -> int | None:
+            facts = decode(unseal(KEY, peers.got[ALICE][-1])).facts.channels or {}
+            return facts[samples.entry(1).database_id].balance_msat
+
+        assert told() == 123_456
+        sent = len(peers.got[ALICE])
+        balance[samples.entry(1).channel_id] = 7
+        clock.now += 100
+        peers.user.look()
+        peers.quiet()
+        assert len(peers.got[ALICE]) == sent
+        peers.user.sender.push(ALICE, clock.now)
+        assert told() == 7
+    clock.now += 100
+    with patch.object(peers.node, "balances", side_effect=NodeError("listpeerchannels", 0, "hangs")):
+        peers.user.sender.push(ALICE, clock.now)
+    assert told() == 7
+    assert len(peers.got[ALICE]) == sent + 2

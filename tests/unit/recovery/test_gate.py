@@ -69,7 +69,9 @@ def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdi
     connections, held, waiting = Connections(), Hook(), Hook()
     gate = Gate(5.0, connections)
     gate.hold("alice", held, 100.0, for_verdict=False)
+    gate.greeted("alice")
     gate.hold("bob", waiting, 101.0, for_verdict=True)
+    gate.greeted("bob")
     assert [name for name in ("alice", "bob", "stranger") if gate.holds(name)] == ["alice", "bob"]
     assert gate.ends_by_retrieval("alice")
     assert not gate.ends_by_retrieval("bob")
@@ -88,11 +90,27 @@ def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdi
 def test_all_that_wait_are_answered_once_and_those_held_are_not(answer: dict[str, str]) -> None:
     gate, hooks = Gate(5.0, Connections()), {name: Hook() for name in ("bob", "bob again", "carol", "held")}
     gate.hold("bob", hooks["bob"], 100.0, for_verdict=True)
+    gate.greeted("bob")
     gate.hold("bob", hooks["bob again"], 101.0, for_verdict=True)
+    gate.greeted("bob")
     gate.hold("carol", hooks["carol"], 101.0, for_verdict=True)
+    gate.greeted("carol")
     gate.hold("held", hooks["held"], 101.0, for_verdict=False)
+    gate.greeted("held")
     assert gate.waiting() == ["bob", "carol"]
     assert [gate.release(name, answer) for name in gate.waiting()] == [True, True]
     assert gate.waiting() == []
     answers = {name: hook.answers for name, hook in hooks.items()}
     assert answers == {"bob": [answer], "bob again": [answer], "carol": [answer], "held": []}
+
+
+def test_who_did_not_get_its_own_yet_is_not_let_in() -> None:
+    """The worker may be busy for longer than the settle time."""
+    gate, hooks = Gate(5.0, Connections()), [Hook(), Hook()]
+    for hook in hooks:
+        gate.hold("bob", hook, 100.0, for_verdict=True)
+    for greetings in range(2):
+        assert (gate.late(1e9), gate.waiting(), gate.next_event()) == ([], [], float("inf")), greetings
+        gate.greeted("bob")
+    assert (gate.late(105.0), gate.waiting(), gate.next_event()) == (["bob"], ["bob"], 105.0)
+    gate.greeted("who left meanwhile")

@@ -137,6 +137,13 @@ def test_a_peer_that_was_not_reached_is_not_tried_twice_in_a_row() -> None:
     assert ours.closing == {peer.node_id}
 
 
+def test_why_a_peer_without_a_usable_address_is_not_reached() -> None:
+    ours = line(FakeNode())
+    plan = PeerPlan(POINTS[0].hex(), (), (), ("hidden.onion:9735",))
+    assert ours.hear([plan]) == set()
+    assert "set proxy= to a Tor proxy" in ours.why_not_reached(plan)
+
+
 def test_half_of_many_peers_are_black_holes() -> None:
     """All are heard side by side, and those who say nothing cost a few seconds together."""
     holes = [Bolt8Peer("cln", number=1000 + number, knobs=Knobs(hole=True)) for number in range(25)]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.formats.backup import Backup, Contact
+from peerstorage.formats.facts import ChannelFacts, NodeFacts
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.recovery.merge import Candidate
@@ -127,6 +128,14 @@ def test_no_address_is_lost_and_none_is_there_twice(
 def test_the_funding_of_a_channel_was_in_a_block(revocations: int, age: int, expected: bool) -> None:
     about = candidate(entry(1, revocations=revocations))
     assert surely_funded(about, about.source.backup.timestamp + age) is expected
+
+
+@pytest.mark.parametrize("locked_in", [False, True])
+def test_a_backup_that_says_whether_the_funding_is_in_a_block(locked_in: bool) -> None:
+    channel = entry(1)
+    facts = NodeFacts(channels={channel.database_id: ChannelFacts(locked_in=locked_in)})
+    about = Candidate(channel, Source("peer", Backup(1, (channel,), None, facts=facts)))
+    assert surely_funded(about, 100 * 86_400) is locked_in
 
 
 @pytest.mark.parametrize(
