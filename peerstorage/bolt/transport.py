@@ -20,12 +20,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from hashlib import sha256
-from typing import NamedTuple
 
 import socks
 from cryptography.exceptions import InvalidTag
 from pyln.proto.wire import LightningConnection, PrivateKey, PublicKey, decryptWithAD
 
+from peerstorage.bolt.proxy import Proxy
 from peerstorage.errors import LineError
 
 MAX_MESSAGE = 65535
@@ -33,14 +33,6 @@ ACT_TWO_LENGTH = 50
 CALLED_OFF = "called off"
 HUNG_UP = "it hung up"
 _SLICE = 0.1
-
-
-class Proxy(NamedTuple):
-    """lightningd's `proxy`, which speaks SOCKS5; `always`: its `always-use-proxy`, else it is for Tor alone."""
-
-    host: str
-    port: int
-    always: bool = False
 
 
 class Deadline:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from peerstorage.bolt.transport import Proxy
+from peerstorage.bolt.proxy import Proxy
 from peerstorage.lightningd.node import Node, NodeError
 
 _UNKNOWN_METHOD = -32601

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from peerstorage.lightningd import configuration as connections
 from peerstorage.lightningd.alerts import NOT_CHECKED, WARNING, Alerts
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
+from peerstorage.ours.guard import Answers
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.conversation import Heard, Limits, Proxy, endpoints_of, hear_all
 from peerstorage.recovery.database_source import is_url, read_running
@@ -35,29 +35,6 @@ _LIMITS = Limits(connect=5, handshake=5, quiet=1)
 _AT_ONCE = 150
 _DATABASE = "lightningd.sqlite3"
 _CURRENT = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.CLOSING))
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What peers said of the channels in the database, by node_id in hex.
-
-    `asked`: how many peers; `current`: those all of whose channels are where the database has them, by their word;
-    `claims`: the channels of a peer that went further, by its word; `proved`: channels that went further, proved
-    by their peers; `copies`: the sealed backups that were returned.
-    """
-
-    asked: int = 0
-    current: frozenset[str] = frozenset()
-    claims: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
-    proved: frozenset[bytes] = frozenset()
-    copies: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def summary(self) -> str:
-        return (
-            f"{len(self.current)} of {self.asked} peer(s) said that the database has their channels as they are; "
-            f"{len(self.proved)} channel(s) are proved to have gone further, {len(self.claims)} peer(s) claim it"
-        )
 
 
 def concluded(result: Survey, heard: Mapping[str, Heard]) -> Answers:

@@ -21,7 +21,7 @@ partners wait after a start until some peers have answered (StartGrace).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from peerstorage.formats.backup import Backup
@@ -172,6 +172,29 @@ def no_new_channels(state: State) -> str:
     """Why a peer may not open a channel with us now, as it is told; empty: it may. It must not learn that we lost
     data: who knows could try a revoked state."""
     return "no new channels for now" if state.recovering or state.handed_over or state.keys_used else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What peers said of the channels in the database, by node_id in hex.
+
+    `asked`: how many peers; `current`: those all of whose channels are where the database has them, by their word;
+    `claims`: the channels of a peer that went further, by its word; `proved`: channels that went further, proved
+    by their peers; `copies`: the sealed backups that were returned.
+    """
+
+    asked: int = 0
+    current: frozenset[str] = frozenset()
+    claims: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    proved: frozenset[bytes] = frozenset()
+    copies: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        return (
+            f"{len(self.current)} of {self.asked} peer(s) said that the database has their channels as they are; "
+            f"{len(self.proved)} channel(s) are proved to have gone further, {len(self.claims)} peer(s) claim it"
+        )
 
 
 class StartGrace:

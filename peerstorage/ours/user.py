@@ -18,10 +18,9 @@ from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
-from peerstorage.ours.before_start import Answers
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
-from peerstorage.ours.guard import Judgement, Verdict, judge
+from peerstorage.ours.guard import Answers, Judgement, Verdict, judge
 from peerstorage.ours.ledger import Ledger, Log
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement

@@ -34,7 +34,6 @@ from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
-from peerstorage.ours import before_start
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
@@ -99,6 +98,9 @@ class App:
             # One whose connection was with other plugins' hooks in this moment is listed a little later.
             self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
             if self.options.use and self.options.guard == "check":
+                # It needs what no other start does, and a start has to be quick.
+                from peerstorage.ours import before_start  # noqa: PLC0415
+
                 before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")

@@ -34,7 +34,6 @@ from peerstorage.recovery.given import Screen, Wishes
 from peerstorage.recovery.hearing import Endpoint, Heard
 from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.merge import merge
-from peerstorage.recovery.our_line import OurLine
 from peerstorage.recovery.reach import Reach
 from peerstorage.recovery.restore import Restore
 from peerstorage.recovery.way import Way
@@ -152,6 +151,9 @@ class Restoring:
         except SecretError as error:
             note = _FALLBACK.format(why=error)
             return Reach(node, app.gate, app.departures, app.user.connections, note)
+        # What speaks BOLT 8 takes a while to load, and a start has to be quick.
+        from peerstorage.recovery.our_line import OurLine  # noqa: PLC0415
+
         return OurLine(
             node,
             key,

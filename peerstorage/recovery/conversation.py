@@ -19,7 +19,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from peerstorage.bolt.init import Init
-from peerstorage.bolt.transport import CALLED_OFF, Deadline, Line, Proxy, dial
+from peerstorage.bolt.proxy import Proxy
+from peerstorage.bolt.transport import CALLED_OFF, Deadline, Line, dial
 from peerstorage.errors import LineError, MessageError
 from peerstorage.recovery.hearing import Endpoint, Heard, Hearing, Limits, Said, endpoints_of
 from peerstorage.recovery.telling import Outcome, Telling, Told

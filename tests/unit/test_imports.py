@@ -27,7 +27,7 @@ ROOMS = (
 # an interface that is given to them.
 PURE = {
     "errors": {"errors"},
-    "bolt": {"init", "peer_storage", "reestablish"},
+    "bolt": {"init", "peer_storage", "proxy", "reestablish"},
     "formats": {
         "backup",
         "channel_keys",

@@ -15,7 +15,8 @@ import socks
 from pyln.proto.wire import PrivateKey
 
 from peerstorage.bolt import transport
-from peerstorage.bolt.transport import CALLED_OFF, HUNG_UP, Deadline, Handshake, Line, Proxy, dial
+from peerstorage.bolt.proxy import Proxy
+from peerstorage.bolt.transport import CALLED_OFF, HUNG_UP, Deadline, Handshake, Line, dial
 from peerstorage.errors import LineError
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs
 from tests.unit.socks_server import SocksServer

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from peerstorage.bolt.transport import Proxy
+from peerstorage.bolt.proxy import Proxy
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.node import NodeError
 
