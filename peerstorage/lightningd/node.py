@@ -14,11 +14,11 @@ from typing import Any
 
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import FormatError
-from peerstorage.formats.facts import CHAIN_HASHES
+from peerstorage.formats.facts import CHAIN_HASHES, ChannelFacts
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import SCB_SECRET
 from peerstorage.lightningd.calls import Calls, NodeError
-from peerstorage.lightningd.rows import NO_CHANNEL, PROOF, STUB, is_proven
+from peerstorage.lightningd.rows import FACTS, NO_CHANNEL, PROOF, STUB, channel_facts, is_proven
 
 __all__ = ["BUILTIN", "Node", "NodeError"]
 
@@ -174,15 +174,16 @@ class Node(Calls):
         channels = self.call("listpeerchannels")["channels"]
         return {channel["channel_id"]: channel["state"] for channel in channels if "channel_id" in channel}
 
-    def balances(self) -> dict[bytes, int]:
-        """What is ours in each channel, in msat by channel_id; of what recoverchannel made it isn't known."""
-        fields = ("channel_id", "short_channel_id", "to_us_msat")
-        channels = self.call("listpeerchannels", {"channels": [dict.fromkeys(fields, True)]})["channels"]
-        return {
-            bytes.fromhex(channel["channel_id"]): int(channel["to_us_msat"])
-            for channel in channels
-            if "channel_id" in channel and "to_us_msat" in channel and channel.get("short_channel_id") != STUB
-        }
+    def channel_facts(self) -> dict[bytes, ChannelFacts]:
+        """What is known of each channel beside its entry, by channel_id; of what recoverchannel made nothing is.
+        A row that can't be read is left out."""
+        found = {}
+        for row in self.call("listpeerchannels", {"channels": [FACTS]})["channels"]:
+            if row.get("short_channel_id") != STUB:
+                with contextlib.suppress(LookupError, TypeError, ValueError):
+                    channel_id, facts = channel_facts(row)
+                    found[channel_id] = facts
+        return found
 
     def living_channels(self) -> set[str]:
         """Channel ids in hex of channels that are lightningd's own, not made by recoverchannel."""

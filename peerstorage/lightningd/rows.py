@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from peerstorage.formats.facts import ChannelFacts, Outpoint
+
 # Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
 NO_CHANNEL = {"OPENINGD", "DUALOPEND_OPEN_INIT", "DUALOPEND_OPEN_COMMIT_READY", "CLOSED"}
@@ -13,9 +15,49 @@ STUB = "1x1x1"
 _IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", "ONCHAIN"}
 # What is_proven reads.
 PROOF = ("channel_id", "state", "short_channel_id", "opener")
+# Of a dual-funded channel `inflight` has the candidates of its opening until then.
+_AWAITING_LOCKIN = {"CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN", "DUALOPEND_OPEN_COMMITTED"}
+# What channel_facts reads.
+FACTS: dict[str, Any] = {
+    **dict.fromkeys(("channel_id", "state", "short_channel_id", "to_us_msat"), True),
+    **dict.fromkeys(("funding_txid", "funding_outnum"), True),
+    "inflight": [dict.fromkeys(("funding_txid", "funding_outnum", "total_funding_msat"), True)],
+}
 
 
 def is_proven(channel: dict[str, Any]) -> bool:
     """Whether a row of listpeerchannels is of a channel that no stranger could have made alone. It has a
     short_channel_id when its funding is in a block, and gets payments before only where we allow it."""
     return "short_channel_id" in channel or channel.get("opener") == "local" or channel["state"] in _IN_USE
+
+
+def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
+    """By channel_id, what a row of listpeerchannels, with FACTS of it, tells. Raises LookupError, TypeError and
+    ValueError for one that tells nothing of use.
+
+    That a channel is not locked in is never said: it may be when the backup is read, and it would pass for one
+    that was never funded.
+    """
+    channel_id = bytes.fromhex(channel["channel_id"])
+    if channel["state"] in NO_CHANNEL | _AWAITING_LOCKIN:
+        return channel_id, ChannelFacts(int(channel["to_us_msat"]))
+    funding = channel["funding_txid"], channel["funding_outnum"]
+    splices = [
+        each
+        for each in channel.get("inflight", ())
+        if (each["funding_txid"], each["funding_outnum"]) != funding
+    ]
+    return channel_id, ChannelFacts(
+        int(channel["to_us_msat"]),
+        # A channel that is used without a block (zero-conf) has none.
+        True if "short_channel_id" in channel else None,
+        tuple(_outpoint(each) for each in splices),
+    )
+
+
+def _outpoint(inflight: dict[str, Any]) -> Outpoint:
+    txid, vout = bytes.fromhex(inflight["funding_txid"])[::-1], int(inflight["funding_outnum"])
+    sats = int(inflight["total_funding_msat"]) // 1000
+    if len(txid) != 32 or not (0 <= vout < 1 << 32 and 0 <= sats < 1 << 64):
+        raise ValueError("no output")
+    return Outpoint(txid, vout, sats)

@@ -47,8 +47,8 @@ _PEER_IS_GONE = -32600
 _WARNING_SECONDS = (2.0, 10.0, 60.0)
 # So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
 _MOST_UNFUNDED = 10
-# Balances ride along: lightningd is asked for them no more often than that.
-_BALANCES_SECONDS = 60.0
+# Facts of channels ride along: lightningd is asked for them no more often than that.
+_FACTS_SECONDS = 60.0
 
 
 # Channels that are not funded yet, and facts of the node.
@@ -80,9 +80,9 @@ class Sender:
         self.chain_hash = node.chain_hash()
         # Peers of which it is sure what a backup without channels would replace.
         self.may_replace: set[str] = set()
-        # In msat by channel_id, and when they were asked for.
-        self._balances: dict[bytes, int] = {}
-        self._balances_at = float("-inf")
+        # By channel_id, and when they were asked for.
+        self._facts: dict[bytes, ChannelFacts] = {}
+        self._facts_at = float("-inf")
 
     def push(self, peer_id: str | None, now: float) -> list[str]:
         """Sends at once, to one peer or all; returns who got it. Raises UsageError."""
@@ -141,16 +141,20 @@ class Sender:
             not self._ledger.entryless and self._ledger.state.has_sent and peer_id in self.may_replace
         )
 
-    def _ask_balances(self) -> None:
+    def forget_facts(self) -> None:
+        """They are not what they were: the next backup has them anew."""
+        self._facts_at = float("-inf")
+
+    def _ask_facts(self) -> None:
         """No backup waits for what only rides along."""
         now = time.monotonic()
-        if now - self._balances_at >= _BALANCES_SECONDS:
-            self._balances_at = now
+        if now - self._facts_at >= _FACTS_SECONDS:
+            self._facts_at = now
             with contextlib.suppress(NodeError):
-                self._balances = self._node.balances()
+                self._facts = self._node.channel_facts()
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
-        self._ask_balances()
+        self._ask_facts()
         wall_clock = time.time()
         timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
@@ -237,18 +241,23 @@ class Sender:
         return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
 
     def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
-        """What is there beside the plan comes along where there is room: it counts for least. And the length of
-        it all with the smallest padding."""
+        """What is there beside the plan comes along where there is room: it counts for least, but splices in
+        flight come last to go: without them the money isn't found. And the length of it all with the smallest
+        padding."""
         facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
         # In a share a channel more would be one that no other share's summary counts.
         unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
-        balances = {
-            entry.database_id: ChannelFacts(self._balances[entry.channel_id])
+        channels = {
+            entry.database_id: self._facts[entry.channel_id]
             for entry in contents.entries
-            if entry.channel_id in self._balances
+            if entry.channel_id in self._facts
         }
-        more = replace(facts, channels=balances)
-        for beside in ((unfunded, more), (unfunded, facts), ((), facts), ((), NOTHING)):
+        spliced = {
+            number: replace(one, balance_msat=None) for number, one in channels.items() if one.inflight
+        }
+        more, less = replace(facts, channels=channels), replace(facts, channels=spliced)
+        last = NodeFacts(channels=spliced)
+        for beside in ((unfunded, more), (unfunded, less), ((), less), ((), last), ((), NOTHING)):
             shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:
                 break

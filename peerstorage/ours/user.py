@@ -58,11 +58,8 @@ class User:
         self.sessions.trusted = self.ledger.trusted
         # Where we connected to peers ourselves, or the operator says that friends are, by node_id.
         self.reached = reached_at(store, options.friends)
-        ledger, sessions, contacts = (
-            self.ledger,
-            self.sessions,
-            Contacts(node, self.reached, self.ledger.friends),
-        )
+        ledger, sessions = self.ledger, self.sessions
+        contacts = Contacts(node, self.reached, ledger.friends)
         self.placement = placement = Placement(ledger, sessions, contacts, options)
         self.sender = Sender(
             node, key, options, ledger=ledger, sessions=sessions, placement=placement, look=self.look
@@ -80,7 +77,7 @@ class User:
         self._missed: dict[str, SentRecord] = {}
         self._looked_at = self._look_cost = 0.0
         self._refresh_at = time.monotonic() + self._refresh_period
-        self._normal_with: set[str] = set()
+        self._due_anyway: set[str] = set()
         self._learn_again()
 
     def _learn_again(self) -> None:
@@ -138,7 +135,7 @@ class User:
 
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
-        the built-in at the other end has a slot for us only from then on."""
+        the built-in has a slot for us only from then on. All get one of a splice, which is in no entry yet."""
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -146,7 +143,10 @@ class User:
                 "the recovery has ended, see lightning-cli peerstorage-status",
             )
         if new_state == "CHANNELD_NORMAL":
-            self._normal_with.add(peer_id)
+            self._due_anyway.add(peer_id)
+        elif new_state == "CHANNELD_AWAITING_SPLICE":
+            self.sender.forget_facts()
+            self._due_anyway.update(self.sessions)
         self.ledger.takes_again(peer_id)
         self.look_soon(now)
 
@@ -292,8 +292,8 @@ class User:
         if now >= self._refresh_at:
             self.look()
             self._refresh_at = now + self._refresh_period
-            self.sessions.structure_changed(self._normal_with)
-            self._normal_with.clear()
+            self.sessions.structure_changed(self._due_anyway)
+            self._due_anyway.clear()
             self._shrink()
         elif self.strangers.too_many:
             self._shrink()

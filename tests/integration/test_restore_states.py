@@ -3,8 +3,10 @@ money comes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from pyln.testing.utils import wait_for
 
 from tests.integration.helpers import (
@@ -13,6 +15,7 @@ from tests.integration.helpers import (
     STOCK,
     connect,
     fund,
+    held_backup,
     holds_all,
     lose_everything,
     pay_over_each,
@@ -112,6 +115,52 @@ def test_a_mutual_close_under_way(node_factory: Any) -> None:
     hub.daemon.opts["rescan"] = rows[early.info["id"]]["next"].rpartition("rescan=")[2]
     hub.start()
     wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+def test_a_splice_that_is_not_locked_in(node_factory: Any, in_block: bool) -> None:
+    """The channel's money is in an output that no entry names. The peer that holds the backup got a new one when
+    the splice began, so the money of both channels comes back, what was spliced in included."""
+    hub, holder, partner = node_factory.get_nodes(3, opts=[OURS | LOSING, OURS | LOSING, STOCK | LOSING])
+    fund(hub, holder, partner, push_sat=300_000)
+    for peer in (holder, partner):
+        pay_over_each(hub, peer, 20_000_123)
+    hub.fundwallet(500_000)
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    before = shares(hub)
+    (channel,) = hub.rpc.listpeerchannels(partner.info["id"])["channels"]
+    hub.rpc.call("splicein", {"channel": channel["channel_id"], "amount": "200000sat"})
+    wait_for(lambda: states(hub, partner) == states(partner, hub) == ["CHANNELD_AWAITING_SPLICE"])
+    wait_for(lambda: _inflight(holder, hub, key))
+    (output,) = _inflight(holder, hub, key)
+    assert output.sats == 1_200_000
+    if in_block:
+        hub.bitcoin.generate_block(1, wait_for_mempool=1)
+    lose_everything(hub)
+    hub.start()
+    coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
+    assert set(_rows(_restore(hub, holder, dry_run=True)).values()) == {"not started"}
+    _restore(hub, holder)
+    hub.bitcoin.generate_block(1, wait_for_mempool=2 if in_block else 3)
+    wait_for(lambda: set(_rows(_restore(hub)).values()) == {"closing seen"})
+    ours = [
+        replace(share, funding=str(output), to_us_msat=share.to_us_msat + 200_000_000)
+        if share.peer_id == partner.info["id"]
+        else share
+        for share in before
+    ]
+    splice = output.txid[::-1].hex()
+    change = {coin: sat for coin, sat in coins(hub).items() if coin.startswith(splice)}
+    await_money(hub, coins_before | change, ours, since)
+
+
+def _inflight(provider: Any, owner: Any, key: bytes) -> list[Any]:
+    """Outputs of splices that the backup at a peer tells of."""
+    backup = held_backup(provider, owner, key)
+    facts = (backup and backup.facts.channels) or {}
+    return [output for one in facts.values() for output in one.inflight]
 
 
 def test_a_seed_and_gossip_are_enough(node_factory: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from peerstorage.formats.facts import ChannelFacts, Outpoint
 from peerstorage.lightningd import calls
 from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
@@ -191,3 +192,58 @@ def test_where_the_database_lies(tmp_path: Path, value: str | None, wallet: str 
     server = RpcServer(tmp_path / "rpc", lambda request, connection: {"configs": configs})
     assert Node(str(tmp_path / "rpc")).wallet() == wallet
     server.close()
+
+
+_FUNDING = {"funding_txid": "f0" * 31 + "01", "funding_outnum": 0}
+_INFLIGHT = {"funding_txid": "50" * 31 + "02", "funding_outnum": 1, "total_funding_msat": 1_165_119_000}
+_SPLICED = Outpoint(b"\2" + b"\x50" * 31, 1, 1_165_119)
+_IN_BLOCK = {"short_channel_id": "103x1x0"}
+
+
+@pytest.mark.parametrize(
+    ("row", "facts"),
+    [
+        ({"state": "CHANNELD_NORMAL"} | _IN_BLOCK, ChannelFacts(7, True)),
+        # Zero-conf.
+        ({"state": "CHANNELD_NORMAL"}, ChannelFacts(7)),
+        # One block is not deep enough, and it may be by the time that the backup is read.
+        ({"state": "CHANNELD_AWAITING_LOCKIN"} | _IN_BLOCK, ChannelFacts(7)),
+        # Candidates of the opening.
+        ({"state": "DUALOPEND_AWAITING_LOCKIN", "inflight": [_INFLIGHT]}, ChannelFacts(7)),
+        ({"state": "DUALOPEND_OPEN_COMMITTED", "inflight": [_INFLIGHT]}, ChannelFacts(7)),
+        (
+            {"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_INFLIGHT]} | _IN_BLOCK,
+            ChannelFacts(7, True, (_SPLICED,)),
+        ),
+        # Locked in since.
+        (
+            {"state": "CHANNELD_NORMAL", "inflight": [_INFLIGHT]} | _IN_BLOCK | _INFLIGHT,
+            ChannelFacts(7, True),
+        ),
+        # We closed it while the splice was in flight.
+        (
+            {"state": "AWAITING_UNILATERAL", "inflight": [_INFLIGHT]} | _IN_BLOCK,
+            ChannelFacts(7, True, (_SPLICED,)),
+        ),
+        # recoverchannel made it.
+        ({"state": "CHANNELD_NORMAL", "short_channel_id": "1x1x1"}, None),
+        ({"state": "CHANNELD_NORMAL", "to_us_msat": None}, None),
+        ({"state": "CHANNELD_NORMAL", "channel_id": "xy"}, None),
+        ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_FUNDING | {"funding_outnum": 5}]}, None),
+        ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_INFLIGHT | {"funding_txid": "50"}]}, None),
+        ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_INFLIGHT | {"funding_outnum": -1}]}, None),
+        ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": 5}, None),
+    ],
+)
+def test_what_a_row_tells_of_a_channel(
+    monkeypatch: pytest.MonkeyPatch, row: Json, facts: ChannelFacts | None
+) -> None:
+    """Beside one that is well, and one that has no channel_id yet."""
+    well = {"channel_id": "aa" * 32, "state": "CHANNELD_NORMAL", "to_us_msat": 3} | _FUNDING
+    other = {"channel_id": "bb" * 32, "to_us_msat": 7} | _FUNDING | row
+    node = Node("")
+    answer = {"channels": [{"state": "OPENINGD"}, other, well]}
+    monkeypatch.setattr(node, "call", lambda method, only: {"listpeerchannels": answer}[method])
+    found = node.channel_facts()
+    assert found.pop(b"\xaa" * 32) == ChannelFacts(3)
+    assert found == ({} if facts is None else {b"\xbb" * 32: facts})

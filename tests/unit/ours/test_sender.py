@@ -9,9 +9,9 @@ from unittest.mock import patch
 import pytest
 
 from peerstorage.bolt.peer_storage import Message
-from peerstorage.formats.backup import decode, encode
-from peerstorage.formats.facts import CHAIN_HASHES
-from peerstorage.formats.sealing import seal, unseal
+from peerstorage.formats.backup import SMALLEST_PADDING, decode, encode
+from peerstorage.formats.facts import CHAIN_HASHES, NOTHING, ChannelFacts, Outpoint
+from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.lightningd.node import NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
@@ -299,11 +299,11 @@ def test_what_stood_still_and_goes_on_may_have_a_twin(clock: Clock) -> None:
     assert peers.user.recovering
 
 
-def test_balances_ride_along_and_are_no_reason_to_send(clock: Clock) -> None:
+def test_facts_of_channels_ride_along_and_are_no_reason_to_send(clock: Clock) -> None:
     """Nor does a backup wait for them: where lightningd doesn't answer the last known are told."""
     peers = Peers(clock, "none", 1 << 16)
-    balance = {samples.entry(1).channel_id: 123_456}
-    with patch.object(peers.node, "balances", lambda: dict(balance)):
+    balance = {samples.entry(1).channel_id: ChannelFacts(123_456)}
+    with patch.object(peers.node, "channel_facts", lambda: dict(balance)):
         peers.have(1)
 
         def told() -> int | None:
@@ -312,7 +312,7 @@ def test_balances_ride_along_and_are_no_reason_to_send(clock: Clock) -> None:
 
         assert told() == 123_456
         sent = len(peers.got[ALICE])
-        balance[samples.entry(1).channel_id] = 7
+        balance[samples.entry(1).channel_id] = ChannelFacts(7)
         clock.now += 100
         peers.user.look()
         peers.quiet()
@@ -320,7 +320,57 @@ def test_balances_ride_along_and_are_no_reason_to_send(clock: Clock) -> None:
         peers.user.sender.push(ALICE, clock.now)
         assert told() == 7
     clock.now += 100
-    with patch.object(peers.node, "balances", side_effect=NodeError("listpeerchannels", 0, "hangs")):
+    with patch.object(peers.node, "channel_facts", side_effect=NodeError("listpeerchannels", 0, "hangs")):
         peers.user.sender.push(ALICE, clock.now)
     assert told() == 7
     assert len(peers.got[ALICE]) == sent + 2
+
+
+SPLICED = ChannelFacts(123_456, True, (Outpoint(b"\x5a" * 32, 1, 1_165_119),))
+
+
+def test_a_splice_is_told_to_all_at_once(clock: Clock) -> None:
+    """Though no entry is another one, and what is known of channels was asked for a moment ago."""
+    peers = Peers(clock, "none", 1 << 16)
+    channel = samples.entry(1)
+    known = {channel.channel_id: ChannelFacts(123_456, True)}
+    with patch.object(peers.node, "channel_facts", lambda: dict(known)):
+        peers.have(1)
+        peers.user.sender.forget_facts()
+        peers.user.sender.push(None, clock.now)
+        sent = {peer_id: len(got) for peer_id, got in peers.got.items()}
+        assert min(sent.values()) > 0
+        known[channel.channel_id] = SPLICED
+        peers.user.channel_changed(channel.node_id.hex(), "CHANNELD_AWAITING_SPLICE", clock.now)
+        clock.now += 1
+        peers.user.tick(clock.now)
+    for peer_id, got in peers.got.items():
+        assert len(got) == sent[peer_id] + 1
+        assert decode(unseal(KEY, got[-1])).facts.channels == {channel.database_id: SPLICED}
+
+
+def test_of_facts_that_have_no_room_splices_count_most(clock: Clock) -> None:
+    peers = Peers(clock, "none", 1 << 16)
+    numbers = range(1, 8)
+    known = {samples.entry(number).channel_id: ChannelFacts(number << 40, True) for number in numbers}
+    known[samples.entry(1).channel_id] = SPLICED
+    sender = peers.user.sender
+    found: list[tuple[bool, int, tuple[Outpoint, ...], int | None]] = []
+    with patch.object(peers.node, "channel_facts", lambda: dict(known)):
+        peers.have(*numbers)
+    contents = peers.user.placement.contents(ALICE)
+    shortest = len(sender._encode(0, contents, ((), NOTHING))) + SMALLEST_PADDING + OVERHEAD
+    for limit in range(shortest, shortest + 300):
+        (_, facts), length = sender._beside(contents, limit)
+        assert length + OVERHEAD <= limit
+        channels = facts.channels or {}
+        of_it = channels.get(samples.entry(1).database_id, ChannelFacts())
+        kind = (facts.chain_hash is not None, len(channels), of_it.inflight, of_it.balance_msat)
+        if kind not in found:
+            found.append(kind)
+    assert found == [
+        (False, 0, (), None),
+        (False, 1, SPLICED.inflight, None),
+        (True, 1, SPLICED.inflight, None),
+        (True, 7, SPLICED.inflight, SPLICED.balance_msat),
+    ]
