@@ -136,7 +136,8 @@ def test_messages_that_break_bolt_1(scene: Scene) -> None:
         give(alice, mallory, blob)
     mallory.leave()
     mallory.dial(alice)
-    wait_for(lambda: mallory.blobs(PEER_STORAGE_RETRIEVAL) == [b"last"])
+    # At the first connection it may have got what it had just sent.
+    wait_for(lambda: mallory.blobs(PEER_STORAGE_RETRIEVAL)[-1:] == [b"last"])
 
 
 def test_first_word_is_not_init(scene: Scene) -> None:
