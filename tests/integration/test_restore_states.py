@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from tests.integration.helpers import (
@@ -201,3 +202,28 @@ def test_a_seed_and_gossip_are_enough(node_factory: Any) -> None:
 def _announced(node: Any, other: Any) -> bool:
     """Whether gossip has the other's address."""
     return any(found.get("addresses") for found in node.rpc.listnodes(other.info["id"])["nodes"])
+
+
+def test_no_channel_is_opened_with_a_node_that_was_just_recovered(node_factory: Any) -> None:
+    """Not before lightningd was started again, whose counter of channels stands still and would abort it, nor
+    after that, while it recovers and keys of a lost channel could come a second time."""
+    hub, holder, stranger = node_factory.get_nodes(3, opts=[OURS | LOSING, OURS | LOSING, STOCK])
+    fund(hub, holder)
+    pay_over_each(hub, holder, 20_000_000)
+    key = secret(hub)
+    hub.rpc.call("peerstorage-push")
+    wait_for(lambda: holds_all(holder, hub, key))
+    stranger.fundwallet(2_000_000)
+    lose_everything(hub)
+    hub.start()
+    assert _rows(_restore(hub, holder)) == {holder.info["id"]: "close sent"}
+    for restarted in (False, True):
+        todo = hub.rpc.call("peerstorage-status")["todo"]
+        assert any(text.startswith("RESTART LIGHTNINGD") for text in todo) is not restarted
+        connect(stranger, hub)
+        with pytest.raises(RpcError, match="no new channels for now"):
+            stranger.rpc.fundchannel(hub.info["id"], 500_000)
+        hub.bitcoin.generate_block(1, wait_for_mempool=0 if restarted else 1)
+        hub.restart()
+    # lightningd lives, and the money is there.
+    assert hub.rpc.listfunds()["outputs"]
