@@ -72,8 +72,7 @@ def test_channel_of_a_peer_on_a_unix_socket_stays_in_the_backups(node_factory: A
         disconnect(l1, l3)
         l1.rpc.connect(l3.info["id"], socket)
         assert len(l1.rpc.staticbackup()["scb"]) == 1
-        l1.rpc.call("peerstorage-push")
-        newest = status(l1)["backup"]["newest_timestamp"]
+        newest = l1.rpc.call("peerstorage-push")["timestamp"]
 
         def held(peer: Any) -> set[str]:
             backup = held_backup(peer, l1, key)
@@ -126,6 +125,11 @@ def test_closed_channel_leaves_the_backup(node_factory: Any) -> None:
     wait_for(lambda: channels_at(l3) == 1, timeout=90)
 
 
+def held_timestamp(peer: Any, owner: Any, key: bytes) -> int:
+    backup = held_backup(peer, owner, key)
+    return 0 if backup is None else backup.timestamp
+
+
 def test_restart_of_either_side(node_factory: Any) -> None:
     l1, l2 = node_factory.get_nodes(2, opts=OURS)
     fund(l1, l2)
@@ -136,6 +140,8 @@ def test_restart_of_either_side(node_factory: Any) -> None:
         connect(l1, l2)
         wait_for(lambda: row(l1, l2).get("state") == "current")
         wait_for(lambda: holds_all(l2, l1, key))
+        # A stop in the middle of a send would leave a record of what never went out.
+        wait_for(lambda: held_timestamp(l2, l1, key) == status(l1)["backup"]["newest_timestamp"])
     assert status(l1)["mode"] == "normal"
 
 
@@ -148,15 +154,10 @@ def test_what_waits_survives_a_stop_of_the_node(node_factory: Any) -> None:
     newest = l1.rpc.call("peerstorage-push")["timestamp"]
     time.sleep(1)
 
-    def held_timestamp() -> int:
-        backup = held_backup(l2, l1, key)
-        assert backup is not None
-        return backup.timestamp
-
-    assert held_timestamp() < newest
+    assert held_timestamp(l2, l1, key) < newest
     l2.restart()
     # Or newer: what CHANNELD_NORMAL brought may come after what was pushed.
-    wait_for(lambda: held_timestamp() >= newest)
+    wait_for(lambda: held_timestamp(l2, l1, key) >= newest)
     assert not (Path(l2.daemon.lightning_dir) / "regtest/peerstorage.pending").exists()
 
 
