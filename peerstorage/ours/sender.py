@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, Message
 from peerstorage.errors import (
@@ -53,6 +53,15 @@ _FACTS_SECONDS = 60.0
 
 # Channels that are not funded yet, and facts of the node.
 _Beside = tuple[Sequence[ChannelBackup], NodeFacts]
+
+
+@dataclass(slots=True)
+class _Made:
+    """What was made for others in one go: peers with the same share get the same. By the identity of its entries,
+    its contacts and its limit, and the blobs by their live part, too."""
+
+    besides: dict[tuple[int, int, int], tuple[_Beside, int]] = field(default_factory=dict)
+    blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = field(default_factory=dict)
 
 
 class Sender:
@@ -157,7 +166,7 @@ class Sender:
         self._ask_facts()
         wall_clock = time.time()
         timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
-        blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = {}
+        made = _Made()
         self.live.look()
         sent = []
         failure: NodeError | None = None
@@ -177,15 +186,12 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            live = self._live_part(peer_id, contents, record.limit)
-            key = (id(contents.entries), contents.contacts, record.limit, live)
-            if key not in blobs:
-                blobs[key] = contents, self._make_blob(timestamp, contents, record.limit, live)
+            contents, blob = self._blob(peer_id, timestamp, contents, record.limit, made)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
             try:
-                self._hand_over(peer_id, timestamp, *blobs[key])
+                self._hand_over(peer_id, timestamp, contents, blob)
             except NodeError as error:
                 if error.code == _PEER_IS_GONE:
                     # Nothing went out, so it holds what it held. It gets a backup when it is back.
@@ -263,18 +269,31 @@ class Sender:
                 break
         return beside, shortest
 
-    def _live_part(self, peer_id: str, contents: Contents, limit: int) -> bytes:
-        """What goes into the room that all else leaves."""
-        _, shortest = self._beside(contents, limit)
+    def _blob(
+        self, peer_id: str, timestamp: int, contents: Contents, limit: int, made: _Made
+    ) -> tuple[Contents, bytes]:
+        """What a peer gets, with the contents that it was made of."""
+        share = (id(contents.entries), contents.contacts, limit)
+        if share not in made.besides:
+            made.besides[share] = self._beside(contents, limit)
+        beside, shortest = made.besides[share]
+        live = self._live_part(peer_id, limit - shortest)
+        if (*share, live) not in made.blobs:
+            made.blobs[*share, live] = contents, self._make_blob(timestamp, contents, beside, limit, live)
+        return made.blobs[*share, live]
+
+    def _live_part(self, peer_id: str, left: int) -> bytes:
+        """What goes into the bytes that all else leaves of a sealed blob."""
         # Its record's type and length have four bytes.
-        room = limit - OVERHEAD - shortest - 4
+        room = left - OVERHEAD - 4
         large = self._placement.large
         peer, channels = bytes.fromhex(peer_id), self._ledger.channels
         return self.live.packed(peer, large, channels, self._options.replicas, room)
 
-    def _make_blob(self, timestamp: int, contents: Contents, limit: int, live: bytes) -> bytes:
+    def _make_blob(
+        self, timestamp: int, contents: Contents, beside: _Beside, limit: int, live: bytes
+    ) -> bytes:
         """A sealed backup of at most `limit` bytes."""
-        beside, _ = self._beside(contents, limit)
         shortest = len(self._encode(timestamp, contents, beside, None, live)) + format_.SMALLEST_PADDING
         length = format_.padded_length(shortest, self._options.padding, limit)
         return seal(self._key, self._encode(timestamp, contents, beside, length, live))
