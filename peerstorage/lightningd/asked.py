@@ -30,6 +30,11 @@ def proxy(node: Node) -> Proxy | None:
     return Proxy(host.removeprefix("[").removesuffix("]"), int(port), always)
 
 
+def is_offline(node: Node) -> bool:
+    """Whether lightningd was told to connect to nobody."""
+    return bool(_config(node, "offline").get("set", False))
+
+
 def _config(node: Node, name: str) -> dict[str, object]:
     found = node.call("listconfigs", config=name).get("configs", {}).get(name)
     return found if isinstance(found, dict) else {}

@@ -20,13 +20,13 @@ from typing import Any, Protocol
 from peerstorage.errors import NOTHING_TO_SEND, PeerstorageError, SecretError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.words import ENGLISH
-from peerstorage.lightningd import configuration as connections
+from peerstorage.lightningd import asked
 from peerstorage.lightningd.alerts import NOT_CHECKED, WARNING, Alerts
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.guard import Answers
 from peerstorage.recovery.check import Verdict
-from peerstorage.recovery.conversation import Heard, Limits, Proxy, endpoints_of, hear_all
+from peerstorage.recovery.conversation import Heard, Limits, endpoints_of, hear_all
 from peerstorage.recovery.database_source import is_url, read_running
 from peerstorage.recovery.survey import Survey, check_seed, survey
 
@@ -87,7 +87,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
     wallet = node.wallet() or _DATABASE
     database = read_running(wallet if is_url(wallet) else str(folder / wallet))
     check_seed(database, seed)
-    if connections.is_offline(node):
+    if asked.is_offline(node):
         return Answers()
     peers = {
         channel.node_id.hex(): endpoints_of(
@@ -96,11 +96,10 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
         for channel in database.channels
         if not channel.is_ending
     }
-    proxy = connections.proxy(node)
     heard = hear_all(
         keys.node_key(seed),
         peers,
-        proxy=None if proxy is None else Proxy(*proxy),
+        proxy=asked.proxy(node),
         limits=_LIMITS,
         at_once=_AT_ONCE,
         within=seconds,
