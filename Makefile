@@ -11,6 +11,9 @@ FUZZ_RUNS ?= 1000000
 # Simulated and real nodes wait more than they compute: more at once than there are processors.
 WORKERS ?= 3
 TOGETHER := -n $(WORKERS) --dist worksteal
+# How often what failed on nodes is run again before it has failed: they live in real time, and on a machine that is
+# busy with other things a test can lose a race. What passed only then is named at the end.
+RERUNS ?= 0
 
 .PHONY: all broken demo test soak check lint types integration bench fuzz mutation fmt clean
 
@@ -38,7 +41,7 @@ demo: $(VENV)/tests
 # Unit tests, the simulated network, and real nodes where bitcoind and lightningd are on PATH.
 test: $(VENV)/tests
 	$(PYTEST) $(TOGETHER) tests/unit
-	$(PYTEST) $(TOGETHER) tests/simnet tests/integration
+	$(PYTEST) $(TOGETHER) --reruns $(RERUNS) -rR tests/simnet tests/integration
 
 # The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks,
 # ten thousand channels that come and go.
@@ -55,7 +58,7 @@ types: $(VENV)/tests
 	$(BIN)/mypy
 
 integration: $(VENV)/tests
-	$(PYTEST) $(TOGETHER) tests/integration
+	$(PYTEST) $(TOGETHER) --reruns $(RERUNS) -rR tests/integration
 
 $(VENV)/bench: $(VENV)/tests tests/bench/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/bench/requirements.txt
