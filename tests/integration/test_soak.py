@@ -190,22 +190,20 @@ class Soak:
     def lose_each(self) -> None:
         one, two, three = self.chance.sample(USERS, 3)
         age = self.chance.uniform(*_AGES)
-        failed = {
-            name
-            for name, loss in (
-                (one, partial(self.losses.resume, one, age)),
-                (two, partial(self.losses.revive, two)),
-                (three, partial(self.losses.restore, three)),
-            )
-            if not self.attempt(loss)
-        }
+        self.lose(one, partial(self.losses.resume, one, age))
+        self.lose(two, partial(self.losses.revive, two))
+        is_restored = self.lose(three, partial(self.losses.restore, three))
         self.attempt(self.losses.forget)
-        if three not in failed and not self.attempt(partial(self.losses.renew, three)):
-            failed.add(three)
-        for name in failed:
-            self.attempt(partial(self.losses.replace, name))
+        if is_restored:
+            self.lose(three, partial(self.losses.renew, three))
         self.attempt(self.losses.thaw)
         self.look_around()
+
+    def lose(self, name: str, loss: Callable[[], None]) -> bool:
+        is_well = self.attempt(loss)
+        if not is_well:
+            self.attempt(partial(self.losses.replace, name))
+        return is_well
 
     def attempt(self, step: Callable[[], None]) -> bool:
         """Whether it went well; if not, that is a fault, and the soak goes on."""
