@@ -16,6 +16,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _COINS, _COIN_BTC = 12, 0.02
 # The rest of the steps open and close.
 _PAYMENTS = 0.95
 _FEWEST, _MOST = 4, 9
+_CLOSING_SECONDS = 30
 _GIVEN_UP = (
     RpcError,
     OSError,
@@ -63,6 +65,7 @@ _GIVEN_UP = (
 _AMOUNTS = itertools.count(1_000_003, 1_009)
 _LOCKED_IN = "CHANNELD_NORMAL"
 _OPENING = {"CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN", "OPENINGD"}
+_CLOSING = {"CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"}
 Channel = dict[str, Any]
 
 
@@ -88,6 +91,7 @@ class Network:
         self.leaving: set[str] = set()
         self.frozen: set[str] = set()
         self.elsewhere = self.bitcoin.rpc.getnewaddress()
+        self.executor = ThreadPoolExecutor(thread_name_prefix="close")
 
     @property
     def users(self) -> dict[str, Any]:
@@ -134,6 +138,9 @@ class Network:
             channels = user.rpc.listpeerchannels()["channels"]
             if any(channel["state"] in _OPENING for channel in channels):
                 self.mine(1)
+                return False
+            closing = [one for one in channels if one["state"] in _CLOSING]
+            if any(self.bitcoin.rpc.gettxout(one["funding_txid"], one["funding_outnum"]) for one in closing):
                 return False
             ours = {one["channel_id"] for one in channels if one["state"] == _LOCKED_IN}
             theirs = [peer.states(user) for peer in self.peers.values()]
@@ -276,6 +283,8 @@ class Traffic(threading.Thread):
     def _close(self, name: str) -> None:
         user, channel, _ = self._pick(name)
         self._network.leaving.add(channel["channel_id"])
-        # Not to its own wallet: see above.
-        user.rpc.close(channel["channel_id"], destination=self._network.elsewhere)
+        # Not to its own wallet: see above. LND and lightningd find no fee by themselves on regtest.
+        wishes = {"destination": self._network.elsewhere, "feerange": ["253perkw", "30000perkw"]}
+        closing = self._network.executor.submit(user.rpc.close, channel["channel_id"], **wishes)
+        closing.result(_CLOSING_SECONDS)  # for ever, where the peer goes away meanwhile
         self._network.mine(1)

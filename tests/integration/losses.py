@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -39,6 +40,8 @@ class Losses:
     def __init__(self, network: Network, tell: Told) -> None:
         self._network, self._tell = network, tell
         self._copies = 0
+        # Who is not done with its recovery: see renew.
+        self.recovering: set[str] = set()
 
     def restore(self, name: str) -> None:
         """Left are hsm_secret and the address of one peer; then peerstorage-restore. See `renew` for its end."""
@@ -59,6 +62,7 @@ class Losses:
             plan = user.rpc.call("peerstorage-restore", words | {"dry_run": True})
             assert (plan["missing"], plan["unnamed"]) == (0, []), plan
             self._expect(name, "recovering")
+            network.expected[name].maybe = frozenset({"handed over"})
             started = time.monotonic()
             answer = user.rpc.call("peerstorage-restore", {"wait": 20})
             network.await_spent(share.funding for share in before)
@@ -74,6 +78,7 @@ class Losses:
 
             wait_for(all_seen, timeout=120)
             await_money(user, coins_before, before, since)
+            self.recovering.add(name)
             sats = sum(share.on_chain_sat for share in before)
             self._tell(
                 f"restore {name}: {len(before)} channels, {sats} sat in the wallet, to the satoshi; closes "
@@ -86,24 +91,41 @@ class Losses:
         with network.locks[name]:
             self._expect(name, None)
 
-            def is_finished() -> bool:
-                return bool(user.rpc.call("peerstorage-restore", {"wait": 5})["finished"])
-
-            wait_for(is_finished, timeout=120)
-            network.expected[name].flags = frozenset({"handed over", "keys used"})
+            network.expected[name].maybe = frozenset({"handed over", "keys used"})
+            self._finish(name)
             self._expect(name, "normal")
             wait_for(lambda: status(user)["mode"] == "normal")
             spend_all(user)
             self._begin_anew(name)
 
+    def _finish(self, name: str) -> None:
+        """Runs peerstorage-restore until all is swept, and does what its rows say: a close from before the loss is
+        only seen by a rescan."""
+        user = self._network.nodes[name]
+        for _ in range(10):
+            answer = user.rpc.call("peerstorage-restore", {"wait": 10})
+            if answer["finished"]:
+                return
+            heights = re.findall(r"rescan=-(\d+)", " ".join(row["next"] for row in answer["channels"]))
+            if heights:
+                self._network.expected[name].flags = frozenset()
+                user.stop()
+                user.daemon.opts["rescan"] = -min(map(int, heights))
+                user.start()
+                del user.daemon.opts["rescan"]
+                self._tell(f"{name}: rescan from {min(heights)}")
+        raise AssertionError(f"not finished: {[(row['state'], row['next']) for row in answer['channels']]}")
+
     def _begin_anew(self, name: str) -> None:
+        self.recovering.discard(name)
         network, user = self._network, self._network.nodes[name]
         self._expect(name, None)
         lose_everything(user)
         (Path(user.daemon.lightning_dir) / "regtest/hsm_secret").write_bytes(os.urandom(32))
         user.start()
         expected = network.expected[name]
-        expected.flags, expected.excused = frozenset(), {}
+        expected.flags = expected.maybe = frozenset()
+        expected.excused = {}
         network.furnish(user)
         network.frozen.discard(name)
         self._expect(name, "normal")
@@ -184,16 +206,22 @@ class Losses:
             network.await_spent(share.funding for share in before if share.channel_id in closed)
             network.mine(_BURIED)
             user.start()
-            if rest := known - alive - closed:
+            if "by the plugin" in answer["next"]:
+                # Among them may be what was closed already, for a hundred blocks.
+                self._expect(name, "recovering")
+                network.expected[name].maybe = frozenset({"handed over"})
+                self.recovering.add(name)
                 user.rpc.call("peerstorage-restore", {"wait": 20})
-                network.await_spent(share.funding for share in before if share.channel_id in rest)
+                network.await_spent(share.funding for share in lost)
                 network.mine(_BURIED)
+            else:
+                self._expect(name, "normal")
             await_money(user, money, lost, since)
             assert money.keys() <= coins(user).keys(), "the wallet's own coins"
-            self._expect(name, "normal")
             self._await_alive(name, alive)
             self._tell(
                 f"revive {name}: {dict(Counter(fates[one] for one in known))}, "
+                f"{len(fates) - len(known)} more named, "
                 f"{sum(share.on_chain_sat for share in lost)} sat to the satoshi"
             )
 

@@ -192,18 +192,16 @@ class Soak:
         age = self.chance.uniform(*_AGES)
         self.lose(one, partial(self.losses.resume, one, age))
         self.lose(two, partial(self.losses.revive, two))
-        is_restored = self.lose(three, partial(self.losses.restore, three))
+        self.lose(three, partial(self.losses.restore, three))
         self.attempt(self.losses.forget)
-        if is_restored:
-            self.lose(three, partial(self.losses.renew, three))
+        for name in sorted(self.losses.recovering):
+            self.lose(name, partial(self.losses.renew, name))
         self.attempt(self.losses.thaw)
         self.look_around()
 
-    def lose(self, name: str, loss: Callable[[], None]) -> bool:
-        is_well = self.attempt(loss)
-        if not is_well:
+    def lose(self, name: str, loss: Callable[[], None]) -> None:
+        if not self.attempt(loss):
             self.attempt(partial(self.losses.replace, name))
-        return is_well
 
     def attempt(self, step: Callable[[], None]) -> bool:
         """Whether it went well; if not, that is a fault, and the soak goes on."""
