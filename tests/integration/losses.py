@@ -31,7 +31,7 @@ Told = Callable[[str], None]
 _BURIED = 6
 _FORGOTTEN = 101
 # lightningd comes back on its own, and its peers, with pauses that get longer.
-_ALIVE_SECONDS = 120
+_PATIENCE = 240
 
 
 class Losses:
@@ -76,7 +76,7 @@ class Losses:
                 seen = {row["funding"] for row in rows if row["state"] in {"closing seen", "swept"}}
                 return fundings <= seen
 
-            wait_for(all_seen, timeout=120)
+            wait_for(all_seen, timeout=_PATIENCE)
             await_money(user, coins_before, before, since)
             self.recovering.add(name)
             sats = sum(share.on_chain_sat for share in before)
@@ -253,7 +253,7 @@ class Losses:
             channels = len(normal(user))
             return said["backup"]["channels"] >= channels and not said["holding"]["channels_without_copy"]
 
-        wait_for(is_covered, timeout=120)
+        wait_for(is_covered, timeout=_PATIENCE)
 
     def _open_shares(self, name: str) -> list[Share]:
         chain, user = self._network.bitcoin, self._network.nodes[name]
@@ -276,7 +276,7 @@ class Losses:
             channels = normal(user)
             return {one["channel_id"] for one in channels if one["peer_connected"]} == channel_ids
 
-        wait_for(are_alive, timeout=_ALIVE_SECONDS)
+        wait_for(are_alive, timeout=_PATIENCE)
         for channel in normal(user):
             peer = network.peer_of(channel)
             pay(user, peer, channel, amount())
@@ -329,7 +329,7 @@ def _run(*words: Any, codes: tuple[int, ...]) -> dict[str, Any]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=_PATIENCE,
     )
     assert done.returncode in codes, f"{words[0]}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -34,7 +34,7 @@ def _row(peer_id: str = _PEER, **said: Any) -> dict[str, Any]:
         "channels": 2,
         "checks": 7,
     }
-    return row | {"relation": "partner", "unproved_since": None} | said
+    return row | {"relation": "partner", "last_sent": "now", "unproved_since": None} | said
 
 
 def _said(**said: Any) -> dict[str, Any]:

@@ -133,8 +133,8 @@ def _of_row(row: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]:
         yield Contradiction(f"missing {peer_id}", f"{name}: it holds {held}")
     elif row["state"] == "altered" and row["unproved_since"] is None:
         yield Contradiction(f"altered {peer_id}", f"{name}, and nobody altered it: {held}")
-    elif row["relation"] == "stranger":
-        return  # it may have stopped to store when its last channel closed, and nobody says so
+    elif row["relation"] == "stranger" or row["last_sent"] is None:
+        return  # it may have stopped to store when its last channel closed; or has what another database sent
     elif held and held.channels is not None and row["channels"] != len(held.channels) and row["connected"]:
         yield Contradiction(
             f"channels {peer_id}", f"{name}: {row['channels']} channels, really {len(held.channels)}"
