@@ -23,7 +23,7 @@ from typing import Any
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
-from peerstorage.lightningd.node import STUB
+from peerstorage.lightningd.rows import STUB
 from tests.integration.cln_peer import ClnPeer
 from tests.integration.helpers import KILLED, OURS, STOCK, connect, is_connected, is_idle
 from tests.integration.ldk_node import LdkError
