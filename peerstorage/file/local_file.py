@@ -92,6 +92,8 @@ class LocalFile:
         self._marks: Marks | None = None
         self._handed_at = self._retry_at = float("-inf")
         self._rerun_at = float("inf")
+        # For the worker: a recovery goes on that the file began or goes along with.
+        self._is_proof = False
         # For the thread: what it knows the file to hold, by its SHA-256, and whether the program was run.
         self._known: tuple[bytes, Backup] | None = None
         self._started = False
@@ -104,6 +106,9 @@ class LocalFile:
     def _due(self) -> float:
         if self.path is None or self._user.recovering:
             return float("inf")
+        if self._is_proof:
+            # It is over: what the file is ahead of is closed, or given up. Not a minute more may it warn of that.
+            return float("-inf")
         if self._marks is None:
             return self._retry_at
         marks = self._user.ledger.marks
@@ -131,7 +136,7 @@ class LocalFile:
             frozenset(ledger.unlisted),
             frozenset(entry.channel_id for entry in ledger.unfunded),
         )
-        self._marks, self._handed_at = ledger.marks, now
+        self._marks, self._handed_at, self._is_proof = ledger.marks, now, False
         self._attempts.put(live)
 
     def flush(self, seconds: float) -> None:
@@ -167,6 +172,7 @@ class LocalFile:
             # Once these channels are closed the file has to let go of them.
             self._try_again_later()
             self._ahead(outcome.next.backup)
+            self._is_proof = self._user.recovering
 
     def _try_again_later(self) -> None:
         self._marks, self._retry_at = None, time.monotonic() + _RETRY_SECONDS

@@ -13,7 +13,7 @@ from dataclasses import replace
 from peerstorage.errors import NOTHING_TO_SEND, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.addresses import reached_at
-from peerstorage.lightningd.closes import ended_channel_ids
+from peerstorage.lightningd.closes import ended_channel_ids, given_up
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord, State, Store
@@ -214,10 +214,10 @@ class User:
         if judgement.verdict is Verdict.FINE:
             return judgement
         # Before anything is concluded: what the database says this very moment. Closed channels count, and what
-        # recoverchannel made, or lightningd leaves out, knows no more than the backup that it was taken from: so
-        # an old database can't be told by these.
+        # recoverchannel or rebuild made, or lightningd leaves out, knows no more than the backup that it was taken
+        # from: so an old database can't be told by these.
         self.look()
-        recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
+        recovered = {bytes.fromhex(one) for one in self._node.recovered_channels()} | given_up(self._node)
         ended = ended_channel_ids(self._node)
         over = (judgement.ahead | judgement.unknown) & (ended - recovered)
         return compare(ended | recovered | self.ledger.unlisted.keys(), over)

@@ -28,6 +28,7 @@ _ANCHORS_SAT = 2 * 330
 class Share:
     """Our part of one channel while nothing is in flight. `funding`: txid:vout."""
 
+    channel_id: str
     peer_id: str
     funding: str
     to_us_msat: int
@@ -49,6 +50,7 @@ def shares(node: Any) -> list[Share]:
     wait_for(lambda: is_idle(node))
     return [
         Share(
+            channel["channel_id"],
             channel["peer_id"],
             f"{channel['funding_txid']}:{channel['funding_outnum']}",
             int(channel["to_us_msat"]),

@@ -53,7 +53,7 @@ class Desk:
         self.ledger = Ledger(*channels)
         self.closed: set[bytes] = set()
         self.ahead: list[Backup] = []
-        self.refuses = False
+        self.refuses = self.begins_recovery = False
         self.alerts: list[dict[str, str]] = []
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.told = Alerts(self.alerts.append, lambda _level, _message: None, 0)
@@ -81,6 +81,7 @@ class Desk:
         if self.refuses:
             raise NodeError("staticbackup", -1, "busy")
         self.ahead.append(backup)
+        self.user.recovering |= self.begins_recovery
 
     def work(self, now: float | None = None) -> bool:
         """One round; whether something was due. What was said is in `alerts`."""
@@ -266,6 +267,34 @@ def test_the_file_lets_go_of_a_channel_that_was_ahead_once_it_is_closed_on_chain
         assert [one.revocations for one in read(tmp_path).entries] == [revocations]
     assert desk.kinds()[-1] == ("file-ahead", "info")
     assert not desk.work(time.monotonic() + 120)
+
+
+def test_when_the_recovery_that_it_proved_is_over_it_warns_no_longer(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    desk.begins_recovery = True
+    assert desk.work()
+    assert desk.kinds() == [("file-ahead", "critical")]
+    assert not desk.work(time.monotonic() + 120)
+    # What was ahead is closed, and noticed by who looks at channels.
+    desk.states[entry(1).channel_id.hex()] = "ONCHAIN"
+    desk.user.recovering = desk.begins_recovery = False
+    assert desk.work(), "not a minute later"
+    assert desk.kinds()[-1] == ("file-ahead", "info")
+    assert not desk.work(time.monotonic() + 120)
+
+
+def test_the_operator_ends_a_recovery_and_the_file_is_still_ahead(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    desk.begins_recovery = True
+    assert desk.work()
+    desk.user.recovering = desk.begins_recovery = False
+    assert desk.work()
+    assert len(desk.ahead) == 2
+    assert not desk.work(), "then once a minute, as ever"
+    assert desk.work(time.monotonic() + 60)
+    assert desk.kinds() == [("file-ahead", "critical")]
 
 
 def test_what_status_shows(tmp_path: Path) -> None:
