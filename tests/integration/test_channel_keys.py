@@ -81,7 +81,7 @@ def _connect_again(one: Any, other: Any) -> None:
 
 def _of_the_peer(peer: Any, columns: str) -> list[dict[str, Any]]:
     """Of each channel in the peer's own database, the oldest first: what it was told of the other side."""
-    rows: list[dict[str, Any]] = peer.db_query(f"SELECT {columns} FROM channels ORDER BY id")  # noqa: S608
+    rows: list[dict[str, Any]] = peer.db_query(f"SELECT {columns} FROM channels ORDER BY id")
     return rows
 
 
