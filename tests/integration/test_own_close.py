@@ -57,7 +57,11 @@ def test_our_own_close_is_told_kept_and_swept(node_factory: Any, in_block: bool)
 
     hub.start()
     coins_before, since = coins(hub), chain.rpc.getblockcount()
-    where = {"peers": f"{holder.info['id']}@127.0.0.1:{holder.port}", "wait": 0, "force": True}
+    where: dict[str, Any] = {
+        "peers": f"{holder.info['id']}@127.0.0.1:{holder.port}",
+        "wait": 0,
+        "force": True,
+    }
     dry = _rows(hub.rpc.call("peerstorage-restore", where | {"dry_run": True}))
     assert {peer_id: row["state"] for peer_id, row in dry.items()} == {
         holder.info["id"]: "not started",
