@@ -30,6 +30,7 @@ from peerstorage.formats import backup as format_
 from peerstorage.formats.facts import NOTHING, ChannelFacts, NodeFacts
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD, seal
+from peerstorage.lightningd import own_coins
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
@@ -91,6 +92,9 @@ class Sender:
         self.may_replace: set[str] = set()
         # By channel_id, and when they were asked for.
         self._facts: dict[bytes, ChannelFacts] = {}
+        # The highest index of a wallet's key, and the height of its oldest coin.
+        self._key_index: int | None = None
+        self._oldest_coin: int | None = None
         self._facts_at = float("-inf")
 
     def push(self, peer_id: str | None, now: float) -> list[str]:
@@ -102,6 +106,7 @@ class Sender:
                 "See peerstorage-status",
             )
         self._look(False)
+        self.forget_facts()
         if not self._ledger.channels:
             raise UsageError(NOTHING_TO_SEND, "this node has no channels, so there is nothing to back up")
         if peer_id is not None and peer_id not in self._sessions:
@@ -161,6 +166,9 @@ class Sender:
             self._facts_at = now
             with contextlib.suppress(NodeError):
                 self._facts = self._node.channel_facts()
+            with contextlib.suppress(NodeError):
+                self._key_index = own_coins.highest_key(self._node, self._key_index or 0)
+                self._oldest_coin = own_coins.oldest_coin(self._node)
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         self._ask_facts()
@@ -248,9 +256,10 @@ class Sender:
 
     def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
         """What is there beside the plan comes along where there is room: it counts for least, but splices in
-        flight come last to go: without them the money isn't found. And the length of it all with the smallest
-        padding."""
-        facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
+        flight and our own closes come last to go: without them the money isn't found. And the length of it all
+        with the smallest padding."""
+        highest_id = self._ledger.state.highest_id or None
+        facts = NodeFacts(self.chain_hash, highest_id, self._key_index, self._oldest_coin)
         # In a share a channel more would be one that no other share's summary counts.
         unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
         channels = {
@@ -258,11 +267,13 @@ class Sender:
             for entry in contents.entries
             if entry.channel_id in self._facts
         }
-        spliced = {
-            number: replace(one, balance_msat=None) for number, one in channels.items() if one.inflight
+        moved = {
+            number: replace(one, balance_msat=None)
+            for number, one in channels.items()
+            if one.inflight or one.own_close is not None
         }
-        more, less = replace(facts, channels=channels), replace(facts, channels=spliced)
-        last = NodeFacts(channels=spliced)
+        more, less = replace(facts, channels=channels), replace(facts, channels=moved)
+        last = NodeFacts(channels=moved)
         for beside in ((unfunded, more), (unfunded, less), ((), less), ((), last), ((), NOTHING)):
             shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:

@@ -16,6 +16,7 @@ from peerstorage.lightningd.addresses import reached_at
 from peerstorage.lightningd.closes import ended_channel_ids, given_up
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.rows import NEWS
 from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
 from peerstorage.ours.contacts import Contacts
@@ -135,7 +136,7 @@ class User:
 
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
-        the built-in has a slot for us only from then on. All get one of a splice, which is in no entry yet."""
+        the built-in has a slot for us only from then on. All get one of what is in no entry: NEWS."""
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -144,7 +145,7 @@ class User:
             )
         if new_state == "CHANNELD_NORMAL":
             self._due_anyway.add(peer_id)
-        elif new_state == "CHANNELD_AWAITING_SPLICE":
+        elif new_state in NEWS:
             self.sender.forget_facts()
             self._due_anyway.update(self.sessions)
         self.ledger.takes_again(peer_id)

@@ -74,6 +74,8 @@ class MemoryNode(Node):
         self.connected: set[str] = set()
         self.logs: dict[str, list[str]] = {}
         self.calls_left: int | None = None
+        # The highest that was given out; none below 3 was.
+        self.key_index = 70
 
     def database(self) -> tuple[dict[bytes, ChannelBackup], set[bytes], Datastore]:
         """A copy."""
@@ -103,7 +105,13 @@ class MemoryNode(Node):
         return answer
 
     def _getinfo(self) -> dict[str, Any]:
-        return {"network": "regtest"}
+        return {"network": "regtest", "blockheight": 800}
+
+    def _listaddresses(self, start: int, limit: int) -> dict[str, Any]:
+        return {"addresses": [{"keyidx": max(start, 3)}] if start <= self.key_index else []}
+
+    def _listfunds(self) -> dict[str, Any]:
+        return {"outputs": [{"blockheight": 700}, {"blockheight": 650}, {"status": "unconfirmed"}]}
 
     def _staticbackup(self) -> dict[str, Any]:
         listed = (one for one in self.channels_now.values() if one.node_id.hex() not in self.on_socket)
