@@ -19,6 +19,7 @@ from peerstorage.formats.database import Database, StoredChannel
 from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.recovery.check import Evidence, Funding, Judgement, Verdict, evidence, judge
 from peerstorage.recovery.hearing import Heard
+from peerstorage.recovery.old_node import hanging_up
 
 
 class Outcome(StrEnum):
@@ -135,12 +136,7 @@ class Survey:
     @property
     def sign_of_life(self) -> str:
         """What shows that a node with this key may be alive, if anything."""
-        if not self.hung_up:
-            return ""
-        return (
-            f"peer(s) {', '.join(self.hung_up)} hung up while we listened, as they do when our node "
-            "connects to them: is a node with this key alive?"
-        )
+        return hanging_up(self.hung_up)
 
 
 def survey(
