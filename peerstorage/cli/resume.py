@@ -121,7 +121,7 @@ class Resume:
     def survey(self, heard: Mapping[str, Heard]) -> Survey:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
-        return survey(self.database, self.seed, heard, fundings, hung_up(heard))
+        return survey(self.database, self.seed, heard, fundings, hung_up=hung_up(heard), height=self.height)
 
 
 class _Progress:

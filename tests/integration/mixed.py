@@ -15,9 +15,11 @@ from typing import Any
 
 from pyln.testing.utils import wait_for
 
+from peerstorage.formats import live
+from peerstorage.lightningd import live_reading
 from tests.integration import ldk_node, lnd_node
 from tests.integration.cln_peer import ClnPeer
-from tests.integration.helpers import LOSING, OURS, STOCK, connect, is_idle
+from tests.integration.helpers import LOSING, OURS, STOCK, connect, held_backup, is_idle, secret
 from tests.integration.ldk_node import LdkNode
 from tests.integration.lnd_node import LndNode
 
@@ -115,6 +117,20 @@ class Mixed:
     def alive(self) -> set[str]:
         """Channels that are ready to pay now, by channel_id."""
         return {one["channel_id"] for one in self.channels if is_alive(one)}
+
+    def await_copies(self) -> None:
+        """Until each peer of Core Lightning holds what the database has now, all channels with their live part."""
+        key = secret(self.hub)
+
+        def holds_all(peer: ClnPeer) -> bool:
+            held = held_backup(peer.node, self.hub, key)
+            if held is None or not held.live:
+                return False
+            return live.decode(held.live).channels == live_reading.read(self.database).part.channels
+
+        self.hub.rpc.call("peerstorage-push")
+        keepers = [peer for peer in self.peers.values() if isinstance(peer, ClnPeer)]
+        wait_for(lambda: all(map(holds_all, keepers)))
 
     def open_at_peers(self) -> set[str]:
         """Channels that their peers have as open."""
