@@ -76,8 +76,9 @@ class Frozen:
         hub, bitcoind = self.mixed.hub, self._net.bitcoind
         together([self._stop_hub, *(peer.stop for peer in self.mixed.peers.values())])
         assert hub.daemon.proc.poll() is not None
-        bitcoind.rpc.stop()
-        bitcoind.proc.wait(60)
+        if bitcoind.proc.poll() is None:
+            bitcoind.rpc.stop()
+            bitcoind.proc.wait(60)
 
     def _stop_hub(self) -> None:
         if self.mixed.hub.daemon.proc.poll() is None:
