@@ -228,8 +228,8 @@ class User:
         if self._node.learn(backup.entries):
             self.look()
 
-    def asked_before_start(self, answers: Answers) -> None:
-        """What peers said before lightningd talked to them."""
+    def asked(self, answers: Answers) -> None:
+        """What peers said on connections of our own, while lightningd talked to none of them."""
         self.entrance.told(answers.current, answers.claims)
         for peer_id, blob in answers.copies.items():
             returned = retrieval.read(self._key, blob, self.sender.chain_hash)

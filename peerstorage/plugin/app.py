@@ -34,6 +34,7 @@ from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
+from peerstorage.ours.asking import Asking
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
@@ -97,11 +98,7 @@ class App:
             self._join_connected_peers()
             # One whose connection was with other plugins' hooks in this moment is listed a little later.
             self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
-            if self.options.use and self.options.guard == "check":
-                # It needs what no other start does, and a start has to be quick.
-                from peerstorage.ours import before_start  # noqa: PLC0415
-
-                before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
+            self.asking.before_start(self.alerts, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
@@ -109,7 +106,7 @@ class App:
         self.worker.submit("guard", self._heed_guard)
         first: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
         last: list[Role] = [self.retention, self.local_file, self.friends, self.todo, self.alerts, rounds]
-        self.worker.start([*first, *last, self.snapshots])
+        self.worker.start([*first, *last, self.snapshots, self.asking])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -122,6 +119,9 @@ class App:
         if configuration.get("startup", True):
             self.user.ledger.lightningd_started()
         self.friends = Friends(self.node, self.user, options)
+        self.asking = Asking(
+            self.node, self.user, options, folder=folder, submit=self.worker.submit, heed=self._heed_guard
+        )
         self.gate = Gate(options.settle, self.user.connections)
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A plugin that holds every payment for five seconds."""
+"""A plugin that holds every payment for some seconds."""
 
 import os
 import sys
@@ -17,8 +17,13 @@ plugin = Plugin()
 
 
 def htlc_accepted(request: Any, **_: Any) -> None:
-    threading.Timer(5, request.set_result, [{"result": "continue"}]).start()
+    hold = threading.Timer(
+        int(plugin.options["hold-seconds"]["value"]), request.set_result, [{"result": "continue"}]
+    )
+    hold.daemon = True
+    hold.start()
 
 
+plugin.add_option("hold-seconds", "5", "for how long")
 plugin.add_hook("htlc_accepted", htlc_accepted, background=True)
 plugin.run()
