@@ -19,8 +19,9 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import is_counted_on
-from peerstorage.ours.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
+from peerstorage.ours.plan import Contents, Plan, StoragePeer, plan
 from peerstorage.ours.session import Sessions
 
 # A plan takes the longer the more strangers there are to ask. So many passed checks are as good as any number: who
@@ -36,8 +37,7 @@ class Placement:
         self._basis: object = None
         self._plan: Plan | None = None
         self.directory: list[Contact] = []
-        # The peers that are counted on and keep large blobs, in rising order.
-        self.large: tuple[bytes, ...] = ()
+        self.live = LiveParts()
         # What fits, by node_id and size: for peers without a place in the plan. Where all does, it is the same for
         # everybody, and under no node_id.
         self._fits: dict[tuple[str, int], Contents] = {}
@@ -65,13 +65,13 @@ class Placement:
             )
             for peer_id in self._counted_on()
         ]
-        self.large = tuple(peer.node_id for peer in peers if peer.capacity >= SMALL_PEER)
+        sizes = self.live.sizes()
         lengths = [len(contact.to_bytes()) for contact in self.directory]
-        basis = (self._ledger.marks, peers, lengths)
+        basis = (self._ledger.marks, peers, lengths, sizes)
         if basis != self._basis:
             self._fits.clear()
             channels = self._ledger.channels
-            self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan)
+            self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan, live=sizes)
             self._basis = basis
 
     def _counted_on(self) -> list[str]:

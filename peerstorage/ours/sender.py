@@ -35,7 +35,6 @@ from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
 from peerstorage.ours.ledger import Ledger
-from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
@@ -82,7 +81,7 @@ class Sender:
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
-        self.live = LiveParts()
+        self.live = placement.live
         # By node_id: when to look for a complaint, and what was logged of the peer before.
         self._asking: dict[str, tuple[list[float], list[str]]] = {}
         # Monotonic seconds and bytes of what was sent in the last hour.
@@ -194,7 +193,7 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            contents, blob = self._blob(peer_id, timestamp, contents, record.limit, made)
+            contents, blob = self._blob(timestamp, contents, record.limit, made)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
@@ -280,26 +279,17 @@ class Sender:
                 break
         return beside, shortest
 
-    def _blob(
-        self, peer_id: str, timestamp: int, contents: Contents, limit: int, made: _Made
-    ) -> tuple[Contents, bytes]:
+    def _blob(self, timestamp: int, contents: Contents, limit: int, made: _Made) -> tuple[Contents, bytes]:
         """What a peer gets, with the contents that it was made of."""
         share = (id(contents.entries), contents.contacts, limit)
         if share not in made.besides:
             made.besides[share] = self._beside(contents, limit)
         beside, shortest = made.besides[share]
-        live = self._live_part(peer_id, limit - shortest)
+        # The record's type and length have four bytes.
+        live = self.live.packed(contents.live, limit - shortest - OVERHEAD - 4)
         if (*share, live) not in made.blobs:
             made.blobs[*share, live] = contents, self._make_blob(timestamp, contents, beside, limit, live)
         return made.blobs[*share, live]
-
-    def _live_part(self, peer_id: str, left: int) -> bytes:
-        """What goes into the bytes that all else leaves of a sealed blob."""
-        # Its record's type and length have four bytes.
-        room = left - OVERHEAD - 4
-        large = self._placement.large
-        peer, channels = bytes.fromhex(peer_id), self._ledger.channels
-        return self.live.packed(peer, large, channels, self._options.replicas, room)
 
     def _make_blob(
         self, timestamp: int, contents: Contents, beside: _Beside, limit: int, live: bytes

@@ -72,6 +72,7 @@ PURE = {
         "copies",
         "guard",
         "ledger",
+        "nearness",
         "peers",
         "plan",
         "reliability",
