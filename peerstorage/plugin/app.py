@@ -126,9 +126,7 @@ class App:
         self.alerts = Alerts(self._emit, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.node.builtin_is_active()
-        self.retention = Retention(
-            self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
-        )
+        self.retention = Retention(self.node, self.store, self.storage, self._log, options, builtin=builtin)
         self._build_files(folder, options)
         behind = builtin and not configuration.get("startup", True) and self.node.builtin_is_asked_first()
         self.todo = Todo(

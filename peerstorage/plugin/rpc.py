@@ -345,8 +345,8 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
 
 def _list(app: App) -> dict[str, Any]:
     node = app.node
-    friends = app.options.friends
-    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time(), friends)
+    named = app.storage.named
+    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time(), named)
     return answer | {"left_at_builtin": sorted(app.storage.left_at_builtin)}
 
 

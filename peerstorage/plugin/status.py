@@ -191,9 +191,10 @@ def stored_list(
     channels: Mapping[str, int],
     height: int,
     now: float,
-    friends: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds."""
+    """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds;
+    `named`: whose backups are kept for as long as the configuration names them."""
     return {
         "peers": [
             {
@@ -204,7 +205,7 @@ def stored_list(
                 "age_seconds": max(0, int(now) - meta.stored_at),
                 "channels": channels.get(peer_id, 0),
                 "blocks_left": None
-                if channels.get(peer_id) or peer_id in friends
+                if channels.get(peer_id) or peer_id in named
                 else blocks_left(meta, height),
             }
             for peer_id, meta in sorted(metas.items())

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peerstorage.errors import OptionError
 from peerstorage.formats.scb import WireAddress
-from peerstorage.lightningd.options import DECLARATIONS, Friend, Options
+from peerstorage.lightningd.options import DECLARATIONS, Friend, Options, Provide
 from tests.unit.samples import POINTS
 
 ALICE, BOB = (point.hex() for point in POINTS[:2])
@@ -19,9 +19,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-use", "true", "use", True),
     ("peerstorage-use", "false", "use", False),
     ("peerstorage-use", "TRUE", "use", True),
-    ("peerstorage-provide", "channels", "provide", "channels"),
-    ("peerstorage-provide", "all", "provide", "all"),
-    ("peerstorage-provide", "none", "provide", "none"),
+    ("peerstorage-provide", "channels", "provide", Provide("channels")),
+    ("peerstorage-provide", "all", "provide", Provide("all")),
+    ("peerstorage-provide", "none", "provide", Provide("none")),
+    # Who names a node doesn't drop those with a channel by it.
+    ("peerstorage-provide", f"{ALICE},{BOB.upper()},{ALICE}", "provide", Provide("channels", (ALICE, BOB))),
+    ("peerstorage-provide", f"{ALICE},none", "provide", Provide("none", (ALICE,))),
     ("peerstorage-friend", ALICE, "friend", (Friend(ALICE),)),
     ("peerstorage-friend", ALICE.upper(), "friend", (Friend(ALICE),)),
     ("peerstorage-friend", f"{ALICE}@10.0.0.1:9735", "friend", (Friend(ALICE, at("10.0.0.1:9735")),)),
@@ -71,7 +74,29 @@ GOOD: list[tuple[str, str, str, object]] = [
 ]
 BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-use", ["", "yes", "YES", "1", "true ", "True "], "allowed are true, false"),
-    ("peerstorage-provide", ["", "everyone", "Channels", "channels,all"], "allowed are channels, all, none"),
+    (
+        "peerstorage-provide",
+        [
+            *(
+                "",
+                "everyone",
+                "Channels",
+                "channels,all",
+                "channels,",
+                ",",
+                "channels, all",
+                f"channels,,{ALICE}",
+            ),
+            *(
+                f"{ALICE}@10.0.0.1:9735",
+                f"channels,{ALICE[:-2]}",
+                f"04{ALICE[2:]}",
+                f"{ALICE} ",
+                f"{ALICE}\n",
+            ),
+        ],
+        "allowed are channels, all, none, and node ids, with commas",
+    ),
     (
         "peerstorage-friend",
         [
@@ -183,3 +208,11 @@ def refusal(name: str, text: str) -> str:
 def test_any_text_is_taken_or_refused_in_words(name: str, text: str) -> None:
     said = refusal(name, text)
     assert not said or (said.startswith(f"{name}=") and ": allowed " in said)
+
+
+def test_stored_for_by_name_are_friends_and_nodes_of_provide() -> None:
+    parsed = Options.parse(
+        {"peerstorage-provide": f"none,{ALICE}", "peerstorage-friend": [BOB, f"{ALICE}@10.0.0.1:9735"]}
+    )
+    assert parsed.stored_for == {ALICE, BOB}
+    assert not Options().stored_for
