@@ -109,6 +109,11 @@ DECLARATIONS = (
         "0",
         "Hours between two sealed copies of lightningd's database beside the local copy; 0: none",
     ),
+    Declaration(
+        "peerstorage-metrics",
+        "",
+        "File for node_exporter's textfile collector, *.prom; a relative path starts in the network's folder",
+    ),
 )
 
 
@@ -149,6 +154,7 @@ class Options:
     archive: int = 3
     on_change: str = ""
     snapshot: int = 0
+    metrics: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
@@ -176,6 +182,7 @@ class Options:
             archive=_integer("peerstorage-archive", given, 0, MAX_ARCHIVE, "versions"),
             on_change=_program("peerstorage-on-change", given),
             snapshot=_integer("peerstorage-snapshot", given, 0, MAX_SNAPSHOT_HOURS, "hours"),
+            metrics=_metrics("peerstorage-metrics", given),
         )
 
     @property
@@ -267,6 +274,13 @@ def _path(name: str, given: Mapping[str, str]) -> str:
         raise OptionError(
             f"{name}={text!r}: allowed is a file's path, but none that ends in {_BUILTIN_FILE}, the built-in's"
         )
+    return text
+
+
+def _metrics(name: str, given: Mapping[str, str]) -> str:
+    text = given[name]
+    if "\0" in text or (text and not text.endswith(".prom")) or text.rsplit("/", 1)[-1] == ".prom":
+        raise OptionError(f"{name}={text!r}: allowed is a file's path that ends in .prom")
     return text
 
 

@@ -84,7 +84,25 @@ def _of_files(app: App) -> Methods:
         Changes nothing."""
         _answer_after_reading(app, request, unknown, str(source or app.local_file.path or ""), _verify)
 
-    return {"peerstorage-export": export, "peerstorage-verify": verify}
+    def sheet(request: Any, file: str | None = None, **unknown: Any) -> None:
+        """A page for the drawer: where our backup is, and what to do after a loss. No secrets.
+
+        file: its name ends in .html (with QR codes) or .txt; without it the text is the answer."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        else:
+            app.worker.submit(request.method, _guarded(request, lambda: _sheet(app, request, file)))
+
+    return {"peerstorage-export": export, "peerstorage-verify": verify, "peerstorage-sheet": sheet}
+
+
+def _sheet(app: App, request: Any, file: str | None) -> None:
+    _refuse_without_use(app)
+    made = app.sheets.make()
+    if file:
+        _thread(request, lambda: app.sheets.write(made, Path(file).absolute(), app.worker.submit))
+    else:
+        request.set_result({"text": made.text()})
 
 
 def _of_others(app: App) -> Methods:

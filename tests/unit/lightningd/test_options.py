@@ -69,6 +69,8 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-snapshot", "24", "snapshot", 24),
     ("peerstorage-archive", "0", "archive", 0),
     ("peerstorage-archive", "100", "archive", 100),
+    ("peerstorage-metrics", "", "metrics", ""),
+    ("peerstorage-metrics", "a folder/ps.prom", "metrics", "a folder/ps.prom"),
     ("peerstorage-on-change", "", "on_change", ""),
     ("peerstorage-on-change", "/usr/local/bin/copy it", "on_change", "/usr/local/bin/copy it"),
 ]
@@ -135,6 +137,11 @@ BAD: list[tuple[str, list[str], str]] = [
     ),
     ("peerstorage-snapshot", ["", "-1", "8761", "1.5", "24h", "true"], "allowed are 0 to 8760 hours"),
     ("peerstorage-archive", ["", "-1", "101", "3.0", "all"], "allowed are 0 to 100 versions"),
+    (
+        "peerstorage-metrics",
+        ["/var/lib/node_exporter/peerstorage", "a.prom/", ".prom", "/tmp/.prom", "a\0.prom", " "],
+        "allowed is a file's path that ends in .prom",
+    ),
     (
         "peerstorage-on-change",
         ["copy", "./copy", " /copy", "~/copy", "/a\0b"],
