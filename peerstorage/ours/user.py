@@ -125,7 +125,7 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
-        self.sender.left(peer_id)
+        self.sender.complaints.left(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
 
@@ -204,7 +204,7 @@ class User:
         smaller = record.capacity < self.ledger.record(peer_id).capacity
         self.ledger.remember(peer_id, record)
         if smaller:
-            self.sender.say_small(peer_id)
+            self.sender.complaints.say_small(peer_id)
 
     def _judge(self, backup: Backup) -> Judgement:
         def compare(gone: set[bytes], over: frozenset[bytes] = frozenset()) -> Judgement:
@@ -285,7 +285,7 @@ class User:
             return float("inf")
         if self.strangers.too_many:
             return float("-inf")
-        return min(self._refresh_at, self.sessions.next_event(), self.sender.next_event())
+        return min(self._refresh_at, self.sessions.next_event(), self.sender.complaints.next_event())
 
     def tick(self, now: float) -> None:
         for peer_id in self.sessions.unanswered(now):
@@ -298,7 +298,7 @@ class User:
             self._shrink()
         elif self.strangers.too_many:
             self._shrink()
-        self.sender.tick(now)
+        self.sender.complaints.tick(now)
         if due := self.sessions.due(now):
             self.sender.send(due[:_AT_ONCE], now)
 

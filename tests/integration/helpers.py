@@ -53,6 +53,10 @@ KILLED: dict[str, Any] = {"may_fail": True, "bad_notifications": True}
 _SAFE_HEIGHT = 122
 
 
+# What status says of a peer that returned what it had got; it may have got something newer since.
+PROVED = {"current", "proved"}
+
+
 def connect(one: Any, other: Any) -> None:
     one.rpc.connect(other.info["id"], "localhost", other.port)
 
