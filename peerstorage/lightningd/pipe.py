@@ -23,6 +23,15 @@ class Pipe(Plugin):  # type: ignore[misc]  # pyln is not typed
             self.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
             self.stdout.flush()
 
+    def manifest(self, **params: Any) -> dict[str, Any]:
+        """What is declared; notes what lightningd says when it asks for it."""
+        answer: dict[str, Any] = self._getmanifest(**params)
+        return answer
+
+    def take(self, message: bytes) -> None:
+        """One message of lightningd."""
+        self._multi_dispatch([message, b""])
+
     def _multi_dispatch(self, msgs: list[bytes]) -> bytes:
         for message in msgs[:-1]:
             try:

@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyln.client import Plugin
-
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
@@ -32,6 +30,7 @@ from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node, NodeError
 from peerstorage.lightningd.once import Once
 from peerstorage.lightningd.options import DECLARATIONS, Options
+from peerstorage.lightningd.pipe import Pipe
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
 from peerstorage.ours.audit import Audit, Rounds
@@ -54,8 +53,8 @@ _FILE_SECONDS = 15.0
 class App:
     """Everything between pyln and the roles."""
 
-    def __init__(self, plugin: Plugin) -> None:
-        self._plugin = plugin
+    def __init__(self, plugin: Pipe) -> None:
+        self.pipe = self._plugin = plugin
         self.worker = Worker(self._failed)
         self._later = Later()
         self._said = Once()
