@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from peerstorage.plugin.app import App
 
+# Enough for the largest message: a hook with a peer's blob.
+_BUFFER = 1 << 18
 MANIFEST = os.path.join(os.path.dirname(__file__), "manifest.json")
 
 
@@ -28,7 +30,9 @@ def start() -> App:
     """Everything but to serve lightningd. Raises ImportError or OSError where something is missing."""
     # The main thread answers hooks while the worker computes; the default of 5 ms is too long a wait for it.
     sys.setswitchinterval(0.0005)
-    first = sys.stdin.buffer.readline() if os.environ.get("LIGHTNINGD_PLUGIN") == "1" else b""
+    stdin: TextIO = os.fdopen(0, buffering=_BUFFER, closefd=False)
+    sys.stdin = stdin
+    first = stdin.buffer.readline() if os.environ.get("LIGHTNINGD_PLUGIN") == "1" else b""
     is_answered = _answer(first)
     app = declared()
     if is_answered:
