@@ -15,7 +15,7 @@ TOGETHER := -n $(WORKERS) --dist worksteal
 # busy with other things a test can lose a race. What passed only then is named at the end.
 RERUNS ?= 0
 
-.PHONY: all broken demo test soak check lint types integration bench fuzz mutation fmt clean
+.PHONY: all broken demo test soak check lint types integration bench fuzz mutation manifest fmt clean
 
 # lightningd's user may not be allowed to write here: it would compile everything anew at each start.
 all: $(VENV)/runtime
@@ -84,6 +84,10 @@ mutation: $(VENV)/tests
 	sed 's|MODULE|$(MODULE)|; s|TESTS|$(dir $(MODULE))test_$(notdir $(MODULE))|' tests/mutation.toml > .mutation.toml
 	$(BIN)/cosmic-ray baseline .mutation.toml && $(BIN)/cosmic-ray init --force .mutation.toml .mutation.sqlite
 	$(BIN)/cosmic-ray exec .mutation.toml .mutation.sqlite && $(BIN)/cr-report --show-diff --surviving-only .mutation.sqlite
+
+# After a change of options, hooks or methods: what plugin.py answers before it has loaded them.
+manifest: $(VENV)/runtime
+	$(BIN)/python -m peerstorage.plugin.main > .manifest.json && mv .manifest.json peerstorage/plugin/manifest.json
 
 fmt: $(VENV)/tests
 	$(BIN)/ruff format .

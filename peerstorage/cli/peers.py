@@ -142,7 +142,10 @@ def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
     result = merge(gathered.sources, gathered.rejected, {})
     returned = [one for one in gathered.sources if one.name in gathered.heard]
     peers = [
-        _peer_row(heard, {one.entry.channel_id for one in result.candidates})
+        _peer_row(
+            heard,
+            {one.entry.channel_id for one in result.candidates if one.entry.node_id.hex() == heard.node_id},
+        )
         for heard in gathered.heard.values()
     ]
     written = _write(arguments.out, secret.keys[0], result, gathered) if gathered.sources else []
@@ -212,12 +215,15 @@ def _peer_lines(row: show.Object) -> list[str]:
     returned = row["returned_bytes"]
     return [
         f"{row['endpoint']}: {'no backup' if returned is None else f'a backup of {returned} bytes'}",
-        *(
-            f"  still has channel {one['channel_id']}"
-            + ("" if one["in_backup"] else ", which no backup names")
-            for one in row["channels"]
+        *(f"  still has channel {one['channel_id']}" for one in row["channels"] if one["in_backup"]),
+        *show.at_most(
+            [
+                f"  says that it has channel {one['channel_id']}, which no backup names"
+                for one in row["channels"]
+                if not one["in_backup"]
+            ]
         ),
-        *(f"  said {text}" for text in row["said"]),
+        *show.at_most([f"  said {text}" for text in row["said"]]),
     ]
 
 
@@ -340,7 +346,7 @@ def _refuse_alive(
 
 
 def _say_told(told: Told) -> None:
-    say(f"{told.node_id} said {said.kind}: {said.text}" for said in told.heard.said)
+    say(show.at_most([f"{told.node_id} said {said.kind}: {said.text}" for said in told.heard.said]))
 
 
 def _closes(

@@ -35,6 +35,12 @@ def time_text(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def at_most(lines: Sequence[str], most: int = 20) -> list[str]:
+    """What a peer has any number of: the first, and how many more there are."""
+    more = len(lines) - most
+    return [*lines[:most], *([f"  and {more} more"] if more > 0 else [])]
+
+
 def channel(entry: ChannelBackup) -> Object:
     return {
         "database_id": entry.database_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peerstorage.cli.show import Object, time_text
+from peerstorage.cli.show import Object, at_most, time_text
 from peerstorage.formats.database import Database
 from peerstorage.recovery.check import Verdict
 from peerstorage.recovery.hearing import Heard
@@ -112,7 +112,12 @@ def survey_text(answer: Object) -> list[str]:
         ]
         if one["verdict"] not in {Verdict.CURRENT, Verdict.CLOSED, Verdict.CLOSING} or one["htlcs"]:
             lines.append(f"        {_reason(one)}")
-    lines += [_stray_text(one) for one in answer["unknown_channels"]]
+    lines += at_most(
+        [
+            _stray_text(one)
+            for one in sorted(answer["unknown_channels"], key=lambda one: one["copy_from"] is None)
+        ]
+    )
     lines += [
         f"copy of {one['time']} from {one['from']}: {one['channels']} channel(s)" for one in answer["copies"]
     ]
@@ -138,7 +143,7 @@ def _reason(one: Object) -> str:
 def _stray_text(one: Object) -> str:
     where = []
     if one["spoken_of"]:
-        where.append("its peer has it")
+        where.append("its peer has it" if one["copy_from"] is not None else "its peer says that it has it")
     if one["copy_from"] is not None:
         made = time_text(one["copy_timestamp"])
         where.append(f"{one['funding_sats']} sat by a copy of {made} from {one['copy_from']}")

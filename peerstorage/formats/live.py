@@ -173,11 +173,13 @@ def _read_tables(reader: Reader, what: str) -> dict[str, tuple[Row, ...]]:
     tables: dict[str, tuple[Row, ...]] = {}
     for _ in range(reader.uint(1, f"{what}: tables")):
         raw = reader.take(reader.uint(1, f"{what}: name of a table"), f"{what}: name of a table")
-        name = raw.decode("ascii", "replace")
+        if not raw.isascii():
+            raise FormatError(f"{what}: name of a table that is not ASCII")
+        name = raw.decode("ascii")
         if tables and name <= max(tables):
             raise FormatError(f"{what}: table {name} is out of order")
         columns, rows = reader.bigsize(f"{what}: columns"), reader.bigsize(f"{what}: rows")
-        if columns * rows > reader.left or (rows and not columns):
+        if columns * rows > reader.left or bool(rows) is not bool(columns):
             raise FormatError(f"{what}: {rows} rows of {columns} columns, where {reader.left} bytes are left")
         where = f"{what}: table {name}"
         tables[name] = tuple(tuple(_read_value(reader, where) for _ in range(columns)) for _ in range(rows))

@@ -171,7 +171,10 @@ def variables(base: Base) -> dict[Value, Value]:
 
 def last_block(base: Base) -> tuple[int, Row]:
     """The height and the row of the last block that a copy knew. Raises FormatError."""
-    place = columns(base.schema)["blocks"].index("height")
+    names = columns(base.schema)["blocks"]
+    if "height" not in names:
+        raise FormatError("base: its table blocks has no column height")
+    place = names.index("height")
     heights = {height: row for row in base.tables["blocks"] if isinstance(height := row[place], int)}
     if not heights:
         raise FormatError("base: without a block")

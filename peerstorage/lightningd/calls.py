@@ -8,10 +8,11 @@ Rules:
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from peerstorage.errors import PeerstorageError, StoreError
-from peerstorage.lightningd.connection import ask
+from peerstorage.lightningd.connection import ask, begin
 from peerstorage.lightningd.store import Key
 
 _NO_SUCH_KEY = 1200
@@ -20,6 +21,8 @@ _NO_SUCH_KEY = 1200
 _PARENT = os.getppid()
 # lightningd itself may be busy for a while, with ten thousand channels or a database that is being moved.
 CALL_SECONDS = 60.0
+# To hand lightningd a request that nobody waits for.
+_MOMENT = 0.1
 # A peer is called at all its addresses, perhaps through Tor, and may be held by a plugin of its own.
 _PATIENCE = {"connect": 300.0, "recoverchannel": 300.0}
 
@@ -57,12 +60,7 @@ class Calls:
 
     def call(self, method: str, only: dict[str, Any] | None = None, **params: Any) -> dict[str, Any]:
         """The answer of one RPC call; `only`: the fields that we want of it. Raises NodeError."""
-        if os.getppid() != _PARENT:
-            raise NodeError(method, 0, "the lightningd that started this plugin has died")
-        self._number += 1
-        given = {name: value for name, value in params.items() if value is not None}
-        name = f"peerstorage:{method}#{self._number}"
-        request: dict[str, Any] = {"jsonrpc": "2.0", "id": name, "method": method, "params": given}
+        request = self._request(method, params)
         if only is not None:
             request["filter"] = only
         seconds = _PATIENCE.get(method, CALL_SECONDS)
@@ -75,6 +73,21 @@ class Calls:
             raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
         self.hanging.discard(method)
         return _result(method, answer)
+
+    def _request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if os.getppid() != _PARENT:
+            raise NodeError(method, 0, "the lightningd that started this plugin has died")
+        self._number += 1
+        given = {name: value for name, value in params.items() if value is not None}
+        name = f"peerstorage:{method}#{self._number}"
+        return {"jsonrpc": "2.0", "id": name, "method": method, "params": given}
+
+    def begin(self, method: str, **params: Any) -> socket.socket:
+        """Has a call done without waiting for it; the connection is to be kept for a while. Raises NodeError."""
+        try:
+            return begin(self.rpc_path, self._request(method, params), _MOMENT)
+        except OSError as error:
+            raise NodeError(method, 0, f"lightningd can't be reached: {error}") from None
 
     # The datastore
 

@@ -19,10 +19,7 @@ def ask(path: str, request: dict[str, Any], seconds: float) -> Any:
     """The answer object to a request. Raises TimeoutError where it takes longer than `seconds`, another OSError
     where lightningd isn't there or hangs up, ValueError where the answer is none."""
     deadline = time.monotonic() + seconds
-    with socket.socket(socket.AF_UNIX) as sock:
-        _hurry(sock, deadline)
-        _connect(sock, Path(path))
-        sock.sendall(json.dumps(request, ensure_ascii=False).encode())
+    with begin(path, request, seconds) as sock:
         answer = bytearray()
         # lightningd ends each answer with an empty line, and there is none inside.
         while not answer.endswith(b"\n\n"):
@@ -32,6 +29,19 @@ def ask(path: str, request: dict[str, Any], seconds: float) -> Any:
                 raise ConnectionError("it hung up without an answer")
             answer += chunk
     return json.loads(answer)
+
+
+def begin(path: str, request: dict[str, Any], seconds: float) -> socket.socket:
+    """The connection on which a request was sent; its answer may be left unread. Errors as above."""
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(seconds)
+        _connect(sock, Path(path))
+        sock.sendall(json.dumps(request, ensure_ascii=False).encode())
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _hurry(sock: socket.socket, deadline: float) -> None:

@@ -25,6 +25,7 @@ __all__ = ["BUILTIN", "Node", "NodeError"]
 BUILTIN = "chanbackup"
 _DEFERRED = "Deferring registration of hook peer_connected"
 _UPDATED = "Updating hooks for peer_connected"
+_KEY_MADE = "HSM: created new hsm_secret file"
 # Of more peers than these all channels are listed at once.
 _FEW_PEERS = 20
 
@@ -289,6 +290,15 @@ class Node(Calls):
             return False
         told = [line for line in lines if _DEFERRED in line or _UPDATED in line]
         return bool(told) and _DEFERRED in told[-1]
+
+    def is_key_new(self) -> bool:
+        """Whether lightningd made up its key itself since it started, by its log: of an hsm_secret that was there,
+        or that it made of a secret it was given, it says nothing. Where that can't be had it is taken for old."""
+        try:
+            entries = self.call("getlog", level="unusual")["log"]
+        except NodeError:
+            return False
+        return any(entry.get("source") == "hsmd" and entry.get("log") == _KEY_MADE for entry in entries)
 
     def send(self, peer_id: str, message: Message) -> None:
         """Hands a message to connectd. That is all that can be known: nothing is ever acknowledged."""

@@ -3,6 +3,8 @@
 Rules:
 - A node without channels and without a history may have lost both: only peers can tell. What a stranger can do
   alone (a channel that it never funds) is no channel here: else it would end the protection of a lost node.
+- Where lightningd itself made the key since it started, nobody can have a channel with this node that it doesn't
+  know. After a restart, or where the machine stood still meanwhile, this database may be an old copy.
 - While recovering only partners are admitted. Once this database is proved to be old, peerstorage-guard=halt and
   check keep out the peers of the channels that went further, and admit others when what they returned was judged;
   nobody where such channels are not all that is wrong.
@@ -14,7 +16,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.guard import StartGrace
@@ -23,15 +25,19 @@ from peerstorage.ours.peers import is_holder
 
 # So long after a start partners may have to wait for what other peers return.
 _GRACE_SECONDS = 60.0
+# So much a clock is put right by without anything having happened.
+_JUMP_SECONDS = 2.0
 
 
 class Entrance:
     """Changed on the worker, read by any thread; see the gate's Watch. `fresh`: no channels and no history, a new
-    node or one that lost everything; `current`: peers by node_id in hex that said on a connection of ours that all
-    their channels are where the database has them, `claims`: the channels of those that claim more, without proof;
-    `refused`: who has a channel that went further."""
+    node or one that lost everything, unless `is_key_new`; `current`: peers by node_id in hex that said on a
+    connection of ours that all their channels are where the database has them, `claims`: the channels of those
+    that claim more, without proof; `refused`: who has a channel that went further."""
 
-    def __init__(self, ledger: Ledger, options: Options) -> None:
+    def __init__(
+        self, ledger: Ledger, options: Options, is_key_new: Callable[[], bool] = lambda: False
+    ) -> None:
         self._ledger = ledger
         self._halts = options.guard in {"halt", "check"}
         holders = {peer_id for peer_id, record in ledger.records.items() if is_holder(record)}
@@ -44,14 +50,16 @@ class Entrance:
         self.claims: Mapping[str, frozenset[bytes]] = {}
         self.current: Set[str] = frozenset()
         self.refused: Set[str] = frozenset()
-        self.fresh = False
         self.admitted: frozenset[str] = frozenset()
         self.update()
+        self._started = _clock()
+        # Asked only where it matters.
+        self._is_key_new = self._is_empty and is_key_new()
 
     def update(self) -> None:
         """After the channels, the mode, or what is known of peers changed."""
         ledger = self._ledger
-        self.fresh = not (ledger.channels or ledger.unlisted or ledger.state.has_sent)
+        self._is_empty = not (ledger.channels or ledger.unlisted or ledger.state.has_sent)
         ahead = ledger.state.channels_ahead if self._halts else frozenset()
         self.refused = ledger.peers_of(ahead) | self.claims.keys() if ahead else self.claims.keys()
         self.admitted = self._admitted()
@@ -65,6 +73,11 @@ class Entrance:
         if not self._ledger.state.ahead:
             return frozenset()
         return (self._ledger.partners & (self._heard | self.current)) - self.refused
+
+    @property
+    def fresh(self) -> bool:
+        stood_still = abs(_clock() - self._started) > _JUMP_SECONDS
+        return self._is_empty and (stood_still or not self._is_key_new)
 
     @property
     def recovering(self) -> bool:
@@ -118,3 +131,8 @@ class Entrance:
     def begin_anew(self) -> None:
         """What was returned before is dealt with."""
         self._heard.clear()
+
+
+def _clock() -> float:
+    """How far the wall clock is ahead of the monotonic one, in seconds."""
+    return time.time() - time.monotonic()

@@ -53,7 +53,7 @@ class User:
         self.ledger = Ledger(
             store, node.channels(), node.unlisted, node.unfunded, log, friends=options.friends
         )
-        self.entrance = Entrance(self.ledger, options)
+        self.entrance = Entrance(self.ledger, options, node.is_key_new)
         self.connections = Connections(self.ledger.returned)
         self.sessions = Sessions(options.interval, options.settle, self.connections)
         self.sessions.trusted = self.ledger.trusted

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyln.client import Plugin
-
 from peerstorage.bolt.peer_storage import PEER_STORAGE, PEER_STORAGE_RETRIEVAL, Message, offers_storage
 from peerstorage.errors import FormatError, MessageError, PeerstorageError
 from peerstorage.file.local_file import LocalFile
@@ -30,6 +28,7 @@ from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
 from peerstorage.lightningd.node import BUILTIN, Node
 from peerstorage.lightningd.options import DECLARATIONS, Options
+from peerstorage.lightningd.pipe import Pipe
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
 from peerstorage.ours.asking import Asking
@@ -56,8 +55,8 @@ _FILE_SECONDS = 15.0
 class App:
     """Everything between pyln and the roles."""
 
-    def __init__(self, plugin: Plugin) -> None:
-        self._plugin = plugin
+    def __init__(self, plugin: Pipe) -> None:
+        self.pipe = self._plugin = plugin
         self._log = Log(plugin)
         self.worker = Worker(self._log.failed)
         self._later = Later()
@@ -105,7 +104,7 @@ class App:
             return {"disable": str(error)}
         rounds = Rounds(self.user, self.options, self.auditing, self.audit)
         self.worker.submit("guard", self._heed_guard)
-        first: list[Role] = [Doorman(self.gate, self.admit), self._later, self.user, self.storage]
+        first: list[Role] = [self.doorman, self._later, self.user, self.storage]
         last: list[Role] = [self.retention, self.local_file, self.friends, self.todo, self.alerts, rounds]
         self.worker.start([*first, *last, self.snapshots, self.asking, self.metrics])
         return None
@@ -127,6 +126,9 @@ class App:
         self.alerts = Alerts(self._log.alert, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
         builtin = self.user.sender.beside_builtin = self.node.builtin_is_active()
+        self.doorman = Doorman(
+            self.node, self.gate, self.user, turned_away=self._turned_away, refused=self._refused
+        )
         self.retention = Retention(self.node, self.store, self.storage, self._log, options, builtin=builtin)
         self._build_files(folder, options)
         self.sheets = Sheets(self.node, self.user, self.store, options)
@@ -274,23 +276,12 @@ class App:
 
         self.worker.submit("turned away", later)
 
-    def admit(self, peer_id: str) -> None:
-        """The settle time of a held peer is over, without a retrieval."""
-        refused = peer_id in self.user.entrance.refused
-        if not (self.user.recovering or refused) or self.user.may_enter(peer_id):
-            self.gate.release(peer_id, CONTINUE)
-        elif self.gate.release(peer_id, DISCONNECT):
-            self._refused(peer_id)
-
     def _on_opening(self, **_: Any) -> dict[str, str]:
         reason = self.user.ledger.no_new_channels
         return {"result": "reject", "error_message": reason} if reason else CONTINUE
 
     def _on_custommsg(self, peer_id: str, payload: str, **_: Any) -> dict[str, str]:
-        # First of all: the peer's channel_reestablish is milliseconds behind its retrieval.
-        at_gate = payload.startswith(_RETRIEVAL_HEX) and self.gate.holds(peer_id)
-        if at_gate and self.gate.ends_by_retrieval(peer_id):
-            self._turned_away(peer_id)
+        at_gate = payload.startswith(_RETRIEVAL_HEX) and self.doorman.retrieval_came(peer_id)
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:

@@ -175,7 +175,7 @@ class _Talk:
         """Until there was no news for Limits.quiet seconds; to each there may be an answer."""
         quiet = self._deadline.within(self._limits.quiet)
         self.say(answer(self.hearing))
-        while self._line.is_saying_something(quiet):
+        while self._line.is_saying_something(quiet) and self._deadline.left:
             news = self.hearing.news
             self._take(self._deadline.within(self._limits.handshake))
             if self.hearing.news != news:

@@ -8,6 +8,8 @@ before its channel_reestablish, and what the retrieval says is looked at afterwa
 Rules:
 - No channels and no history (new, or all lost): a storage peer is held until its retrieval or the settle time.
   The retrieval ends the connection; if it proved harmless, the peer is let in at once the next time.
+- Who had its time and returned nothing need not wait at its next connection: what it could close it has closed.
+  A retrieval that comes later ends its connection all the same.
 - Recovering: only peers whose channels the database knows (after recoverchannel, say) are let in. Others are
   held until their retrieval, and turned away at once when we have it already or when they don't store. A
   restore invites the peers that it wants to close.
@@ -37,6 +39,10 @@ CONTINUE = {"result": "continue"}
 DISCONNECT = {"result": "disconnect", "error_message": "please try again later"}
 
 
+# So many who returned nothing are remembered.
+_MOST_SILENT = 10_000
+
+
 class Hook(Protocol):
     """A pyln request that waits for its answer."""
 
@@ -47,8 +53,10 @@ class Watch(Protocol):
     """What the gate reads of the user's side, safe from any thread. `admitted`: node_ids of peers that may get as
     far as channel_reestablish whatever is found out."""
 
-    fresh: bool
     admitted: frozenset[str]
+
+    @property
+    def fresh(self) -> bool: ...
 
     @property
     def recovering(self) -> bool: ...
@@ -88,6 +96,8 @@ class Gate:
         self._settle, self._connections = settle, connections
         self._held: dict[str, _Held] = {}
         self._invited: set[str] = set()
+        # Who had its time and returned nothing.
+        self._silent: set[str] = set()
         self._lock = threading.Lock()
 
     def holds(self, peer_id: str) -> bool:
@@ -111,7 +121,7 @@ class Gate:
                 return Decision.ENTER
             telling = Decision.HOLD if may_tell else Decision.LEAVE
             return Decision.WAIT if doubts and offers else telling
-        if watch.fresh and may_tell:
+        if watch.fresh and may_tell and peer_id not in self._silent:
             return Decision.HOLD
         return Decision.WAIT if doubts else Decision.ENTER
 
@@ -130,6 +140,18 @@ class Gate:
             held.hooks.append(hook)
             held.until, held.for_verdict = now + self._settle, for_verdict
             held.ungreeted += 1
+
+    def is_silent(self, peer_id: str) -> None:
+        """A connected peer had its time, returned nothing, and is let in."""
+        if len(self._silent) >= _MOST_SILENT:
+            self._silent.clear()
+        self._silent.add(peer_id)
+
+    def speaks(self, peer_id: str) -> bool:
+        """The peer's retrieval is here; whether it was let in because it had returned nothing."""
+        was_silent = peer_id in self._silent
+        self._silent.discard(peer_id)
+        return was_silent
 
     def greeted(self, peer_id: str) -> None:
         """A peer that was held got what is stored for it: before that it is not let in, however late it is."""

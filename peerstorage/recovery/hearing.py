@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -25,7 +26,8 @@ from peerstorage.formats.scb import WireAddress
 # BOLT 9's option_splice, either bit.
 _SPLICING = 1 << 62 | 1 << 63
 _MAX_PONGS = 100
-_MAX_SAID = 100
+# In all, where there are few channels, and of each.
+_MAX_SAID, _MAX_SAID_OF_ONE = 100, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Hearing:
         self.blob: bytes | None = None
         self.channels: dict[bytes, ChannelReestablish] = {}
         self.said: list[Said] = []
+        self._complaints: Counter[bytes] = Counter()
 
     def receive(self, message: bytes) -> bytes | None:
         """Takes a message; the answer that it needs, if any. Raises MessageError, and then it is over."""
@@ -174,7 +177,9 @@ class Hearing:
             raise MessageError(f"it claims more than {self._limits.max_channels} channels with us")
 
     def _complaint(self, message: init.Complaint) -> None:
-        if len(self.said) < max(_MAX_SAID, self._limits.max_channels):
+        self._complaints[message.channel_id] += 1
+        is_one_of_many = self._complaints[message.channel_id] > _MAX_SAID_OF_ONE
+        if len(self.said) < max(_MAX_SAID, self._limits.max_channels) and not is_one_of_many:
             channel_id = None if message.channel_id == init.ALL_CHANNELS else message.channel_id
             kind = "error" if message.type == init.ERROR else "warning"
             self.said.append(Said(channel_id, kind, message.text))

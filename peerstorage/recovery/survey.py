@@ -52,7 +52,7 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Stray:
     """A channel that the database doesn't know, not even as closed. `peer_id` in hex; `spoken_of`: its peer still
-    has it; `copy`: its entry, where a copy has one."""
+    has it, or says so; `copy`: its entry, where a copy has one, which nobody else can have made."""
 
     channel_id: bytes
     peer_id: str
@@ -106,10 +106,17 @@ class Survey:
                 f"{len(self._expired)} channel(s) have an HTLC that expired: lightningd closes those at its "
                 "start, by the database's commitment, or their peers do"
             )
-        if self.strays:
+        named = [one for one in self.strays if one.copy is not None]
+        if named:
             parts.append(
-                f"{len(self.strays)} channel(s) are not in this database: once it runs, restore them with the "
+                f"{len(named)} channel(s) are not in this database: once it runs, restore them with the "
                 "plugin, before any channel is opened"
+            )
+        claimed = [one.peer_id for one in self.strays if one.copy is None]
+        if claimed:
+            parts.append(
+                f"{len(claimed)} channel(s) are not in this database by the word of {len(set(claimed))} peer(s) "
+                "alone: no copy names them"
             )
         return "; ".join(parts)
 
@@ -210,22 +217,18 @@ def _strays(
     database: Database, everybody: Mapping[str, Heard], best: Mapping[bytes, Evidence]
 ) -> list[Stray]:
     ours = {channel.channel_id for channel in database.channels} | database.closed
-    spoken = {
-        channel_id: heard.node_id
-        for heard in everybody.values()
-        for channel_id in heard.channels
-        if channel_id not in ours
-    }
-    named = {channel_id: one for channel_id, one in best.items() if channel_id not in ours}
-    return [
-        Stray(
-            channel_id,
-            spoken[channel_id] if channel_id in spoken else named[channel_id].entry.node_id.hex(),
-            channel_id in spoken,
-            named.get(channel_id),
-        )
-        for channel_id in sorted(spoken.keys() | named.keys())
-    ]
+    found: dict[bytes, Stray] = {}
+    for channel_id, one in best.items():
+        if channel_id not in ours:
+            peer_id = one.entry.node_id.hex()
+            heard = everybody.get(peer_id)
+            # Whoever else speaks of it is not its peer.
+            is_spoken_of = heard is not None and channel_id in heard.channels
+            found[channel_id] = Stray(channel_id, peer_id, is_spoken_of, one)
+    for heard in everybody.values():
+        for channel_id in heard.channels.keys() - ours:
+            found.setdefault(channel_id, Stray(channel_id, heard.node_id, True, None))
+    return [found[channel_id] for channel_id in sorted(found)]
 
 
 def _ids(rows: Sequence[Row]) -> str:

@@ -79,10 +79,20 @@ class Provider:
             if self._due_at(peer_id) <= now or (flush and peer_id not in self._doubted)
         ]
 
+    def first_due(self, now: float) -> str | None:
+        """One of those. Of a thousand that wait the first will do."""
+        return next((peer_id for peer_id in self._pending if self._due_at(peer_id) <= now), None)
+
     def next_event(self) -> float:
         """When `due` next has something to say; infinity: not before a blob comes."""
         if self._next is None:
-            self._next = min(map(self._due_at, self._pending), default=float("inf"))
+            rests = self._rests
+            is_at_once = any(peer_id not in rests for peer_id in self._pending)
+            self._next = (
+                float("-inf")
+                if is_at_once
+                else min((rests[peer_id] for peer_id in self._pending), default=float("inf"))
+            )
         return self._next
 
     def _due_at(self, peer_id: str) -> float:

@@ -151,7 +151,7 @@ class Storage:
 
     def tick(self, now: float) -> None:
         # One at a time: a peer that connects must not wait for a thousand writes.
-        for peer_id in self.provider.due(now)[:1]:
+        if (peer_id := self.provider.first_due(now)) is not None:
             self._write(peer_id, now)
         self._drop_left_over()
 

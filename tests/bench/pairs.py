@@ -20,7 +20,14 @@ def variants() -> dict[str, dict[str, Any]]:
     """Options of both nodes of a pair, by name. This plugin has its defaults."""
     from tests.integration.conftest import PLUGIN
 
-    common = {"may_reconnect": True, "dev-no-reconnect": None, "allow_warning": True, "log-level": "info"}
+    # As on a new node, lightningd makes the key.
+    common = {
+        "random_hsm": True,
+        "may_reconnect": True,
+        "dev-no-reconnect": None,
+        "allow_warning": True,
+        "log-level": "info",
+    }
     return {
         NONE: common | {"disable-plugin": "chanbackup"},
         BUILTIN: common,

@@ -30,6 +30,7 @@ from peerstorage.ours import capacity
 from peerstorage.recovery.hearing import Endpoint, Hearing, Limits
 from peerstorage.recovery.merge import Recovered, merge
 from peerstorage.recovery.telling import Outcome, Telling
+from tests.fuzz import rows
 
 KEY = bytes(range(32))
 _MAX_SEPARATED = 4
@@ -355,6 +356,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         endpoint,
         handshake,
         conversation,
+        *rows.FUNCTIONS,
     )
 }
 

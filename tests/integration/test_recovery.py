@@ -239,3 +239,15 @@ def test_the_builtin_recovers_from_our_blob(node_factory: Any) -> None:
     l1.daemon.wait_for_log("Received peer_storage from peer")
     await_return_to_builtin(l1)
     assert set(l1.rpc.restorefrompeer()["stubs"]) == before
+
+
+def test_a_node_that_just_made_its_key_lets_peers_in_at_once(node_factory: Any) -> None:
+    """And after a restart, when its database may be a copy of then, it waits for what they return."""
+    new, peer = node_factory.get_nodes(2, opts=[OURS | {"random_hsm": True, "peerstorage-settle": 6}, OURS])
+    begun = time.monotonic()
+    connect(new, peer)
+    assert time.monotonic() - begun < 5
+    new.restart()
+    begun = time.monotonic()
+    connect(new, peer)
+    assert time.monotonic() - begun >= 6

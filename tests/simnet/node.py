@@ -37,6 +37,8 @@ class Node(Endpoint):
     """State is plain attributes; `logs` has (level, line) with lightningd's levels trace to broken; `synced`: the
     chain's blocks are all there.
 
+    `made_key`: it made hsm_secret itself at this start.
+
     What must not happen unseen is noted in `complaints` and fails the network's teardown, unless allow_broken.
     """
 
@@ -65,6 +67,7 @@ class Node(Endpoint):
         self.keys = 0
         self.commands = Commands(self)
         self.synced = True
+        self.made_key = False
         self.crashed: str | None = None
         self.disabled: str | None = None
         self.allow_broken = False
@@ -119,6 +122,7 @@ class Node(Endpoint):
             return
         rpc, self._rpc = self._rpc, None
         assert rpc is not None
+        self.made_key = False
         rpc.stop_listening()
         self.log("unusual", "JSON-RPC shutdown")
         self.stop_plugin()

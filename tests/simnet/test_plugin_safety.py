@@ -1,6 +1,7 @@
 """Fund safety: a node that lost its database sends nothing, closes nothing, and keeps what peers return."""
 
 import contextlib
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,76 @@ def test_really_new_node_is_let_in_and_sends_nothing_until_it_has_a_channel(tmp_
         assert not alice.sent
         assert kept(alice).keys() == {("peerstorage", "takeover")}
         assert mode(alice) == "normal"
+
+
+def let_in(net: Network, one: Endpoint, two: Endpoint, *, within: float) -> None:
+    """A connection stands, and sooner than the settle time of a node that holds peers is over."""
+    begun = time.monotonic()
+    net.connect(one, two)
+    assert time.monotonic() - begun < within
+
+
+def test_a_node_whose_key_lightningd_made_holds_nobody_and_after_a_restart_all(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK | {"peerstorage-settle": "6"}), honest(net, "bob")
+        alice.stop()
+        alice.made_key = True
+        alice.start()
+        let_in(net, alice, bob, within=5)
+        let_in(net, honest(net, "carol"), alice, within=5)
+        # Now its database may be a copy from before its first channel.
+        alice.restart()
+        begun = time.monotonic()
+        net.connect(alice, bob)
+        assert time.monotonic() - begun >= 6
+        assert mode(alice) == "normal"
+
+
+def test_a_peer_that_had_its_time_is_let_in_at_once_and_out_again_if_it_returns_something(
+    tmp_path: Path,
+) -> None:
+    """The node was lost, and the peer's own lightningd was busy when it first came."""
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), _ = established(net, "bob")
+        alice.options["peerstorage-settle"] = "6"
+        held, bob.blobs = bob.blobs, {}
+        all_lost(alice)
+        begun = time.monotonic()
+        net.connect(alice, bob)
+        assert time.monotonic() - begun >= 6
+        net.disconnect(alice, bob)
+        let_in(net, alice, bob, within=5)
+        bob.send(alice, storage_message(PEER_STORAGE_RETRIEVAL, held[alice.node_id]))
+        wait_for(lambda: net.link(alice.node_id, bob.node_id) is None)
+        wait_for(lambda: mode(alice) == "recovering")
+        assert [call for call in alice.rpc_calls if call[0] == "disconnect"]
+        settle_down(alice)
+        assert not alice.sent
+        turned_away(net, alice, bob)
+
+
+def test_a_peer_that_left_before_its_time_was_over_is_held_again(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK | {"peerstorage-settle": "2"}), honest(net, "bob")
+        first = net.connect_async(alice, bob)
+        settle_down(alice)
+        net.disconnect(alice, bob)
+        with pytest.raises(RpcError):
+            first.result(5)
+        time.sleep(2.5)
+        begun = time.monotonic()
+        net.connect(alice, bob)
+        assert time.monotonic() - begun >= 2
+
+
+def test_what_comes_late_ends_no_connection_of_a_node_that_has_channels_by_then(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=SETTLING), honest(net, "bob")
+        channel = with_channel(net, alice, bob)
+        wait_until_held([bob], alice, channel)
+        bob.send(alice, storage_message(PEER_STORAGE_RETRIEVAL, b"\xff" * 100))
+        settle_down(alice)
+        assert net.link(alice.node_id, bob.node_id) is not None
 
 
 @pytest.mark.parametrize("answer", ["garbage", "nothing", "stranger", "empty"])

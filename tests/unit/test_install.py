@@ -104,3 +104,31 @@ def test_older_python(clone: Path) -> None:
     old = "import runpy, sys; sys.version_info = (3, 10, 4, 'final', 0); runpy.run_path('plugin.py')"
     said = says(clone, sys.executable, "-c", old, PEERSTORAGE_PYTHON="venv")
     assert said == f"this is Python 3.10, it needs 3.11 or later. Run: make -C {clone}"
+
+
+def test_a_package_that_is_gone_is_told_when_the_manifest_was_answered(clone: Path) -> None:
+    """lightningd has the manifest before anything is loaded; then it takes the reason as an answer to init."""
+    (clone / "nacl.py").write_text("raise ImportError('no nacl here')")
+    init = REQUEST.replace("getmanifest", "init")
+    done = subprocess.run(
+        [sys.executable, str(clone / "plugin.py")],
+        env={"PATH": os.environ["PATH"], "LIGHTNINGD_PLUGIN": "1", "PEERSTORAGE_PYTHON": "venv"},
+        input=REQUEST + init,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    manifest, disabled = (json.loads(line) for line in done.stdout.split("\n\n")[:-1])
+    why = f"peerstorage can't start: no nacl here. Run: make -C {clone}"
+    assert (manifest["id"], manifest["result"].keys() >= {"options", "hooks"}) == ("cln:getmanifest#19", True)
+    assert (disabled["id"], disabled["result"]) == ("cln:init#19", {"disable": why})
+    assert (done.returncode, done.stderr.strip()) == (1, why)
+
+
+def test_what_is_answered_before_all_is_loaded_is_what_is_declared() -> None:
+    """Else: make manifest."""
+    declared = subprocess.run(
+        [sys.executable, "-m", "peerstorage.plugin.main"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
+    assert (ROOT / "peerstorage/plugin/manifest.json").read_bytes() == declared

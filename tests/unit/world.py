@@ -51,13 +51,23 @@ class Clock:
             yield
 
 
+# As lightningd has it in getlog.
+KEY_MADE = {
+    "type": "UNUSUAL",
+    "time": "0.055913",
+    "source": "hsmd",
+    "log": "HSM: created new hsm_secret file",
+}
+
+
 class Killed(BaseException):
     """The process ends in the middle of a call."""
 
 
 class MemoryNode(Node):
     """A database, and the connections. `deliver(peer_id, payload)` takes what is sent; `calls_left`: the process
-    is killed by the call after so many (each takes a millisecond); `logs`: what lightningd logged of a peer."""
+    is killed by the call after so many (each takes a millisecond); `logs`: what lightningd logged of a peer;
+    `key_is_new`: it made hsm_secret itself."""
 
     def __init__(self, clock: Clock, deliver: Callable[[str, bytes], None]) -> None:
         super().__init__("")
@@ -76,6 +86,7 @@ class MemoryNode(Node):
         self.calls_left: int | None = None
         # The highest that was given out; none below 3 was.
         self.key_index = 70
+        self.key_is_new = False
 
     def database(self) -> tuple[dict[bytes, ChannelBackup], set[bytes], Datastore]:
         """A copy."""
@@ -112,6 +123,9 @@ class MemoryNode(Node):
 
     def _listfunds(self) -> dict[str, Any]:
         return {"outputs": [{"blockheight": 700}, {"blockheight": 650}, {"status": "unconfirmed"}]}
+
+    def _getlog(self, level: str) -> dict[str, Any]:
+        return {"log": [KEY_MADE] if self.key_is_new else []}
 
     def _staticbackup(self) -> dict[str, Any]:
         listed = (one for one in self.channels_now.values() if one.node_id.hex() not in self.on_socket)

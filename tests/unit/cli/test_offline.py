@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from embit.transaction import Transaction
 
+from peerstorage.bolt.init import WARNING, Complaint
+from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.cli import peers
 from peerstorage.formats.backup import encode
 from peerstorage.formats.database_entries import COLUMNS
@@ -438,6 +440,27 @@ def test_fetch_where_nobody_has_anything(run: Run) -> None:
     result = run("fetch", *KEY, str(stranger.endpoint))
     assert result.code == 3
     assert "not heard" in result.out
+
+
+def test_fetch_of_a_peer_that_says_what_it_likes(run: Run) -> None:
+    """Channels that there never were, one of another peer, and words for the terminal."""
+    other = peer_of(entry_of(STATIC), number=2)
+    ours, theirs = with_peer(entry_of(ANCHORED), liar := peer_of()), with_peer(entry_of(STATIC), other)
+    words = Complaint(WARNING, bytes(32), b"\x1b[2J\x1b]0;all is well\x07" * 2000).to_bytes()
+    claims = [
+        PeerChannel(channel_id).reestablish().to_bytes()
+        for channel_id in (theirs.channel_id, *(number.to_bytes(32, "big") for number in range(300)))
+    ]
+    copy = Message(PEER_STORAGE_RETRIEVAL, blob(ours, theirs)).to_bytes()
+    liar.knobs.after_init = [copy, *[words] * 50, *claims]
+    with liar, other:
+        result = run("fetch", *KEY, str(liar.endpoint))
+    assert (result.out + result.err).replace("\n", "").isprintable()
+    assert len(result.out.splitlines()) < 60
+    still = [line for line in result.out.splitlines() if "still has channel" in line]
+    assert still == [f"  still has channel {theirs.channel_id.hex()}"], "its own peer's word"
+    assert "  says that it has channel" in result.out
+    assert "  and 281 more" in result.out.splitlines()
 
 
 def test_fetch_overwrites_nothing(run: Run) -> None:

@@ -101,6 +101,8 @@ def test_every_truncation_of_what_is_unpacked_is_refused() -> None:
         (packed(bytes(12) + b"\0\0\xfe\x00\x0f\x42\x40"), "1000000 items, where 0 bytes are left"),
         (packed(bytes(12) + b"\0\0\x02" + 2 * (b"\x07" * 32 + b"\0")), "is out of order"),
         (packed(bytes(12) + b"\0\x01\x01a\x00\x05\0"), "5 rows of 0 columns"),
+        (packed(bytes(12) + b"\0\x01\x01a\x05\x00\0"), "0 rows of 5 columns"),
+        (packed(bytes(12) + b"\0\x01\x01\xff\0\0\0"), "name of a table that is not ASCII"),
         (packed(bytes(12) + b"\0\x01\x01a\xfd\x01\x00\xfd\x01\x00" + bytes(9)), "256 rows of 256 columns"),
         (packed(bytes(12) + b"\0\x02\x01b\0\0\x01a\0\0\0"), "table a is out of order"),
         (packed(bytes(12) + b"\0\x01\x01a\x01\x01\x05\0"), "kind of value 5"),

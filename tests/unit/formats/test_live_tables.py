@@ -137,6 +137,14 @@ def test_a_base_that_is_not_whole_is_refused(tables: dict[str, Any], names: str)
         live_tables.check(replace(part, base=base))
 
 
+def test_a_schema_whose_blocks_have_no_height_is_refused() -> None:
+    """Found by the fuzz target live_part."""
+    part = real()
+    schema = tuple(one.replace("height", "depth") if " blocks " in one else one for one in part.base.schema)
+    with pytest.raises(FormatError, match="blocks has no column height"):
+        live_tables.check(replace(part, base=replace(part.base, schema=schema)))
+
+
 def test_variables_are_told_by_name() -> None:
     found = live_tables.variables(real().base)
     assert found["data_version"] == 488

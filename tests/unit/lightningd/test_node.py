@@ -16,6 +16,7 @@ from peerstorage.lightningd import calls
 from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
 from tests.simnet.rpc_server import RpcConnection, RpcServer
+from tests.unit.world import KEY_MADE
 
 
 def test_not_a_word_to_the_next_lightningd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +152,47 @@ def test_whether_the_builtin_is_asked_first_is_in_the_log(
     node = Node("")
     monkeypatch.setattr(node, "call", lambda method, level: {("getlog", "unusual"): answer}[method, level])
     assert node.builtin_is_asked_first() is first
+
+
+@pytest.mark.parametrize(
+    ("changed", "new"),
+    [
+        ({}, True),
+        # Whatever else comes to be in the log.
+        ({"source": "02" * 33 + "-hsmd"}, False),
+        ({"source": "plugin-hsmd"}, False),
+        ({"log": "a peer says: HSM: created new hsm_secret file"}, False),
+    ],
+)
+def test_whether_lightningd_made_the_key_is_in_its_log(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], new: bool
+) -> None:
+    answer = {"log": [{"type": "SKIPPED", "num_skipped": 2}, KEY_MADE | changed]}
+    node = Node("")
+    monkeypatch.setattr(node, "call", lambda method, level: {("getlog", "unusual"): answer}[method, level])
+    assert node.is_key_new() is new
+
+
+def test_a_key_of_which_lightningd_can_t_tell_is_old(tmp_path: Path) -> None:
+    assert not Node(str(tmp_path / "nobody there")).is_key_new()
+
+
+def test_a_call_that_nobody_waits_for_is_done(tmp_path: Path) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def answer(request: Json, _: RpcConnection) -> Json:
+        assert (request["method"], request["params"]) == ("disconnect", {"id": "02", "force": True})
+        asked.set()
+        released.wait(30)
+        return {}
+
+    server = RpcServer(tmp_path / "rpc", answer)
+    with Node(str(tmp_path / "rpc")).begin("disconnect", id="02", force=True):
+        assert asked.wait(30)
+    released.set()
+    server.close()
+    with pytest.raises(NodeError, match="can't be reached"):
+        Node(str(tmp_path / "rpc")).begin("disconnect", id="02")
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,18 @@ def test_what_cannot_be_read_is_left_out_and_the_rest_is_answered(message: str) 
     *before, last = Lightningd().say(message, call("echo", "7"))
     assert last["result"] == {"text": 7}
     assert [line["params"]["level"] for line in before] == ["warn"]
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n\n\n\n"], ids=["as lightningd does it", "more empty lines"])
+@pytest.mark.parametrize("indent", [None, 1], ids=["one line", "several"])
+def test_what_comes_through_the_pipe_is_served_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch, between: str, indent: int | None
+) -> None:
+    monkeypatch.setenv("LIGHTNINGD_PLUGIN", "1")
+    lightningd = Lightningd()
+    texts = ["é", "x" * 131_062, ""]
+    messages = [json.dumps(json.loads(call("echo", json.dumps(text))), indent=indent) for text in texts]
+    data = "".join(message + between for message in messages) + '{"cut off": '
+    lightningd.pipe.stdin = io.TextIOWrapper(io.BytesIO(data.encode()))
+    lightningd.pipe.run()
+    assert [answer["result"]["text"] for answer in lightningd.say()] == texts

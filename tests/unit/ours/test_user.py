@@ -482,3 +482,33 @@ def test_a_peer_that_keeps_nothing_is_no_copy_however_small_the_blobs_get(world:
     world.user.retrieved(MALLORY, world.got[MALLORY][-1])
     world.user.look()
     assert holding(world.user, 2)["channels_with_enough_copies"] == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "channels", "fresh"), [(True, 0, False), (False, 0, True), (False, 1, False)]
+)
+def test_a_node_without_channels_is_new_only_where_lightningd_made_its_key(
+    made: bool, channels: int, fresh: bool
+) -> None:
+    clock = Clock()
+    with clock.in_use():
+        world = World(clock)
+        world.node.key_is_new = made
+        world.node.channels_now = dict(list(world.node.channels_now.items())[:channels])
+        world.start()
+        assert world.user.entrance.fresh is fresh
+
+
+@pytest.mark.parametrize("jump", [-4.0, 3.0])
+def test_a_machine_that_stood_still_may_have_a_twin_whose_channels_it_does_not_know(jump: float) -> None:
+    clock = Clock()
+    with clock.in_use():
+        world = World(clock)
+        world.node.key_is_new = True
+        world.node.channels_now = {}
+        world.start()
+        clock.now += 100_000.0
+        clock.offset += 1.5  # as a clock is put right
+        assert not world.user.entrance.fresh
+        clock.offset += jump
+        assert world.user.entrance.fresh

@@ -65,6 +65,28 @@ def test_decisions(user: User, peer_id: str, offers: bool, decision: Decision) -
         assert gate.decide(user, peer_id, offers=offers) is ENTER
 
 
+def test_who_had_its_time_is_not_held_again_and_is_watched_until_it_speaks() -> None:
+    connections = Connections()
+    gate = Gate(5.0, connections)
+    gate.is_silent("bob")
+    assert gate.decide(User(fresh=True), "bob", offers=True) is ENTER
+    assert gate.decide(User(fresh=True), "stranger", offers=True) is HOLD
+    # That nothing is known is another matter than a loss that is known.
+    assert gate.decide(User(recovering=True), "silent", offers=True) is HOLD
+    assert [gate.speaks("bob"), gate.speaks("bob"), gate.speaks("stranger")] == [True, False, False]
+    assert gate.decide(User(fresh=True), "bob", offers=True) is HOLD
+
+
+def test_silent_peers_under_any_number_of_names_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peerstorage.recovery.gate._MOST_SILENT", 3)
+    gate = Gate(5.0, Connections())
+    for name in "abcd":
+        gate.is_silent(name)
+    # Who is forgotten is held again.
+    decisions = [gate.decide(User(fresh=True), name, offers=True) for name in "abcd"]
+    assert decisions == [HOLD, HOLD, HOLD, ENTER]
+
+
 def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdict() -> None:
     connections, held, waiting = Connections(), Hook(), Hook()
     gate = Gate(5.0, connections)

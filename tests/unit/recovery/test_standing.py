@@ -78,3 +78,21 @@ def test_money_is_in_the_wallet_only_where_it_is(state: str) -> None:
     assert "nothing of it is in the wallet" in said(Received("ab", 0))
     assert "sweep" in said(Received("ab", 0))
     assert said(Received("ab", 123)).startswith("123 sat of its close ab are in lightningd's wallet")
+
+
+@pytest.mark.parametrize("state", [CLOSING, CLOSED])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_came_of_a_close_is_said_where_it_can_be_known_and_nowhere_else(
+    state: str, is_told: bool
+) -> None:
+    received = Received("ab" * 32, 5000)
+    said = advice(state, rescan=0, why="", received=received, is_told=is_told)
+    assert ("5000 sat" in said) is is_told
+    assert ("counts as swept a hundred blocks after" in said) is (is_told and state is CLOSING)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_of_what_is_not_closing_no_money_is_said(is_told: bool) -> None:
+    received = Received("ab" * 32, 5000)
+    said = advice(UNREACHABLE, rescan=0, why="it hung up", received=received, is_told=is_told)
+    assert said.startswith("it hung up. If you know another address")

@@ -447,6 +447,12 @@ class ProviderModel(RuleBasedStateMachine):
         if name not in self.written_at:
             assert name in self.subject.due(self.now), "the first is due at once"
 
+    @invariant()
+    def what_is_due_is_found_and_announced(self) -> None:
+        due = self.subject.due(self.now)
+        assert self.subject.first_due(self.now) == (due[0] if due else None)
+        assert (self.subject.next_event() <= self.now) is bool(due)
+
     @rule(seconds=st.integers(0, 2 * INTERVAL))
     def pass_time(self, seconds: int) -> None:
         self.now += seconds
