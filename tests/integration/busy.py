@@ -109,8 +109,8 @@ class Network:
         """Money for everybody, and a channel from each user to each peer."""
         self.mine(max(0, 122 - self.bitcoin.rpc.getblockcount()))
         for peer in self.peers.values():
-            for _ in range(4):
-                peer.fund_wallet(3_000_000)
+            for _ in range(2):
+                peer.fund_wallet(6_000_000)
         for user in self.users.values():
             self.furnish(user)
 

@@ -37,7 +37,8 @@ from tests.soak import SOAK
 MINUTES = float(os.environ.get("SOAK_MINUTES", "120")) if SOAK else 0.0
 LOSS_MINUTES = float(os.environ.get("SOAK_LOSS_MINUTES", "10"))
 _LOOK_SECONDS = 2.0
-_LONGEST_PAUSE = 20.0 if SOAK else 2.0
+_LONGEST_PAUSE = 20.0 if SOAK else 4.0
+_FIRST_SECONDS = 60.0 if SOAK else 15.0
 # How old the copy of the database gets, seconds.
 _AGES = (5.0, 90.0) if SOAK else (5.0, 6.0)
 
@@ -175,15 +176,16 @@ class Soak:
             thread.join(90)
 
     def run(self, minutes: float) -> None:
-        """Trouble, and the three losses again and again; always one of each at least."""
+        """Trouble, and then the three losses, again and again; always one of each at least."""
         over = time.monotonic() + minutes * 60
+        next_losses = time.monotonic() + _FIRST_SECONDS
         while True:
-            next_losses = time.monotonic() + LOSS_MINUTES * 60
-            self.lose_each()
-            while (now := time.monotonic()) < min(over, next_losses):
+            while (now := time.monotonic()) < next_losses:
                 time.sleep(min(self.chance.uniform(0, _LONGEST_PAUSE), next_losses - now))
                 self.attempt(self.trouble.next)
                 self.look_around()
+            next_losses = now + LOSS_MINUTES * 60
+            self.lose_each()
             if time.monotonic() >= over:
                 return
 
