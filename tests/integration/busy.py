@@ -261,7 +261,11 @@ class Traffic(threading.Thread):
         return [one for one in normal(user) if one["channel_id"] not in self._network.leaving]
 
     def _pick(self, name: str) -> tuple[Any, Channel, Any]:
-        channel = self._chance.choice(self._staying(name))
+        channels = self._staying(name)
+        if name in self._network.frozen:
+            # While its copy grows old some stay as they are.
+            channels = channels[: (len(channels) + 1) // 2]
+        channel = self._chance.choice(channels)
         return self._network.nodes[name], channel, self._network.peer_of(channel)
 
     def _pay(self, name: str) -> None:
