@@ -108,6 +108,12 @@ def test_each_lie_is_found(key: str, said: dict[str, Any], truth: dict[str, Any]
     assert key in {one.key[: len(key)] for one in found}
 
 
+def test_what_a_peer_opens_counts_for_nothing_yet() -> None:
+    more = replace(_HELD, channels=_HELD.channels | {"cc" * 32} if _HELD.channels else None)
+    assert contradictions(_said(), replace(_TRUTH, held={_PEER: more}, unfunded=frozenset({"cc" * 32}))) == []
+    assert contradictions(_said(), replace(_TRUTH, held={_PEER: more})) != []
+
+
 def test_what_is_returned_on_a_line_of_our_own() -> None:
     said = {"peers": [_row(_LDK)]}
     sent = {_LDK: {"timestamp": 100}}
