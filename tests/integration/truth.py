@@ -46,8 +46,8 @@ class Held:
 class Truth:
     """Of one node. `mode`: the one that it must be in, None: any; `held`: by node_id, what each peer that can be
     looked at has; `sent`: the node's own records; `connected`: features in hex by node_id; `channels`: those in
-    staticbackup, but for the `unfunded` ones that a peer opens, which count for nothing yet; `stored`: for how many
-    peers it has a blob; `flags`: `handed over` and `keys used` where that is so, `maybe`: where it may be;
+    staticbackup, but for the `unfunded` ones that a peer opens, which count for nothing yet; `stored`: for how
+    many peers it has a blob; `flags`: `handed over` and `keys used` where that is so, `maybe`: where it may be;
     `excused`: by node_id the number of checks at which the peer lost its data.
     """
 
