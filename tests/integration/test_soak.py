@@ -188,6 +188,7 @@ class Soak:
             self.lose_each()
             if time.monotonic() >= over:
                 return
+            next_losses = max(next_losses, time.monotonic() + _FIRST_SECONDS)
 
     def lose_each(self) -> None:
         one, two, three = self.chance.sample(USERS, 3)
