@@ -28,7 +28,7 @@ from tests.integration.cln_peer import ClnPeer
 from tests.integration.helpers import KILLED, OURS, STOCK, connect, is_connected, is_idle
 from tests.integration.ldk_node import LdkError
 from tests.integration.lnd_node import LndError
-from tests.integration.truth import Expected, records
+from tests.integration.truth import OPENING, Expected, records
 
 # What lightningd finds broken in itself when it was killed is its own affair; no line of ours is.
 _ANY: dict[str, Any] = KILLED | {
@@ -65,7 +65,6 @@ _GIVEN_UP = (
 )
 _AMOUNTS = itertools.count(1_000_003, 1_009)
 _LOCKED_IN = "CHANNELD_NORMAL"
-_OPENING = {"CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN", "OPENINGD"}
 _CLOSING = {"CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"}
 Channel = dict[str, Any]
 
@@ -109,8 +108,8 @@ class Network:
         """Money for everybody, and a channel from each user to each peer."""
         self.mine(max(0, 122 - self.bitcoin.rpc.getblockcount()))
         for peer in self.peers.values():
-            for _ in range(4):
-                peer.fund_wallet(3_000_000)
+            for _ in range(2):
+                peer.fund_wallet(6_000_000)
         for user in self.users.values():
             self.furnish(user)
 
@@ -137,7 +136,7 @@ class Network:
 
         def all_open() -> bool:
             channels = user.rpc.listpeerchannels()["channels"]
-            if any(channel["state"] in _OPENING for channel in channels):
+            if any(channel["state"] in OPENING for channel in channels):
                 self.mine(1)
                 return False
             closing = [one for one in channels if one["state"] in _CLOSING]
@@ -170,7 +169,7 @@ class Network:
             with self.locks[name]:
                 for channel in user.rpc.listpeerchannels()["channels"]:
                     known = channel["channel_id"] in self.leaving
-                    if not known and channel["state"] not in {_LOCKED_IN, *_OPENING}:
+                    if not known and channel["state"] not in {_LOCKED_IN, *OPENING}:
                         self.leaving.add(channel["channel_id"])
                         yield f"{name}: channel {channel['channel_id'][:8]}: {channel['status']}"
 
@@ -261,7 +260,11 @@ class Traffic(threading.Thread):
         return [one for one in normal(user) if one["channel_id"] not in self._network.leaving]
 
     def _pick(self, name: str) -> tuple[Any, Channel, Any]:
-        channel = self._chance.choice(self._staying(name))
+        channels = self._staying(name)
+        if name in self._network.frozen:
+            # While its copy grows old some stay as they are.
+            channels = channels[: (len(channels) + 1) // 2]
+        channel = self._chance.choice(channels)
         return self._network.nodes[name], channel, self._network.peer_of(channel)
 
     def _pay(self, name: str) -> None:

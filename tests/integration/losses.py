@@ -110,7 +110,8 @@ class Losses:
             if heights:
                 self._network.expected[name].flags = frozenset()
                 user.stop()
-                user.daemon.opts["rescan"] = -min(map(int, heights))
+                # It is reckoned with a block every ten minutes; here they come by the hundred.
+                user.daemon.opts["rescan"] = -max(1, min(map(int, heights)) - 2 * _FORGOTTEN)
                 user.start()
                 del user.daemon.opts["rescan"]
                 self._tell(f"{name}: rescan from {min(heights)}")

@@ -37,7 +37,8 @@ from tests.soak import SOAK
 MINUTES = float(os.environ.get("SOAK_MINUTES", "120")) if SOAK else 0.0
 LOSS_MINUTES = float(os.environ.get("SOAK_LOSS_MINUTES", "10"))
 _LOOK_SECONDS = 2.0
-_LONGEST_PAUSE = 20.0 if SOAK else 2.0
+_LONGEST_PAUSE = 20.0 if SOAK else 4.0
+_FIRST_SECONDS = 60.0 if SOAK else 15.0
 # How old the copy of the database gets, seconds.
 _AGES = (5.0, 90.0) if SOAK else (5.0, 6.0)
 
@@ -175,17 +176,19 @@ class Soak:
             thread.join(90)
 
     def run(self, minutes: float) -> None:
-        """Trouble, and the three losses again and again; always one of each at least."""
+        """Trouble, and then the three losses, again and again; always one of each at least."""
         over = time.monotonic() + minutes * 60
+        next_losses = time.monotonic() + _FIRST_SECONDS
         while True:
-            next_losses = time.monotonic() + LOSS_MINUTES * 60
-            self.lose_each()
-            while (now := time.monotonic()) < min(over, next_losses):
+            while (now := time.monotonic()) < next_losses:
                 time.sleep(min(self.chance.uniform(0, _LONGEST_PAUSE), next_losses - now))
                 self.attempt(self.trouble.next)
                 self.look_around()
+            next_losses = now + LOSS_MINUTES * 60
+            self.lose_each()
             if time.monotonic() >= over:
                 return
+            next_losses = max(next_losses, time.monotonic() + _FIRST_SECONDS)
 
     def lose_each(self) -> None:
         one, two, three = self.chance.sample(USERS, 3)
@@ -238,7 +241,7 @@ def _last_words(node: Any) -> str:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600 + 60 * MINUTES * 1.5)
+@pytest.mark.timeout(1200 + 60 * MINUTES * 1.5)
 def test_losses_in_a_busy_network(node_factory: Any, lnd_node: Any, ldk_node: Any, tmp_path: Path) -> None:
     seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 1_000_000))
     log = Log(Path(os.environ.get("SOAK_LOG", tmp_path / "soak.log")))

@@ -54,8 +54,10 @@ def _without(peer_ids: int) -> dict[str, int]:
 
 def test_the_truth_is_not_contradicted() -> None:
     assert contradictions(_said(), _TRUTH) == []
-    newer = replace(_TRUTH, held={_PEER: replace(_HELD, sha256="66" * 32)})
-    assert contradictions(_said(peers=[_row(unproved_since="2026-01-01T00:00:00Z")]), newer) == []
+    newer = replace(_HELD, sha256="66" * 32, timestamp=101)
+    sent = {_PEER: {"sha256": newer.sha256, "timestamp": 101, "verified_timestamp": 100}}
+    truth = replace(_TRUTH, held={_PEER: newer}, sent=sent)
+    assert contradictions(_said(peers=[_row(unproved_since="2026-01-01T00:00:00Z")]), truth) == []
     lost = replace(_TRUTH, held={_PEER: None}, excused={_PEER: 7}, channels=frozenset())
     assert contradictions(_said(backup={"channels": 0}, holding=_without(0), summary=""), lost) == []
 
@@ -69,6 +71,12 @@ _LIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     (f"current {_PEER}", {}, {"held": {_PEER: Held(_HELD.sha256)}}),
     (f"current {_PEER}", {}, {"held": {_PEER: replace(_HELD, sha256="66" * 32)}}),
     (f"current {_PEER}", {}, {"held": {_PEER: None}, "excused": {_PEER: 6}}),
+    (
+        f"current {_PEER}",
+        {"peers": [_row(unproved_since="now")]},
+        {"sent": {_PEER: {"verified_timestamp": 101}}},
+    ),
+    (f"sent {_PEER}", {"peers": [_row(unproved_since="now")]}, {"sent": {_PEER: {"sha256": "66" * 32}}}),
     (f"missing {_PEER}", {"peers": [_row(state="missing")]}, {}),
     (f"altered {_PEER}", {"peers": [_row(state="altered")]}, {}),
     (f"channels {_PEER}", {"peers": [_row(channels=3)]}, {}),
@@ -100,6 +108,12 @@ def test_each_lie_is_found(key: str, said: dict[str, Any], truth: dict[str, Any]
     assert key in {one.key[: len(key)] for one in found}
 
 
+def test_what_a_peer_opens_counts_for_nothing_yet() -> None:
+    more = replace(_HELD, channels=_HELD.channels | {"cc" * 32} if _HELD.channels else None)
+    assert contradictions(_said(), replace(_TRUTH, held={_PEER: more}, unfunded=frozenset({"cc" * 32}))) == []
+    assert contradictions(_said(), replace(_TRUTH, held={_PEER: more})) != []
+
+
 def test_what_is_returned_on_a_line_of_our_own() -> None:
     said = {"peers": [_row(_LDK)]}
     sent = {_LDK: {"timestamp": 100}}
@@ -124,11 +138,11 @@ def test_real_nodes_that_are_made_to_lie(node_factory: Any) -> None:
     wait_for(lambda: row(owner, peer)["state"] == "current")
     providers = {node.info["id"]: (node, True) for node in (owner, peer)}
     expected = Expected()
-    checker = Checker(lambda: providers, {"owner": expected}, replicas=1)
+    checker = Checker(lambda: providers, {"owner": expected}, replicas=3)
     assert checker.look("owner", owner, patience=0) == []
     change_held(peer, owner, key, lambda entry: replace(entry, database_id=77))
     [told] = checker.look("owner", owner, patience=0)
-    assert "it holds another one" in told
+    assert "it holds another one" in told, told
     assert checker.look("owner", owner, patience=0) == [], "told once"
     peer.rpc.deldatastore(["peerstorage", "blobs", owner.info["id"]])
     found = checker.look("owner", owner, patience=0)

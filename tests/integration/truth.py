@@ -26,6 +26,7 @@ from peerstorage.formats.backup import decode
 from peerstorage.formats.sealing import unseal
 from tests.integration.helpers import held_blob, held_by_builtin, secret, status
 
+OPENING = {"CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN", "OPENINGD"}
 # So long may it last: lightningd, the plugin and the peer are all busy.
 PATIENCE_SECONDS = 25.0
 # What an LDK peer, whose copy nobody can look at, may have: three channels in 1024 bytes.
@@ -45,8 +46,10 @@ class Held:
 class Truth:
     """Of one node. `mode`: the one that it must be in, None: any; `held`: by node_id, what each peer that can be
     looked at has; `sent`: the node's own records; `connected`: features in hex by node_id; `channels`: those in
-    staticbackup; `stored`: for how many peers it has a blob; `flags`: `handed over` and `keys used` where that is
-    so, `maybe`: where it may be; `excused`: by node_id the number of checks at which the peer lost its data."""
+    staticbackup, but for the `unfunded` ones that a peer opens, which count for nothing yet; `stored`: for how
+    many peers it has a blob; `flags`: `handed over` and `keys used` where that is so, `maybe`: where it may be;
+    `excused`: by node_id the number of checks at which the peer lost its data.
+    """
 
     mode: str | None
     held: Mapping[str, Held | None]
@@ -55,6 +58,7 @@ class Truth:
     channels: frozenset[str]
     stored: int
     replicas: int
+    unfunded: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
     maybe: frozenset[str] = frozenset()
     excused: Mapping[str, int] = field(default_factory=dict)
@@ -123,22 +127,34 @@ def _of_row(row: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]:
         yield Contradiction(f"offers {peer_id}", f"{name}: offers is {row['offers']}")
     if peer_id not in truth.held or truth.excused.get(peer_id) == row["checks"]:
         return
-    held = truth.held[peer_id]
-    sent = truth.sent.get(peer_id, {}).get("sha256")
-    if row["state"] == "current" and (held is None or held.channels is None):
-        yield Contradiction(f"current {peer_id}", f"{name}: it holds {held}", at_once=True)
-    elif row["state"] == "current" and row["unproved_since"] is None and held and held.sha256 != sent:
-        yield Contradiction(f"current {peer_id}", f"{name}: it holds another one, {held}", at_once=True)
-    elif row["state"] == "missing" and row["unproved_since"] is None and held is not None:
-        yield Contradiction(f"missing {peer_id}", f"{name}: it holds {held}")
-    elif row["state"] == "altered" and row["unproved_since"] is None:
-        yield Contradiction(f"altered {peer_id}", f"{name}, and nobody altered it: {held}")
-    elif row["relation"] == "stranger" or row["last_sent"] is None:
+    held, sent = truth.held[peer_id], truth.sent.get(peer_id, {})
+    if row["state"] == "current":
+        if fault := _not_current(row, held, sent):
+            yield Contradiction(f"current {peer_id}", f"{name}: it holds {fault}", at_once=True)
+            return
+    elif row["unproved_since"] is None:
+        if row["state"] == "missing" and held is not None:
+            yield Contradiction(f"missing {peer_id}", f"{name}: it holds {held}")
+        if row["state"] == "altered":
+            yield Contradiction(f"altered {peer_id}", f"{name}, and nobody altered it: {held}")
+    if row["relation"] == "stranger" or row["last_sent"] is None or not row["connected"]:
         return  # it may have stopped to store when its last channel closed; or has what another database sent
-    elif held and held.channels is not None and row["channels"] != len(held.channels) and row["connected"]:
-        yield Contradiction(
-            f"channels {peer_id}", f"{name}: {row['channels']} channels, really {len(held.channels)}"
-        )
+    if held is None or held.sha256 != sent.get("sha256"):
+        yield Contradiction(f"sent {peer_id}", f"{name}: it holds another one than the last sent, {held}")
+    elif held.channels is not None and row["channels"] != len(held.channels - truth.unfunded):
+        text = f"{name}: {row['channels']} channels, really {len(held.channels)}"
+        yield Contradiction(f"channels {peer_id}", text)
+
+
+def _not_current(row: Mapping[str, Any], held: Held | None, sent: Mapping[str, Any]) -> str:
+    """What is wrong: it must open, be the last sent or, where that is not proved yet, no older than what was."""
+    if held is None or held.channels is None:
+        return str(held)
+    if row["unproved_since"] is None and held.sha256 != sent.get("sha256"):
+        return f"another one, {held}"
+    if held.timestamp < sent.get("verified_timestamp", 0):
+        return f"an older one than it proved, {held}"
+    return ""
 
 
 def _of_copies(said: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]:
@@ -281,14 +297,20 @@ class Checker:
         connected = {
             peer["id"]: peer["features"] for peer in owner.rpc.listpeers()["peers"] if peer["connected"]
         }
+        rows = owner.rpc.listpeerchannels()["channels"]
+        unfunded = {
+            row["channel_id"] for row in rows if row["opener"] == "remote" and row["state"] in OPENING
+        }
+        listed = {entry[16:80] for entry in owner.rpc.staticbackup()["scb"]}
         return Truth(
             expected.mode,
             held,
             sent,
             connected,
-            frozenset(entry[16:80] for entry in owner.rpc.staticbackup()["scb"]),
+            frozenset(listed - unfunded),
             len(blobs),
             self._replicas,
+            frozenset(unfunded),
             expected.flags,
             expected.maybe,
             dict(expected.excused),
