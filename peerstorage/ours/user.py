@@ -13,7 +13,7 @@ from dataclasses import replace
 from peerstorage.errors import NOTHING_TO_SEND, UsageError
 from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.addresses import reached_at
-from peerstorage.lightningd.closes import ended_channel_ids, given_up
+from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.rows import NEWS
@@ -21,7 +21,8 @@ from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
-from peerstorage.ours.guard import Answers, Judgement, Verdict, judge
+from peerstorage.ours.guard import Answers, Judgement, Verdict
+from peerstorage.ours.judging import judge_now
 from peerstorage.ours.ledger import Ledger, Log
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
@@ -207,21 +208,8 @@ class User:
             self.sender.complaints.say_small(peer_id)
 
     def _judge(self, backup: Backup) -> Judgement:
-        def compare(gone: set[bytes], over: frozenset[bytes] = frozenset()) -> Judgement:
-            ours, compared = self.ledger.revocations(gone), self._options.guard != "off"
-            return judge(self.ledger.state, backup, ours, gone, revocations=compared, over=over)
-
-        judgement = compare(set())
-        if judgement.verdict is Verdict.FINE:
-            return judgement
-        # Before anything is concluded: what the database says this very moment. Closed channels count, and what
-        # recoverchannel or rebuild made, or lightningd leaves out, knows no more than the backup that it was taken
-        # from: so an old database can't be told by these.
-        self.look()
-        recovered = {bytes.fromhex(one) for one in self._node.recovered_channels()} | given_up(self._node)
-        ended = ended_channel_ids(self._node)
-        over = (judgement.ahead | judgement.unknown) & (ended - recovered)
-        return compare(ended | recovered | self.ledger.unlisted.keys(), over)
+        compared = self._options.guard != "off"
+        return judge_now(self._node, self.ledger, backup, compared=compared, look=self.look)
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""

@@ -59,6 +59,7 @@ PURE = {
         "hearing",
         "merge",
         "old_node",
+        "own_coins",
         "plan",
         "standing",
         "survey",

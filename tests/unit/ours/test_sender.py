@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from peerstorage.bolt.peer_storage import Message
+from peerstorage.bolt.peer_storage import MAX_BLOB, Message
 from peerstorage.formats.backup import SMALLEST_PADDING, decode, encode
 from peerstorage.formats.facts import CHAIN_HASHES, NOTHING, ChannelFacts, Outpoint, OwnClose
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
@@ -245,6 +245,22 @@ def test_channels_that_nobody_funds_push_no_real_one_out_of_a_small_peer(clock: 
     backup = decode(unseal(KEY, peers.got[MALLORY][-1]))
     assert len(peers.got[MALLORY][-1]) == 1024
     assert backup.channel_ids >= {samples.entry(number).channel_id for number in (1, 2)}
+
+
+def test_a_hundred_channels_that_nobody_funds_take_no_copy_from_two_hundred(clock: Clock) -> None:
+    """Counted with them, not all fit into a blob: of 203 with three peers 186 had fewer than three copies."""
+    peers = Peers(clock, "full", MAX_BLOB)
+    third = POINTS[2].hex()
+    peers.got[third] = []
+    peers.node.connected.add(third)
+    peers.user.connected(third, clock.now)
+    peers.have(*range(1, 204))
+    stranger_opens(peers, *range(300, 400))
+    peers.user.sender.push(None, clock.now)
+    peers.quiet()
+    wanted = {samples.entry(number).channel_id for number in range(1, 204)}
+    for got in peers.got.values():
+        assert decode(unseal(KEY, got[-1])).channel_ids >= wanted
 
 
 def test_a_channel_that_is_funded_after_all_is_backed_up_at_once(clock: Clock) -> None:

@@ -11,10 +11,10 @@ import pytest
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import StoreError
 from peerstorage.formats.backup import decode, encode
-from peerstorage.formats.facts import ChannelFacts, Outpoint
+from peerstorage.formats.facts import CHAIN_HASHES, ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import SentRecord, Store
+from peerstorage.lightningd.store import NORMAL, RECOVERING, SentRecord, Store
 from peerstorage.ours import reliability, strangers
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding
@@ -512,3 +512,46 @@ def test_a_machine_that_stood_still_may_have_a_twin_whose_channels_it_does_not_k
         assert not world.user.entrance.fresh
         clock.offset += jump
         assert world.user.entrance.fresh
+
+
+@pytest.mark.parametrize(
+    ("here", "chain", "channels", "mode"),
+    [
+        ([], None, True, NORMAL),
+        ([2], None, True, RECOVERING),
+        # It says that it is of this chain: then its channels are closed.
+        ([], CHAIN_HASHES["regtest"], True, RECOVERING),
+        # There is nothing that a backup of another chain could stop.
+        ([], None, False, RECOVERING),
+    ],
+)
+def test_channels_that_this_chain_never_had_stop_nothing(
+    world: World, here: list[int], chain: bytes | None, channels: bool, mode: str
+) -> None:
+    """The same key on another chain, and a backup from there that does not say so. It is kept, and told."""
+    if channels:
+        held(world, ALICE)
+    else:
+        world.node.channels_now.clear()
+        world.start()
+    unknown = [samples.entry(number, revocations=5) for number in (2, 3)]
+    world.node.not_there = {one.funding for one in unknown if one.database_id not in here}
+    backup = samples.backup(world.user.ledger.state.newest_sent + 9, *unknown, since=0)
+    facts = NodeFacts(chain)
+    plaintext = encode(backup.timestamp, backup.entries, backup.summary, facts=facts)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, seal(KEY, plaintext))
+    state = world.user.ledger.state
+    assert (state.mode, world.user.ledger.record(ALICE).withheld) == (mode, mode == NORMAL)
+    assert world.kept("retrieved") == {ALICE}
+
+
+def test_without_the_chain_a_backup_that_does_not_say_its_own_is_a_proof(world: World) -> None:
+    held(world, ALICE)
+    unknown = samples.entry(2)
+    world.node.not_there = {unknown.funding}
+    backup = samples.foreign(world.user.ledger.state.newest_sent + 9, unknown)
+    world.connect(ALICE)
+    with patch.object(world.node, "lag", lambda: "its backend has 5 blocks of 9"):
+        world.user.retrieved(ALICE, seal(KEY, encode(backup.timestamp, backup.entries, None)))
+    assert world.user.recovering
