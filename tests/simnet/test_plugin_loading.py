@@ -100,15 +100,18 @@ def test_without_any_library_one_readable_line_is_printed(tmp_path: Path, under_
     if under_lightningd:
         env["LIGHTNINGD_PLUGIN"] = "1"
     command = [sys.executable, "-S", str(plugin)]
+    said = REQUEST + REQUEST.replace("getmanifest", "init")
     done = subprocess.run(
-        command, input=REQUEST, env=env, capture_output=True, text=True, timeout=30, check=False
+        command, input=said, env=env, capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("peerstorage can't start: No module named ")
     if under_lightningd:
-        answer = json.loads(done.stdout)
-        assert answer["id"] == "cln:getmanifest#19"
+        # lightningd has the manifest before anything is loaded.
+        manifest, answer = (json.loads(text) for text in done.stdout.split("\n\n")[:-1])
+        assert manifest["id"] == "cln:getmanifest#19"
+        assert answer["id"] == "cln:init#19"
         assert answer["result"] == {"disable": done.stderr.strip()}
         assert done.stdout.endswith("\n\n")
     else:

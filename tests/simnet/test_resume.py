@@ -239,7 +239,8 @@ def test_channels_opened_since_are_named(world: World) -> None:
     peer = world.peer("cln", 6)
     world.write()
     world.says(peer, stored(7, node_id=bytes.fromhex(peer.node_id)), 3)
-    peer.blob = copy(1_700_000_000, entry(1, revocations=6), entry(8, revocations=2), entry(7, revocations=3))
+    theirs = replace(entry(7, revocations=3), node_id=bytes.fromhex(peer.node_id))
+    peer.blob = copy(1_700_000_000, entry(1, revocations=6), entry(8, revocations=2), theirs)
     answer = world.check()
     assert answer["code"] == 0
     strays = [

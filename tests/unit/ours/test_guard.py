@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.formats.backup import Backup
+from peerstorage.formats.facts import NodeFacts
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import State
 from peerstorage.ours.guard import Judgement, StartGrace, Verdict, heed, judge, resumed, settled
@@ -116,6 +117,16 @@ CASES: list[Case] = [
         "the built-in's, at first: a channel that never was",
         NO_RECORD,
         foreign(1, A_SMALL),
+        [B],
+        [],
+        EARLIER,
+        [1],
+        [],
+    ),
+    (
+        "the built-in's, at first: a channel that never was, and an unused one that is there",
+        NO_RECORD,
+        foreign(1, A_SMALL, entry(2)),
         [B],
         [],
         EARLIER,
@@ -452,3 +463,40 @@ def test_a_copy_that_shows_no_channel_does_not_hide_which_went_further() -> None
     assert (closed.mode, closed.old, closed.ahead) == ("recovering", True, ids(X))
     assert settled(closed, {X}, []).mode == "normal"
     assert resumed(state, []).twin is False
+
+
+def told(timestamp: int, highest_id: int | None, *numbers: int) -> Backup:
+    """A backup of then with these channels; `highest_id`: what it says, if it does."""
+    entries = tuple(entry(number) for number in numbers)
+    return Backup(timestamp, entries, None, facts=NodeFacts(highest_id=highest_id))
+
+
+@pytest.mark.parametrize(
+    ("backups", "may_repeat"),
+    [
+        ([], True),
+        ([told(7, 5)], False),
+        ([told(7, 4)], False),
+        ([told(7, 6)], True),
+        # A huge one: the same number, and another object.
+        ([told(7, 1_000_005)], True),
+        ([told(7, None)], True),
+        # What the newest doesn't say an older one can't know.
+        ([told(7, None), told(6, 5)], True),
+        ([told(6, 5), told(7, None)], True),
+        ([told(7, 5), told(6, None)], False),
+        ([told(7, 4), told(6, 6)], True),
+        ([told(7, 4, 6)], True),
+        ([told(7, 4, 3), told(6, None, 5)], False),
+    ],
+)
+def test_keys_may_repeat_unless_it_is_known_that_no_database_id_was_higher(
+    backups: list[Backup], may_repeat: bool
+) -> None:
+    state = replace(RECORD, highest_id=5, mode="recovering", old=True)
+    over = resumed(state, backups)
+    assert (over.mode, over.old, over.keys_used) == ("normal", False, may_repeat)
+    closed = settled(replace(state, ahead="aa" * 32), {b"\xaa" * 32}, backups)
+    assert (closed.mode, closed.old, closed.keys_used) == ("normal", False, may_repeat)
+    # What was true once stays.
+    assert resumed(replace(state, keys_used=True), backups).keys_used
