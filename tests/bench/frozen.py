@@ -112,6 +112,16 @@ class Frozen:
         if kept is not None:
             database.write_bytes(kept)
 
+    def restored(self) -> tuple[int, int]:
+        """The way of static backups: everything but hsm_secret is lost, and peers close. As `settled`."""
+        self.lose()
+        self.start({})
+        peers = [f"{one.info['id']}@127.0.0.1:{one.port}" for one in self.mixed.peers.values()]
+        self.mixed.hub.rpc.call("peerstorage-restore", {"peers": peers, "wait": 0, "force": True})
+        found = self.settled()
+        self.stop()
+        return found
+
     def run(self, *words: Any) -> tuple[int, Any, float]:
         """`python -m peerstorage`: the exit code, the answer and the seconds."""
         begun = time.monotonic()

@@ -43,12 +43,14 @@ class _Network:
         """Payments, with a copy of the database before the last so many."""
         mixed = self._frozen.mixed
         self._copies.mkdir()
+        mixed.await_copies()
         channels = mixed.of_kinds(len(mixed.channels))
         for (age, over), (following, _) in itertools.pairwise([*ages, (0, 0)]):
             note(f"{age - following} payments")
             self._copy(age)
             mixed.pay_in_turn(channels[:over], age - following)
             self.moved[age] = over
+        mixed.await_copies()
 
     def _copy(self, age: int) -> None:
         with (
@@ -87,42 +89,25 @@ class _Network:
         assert code == 0, answer["conclusion"]
         frozen.start({})
         lost, able = frozen.settled()
-        mixed = frozen.mixed
-        living = [one for one in mixed.channels if one["channel_id"] in mixed.alive()]
-        mixed.pay_in_turn(living, len(living))
-        mixed.be_paid({one["peer_id"] for one in living})
+        assert frozen.mixed.pay_over_living() == able
         frozen.stop()
         return [str(lost), f"{able}, paid over each"]
-
-    def restored(self) -> list[str]:
-        frozen = self._frozen
-        frozen.lose()
-        hub = frozen.mixed.hub
-        frozen.start({})
-        peers = [f"{one.info['id']}@127.0.0.1:{one.port}" for one in frozen.mixed.peers.values()]
-        hub.rpc.call("peerstorage-restore", {"peers": peers, "wait": 0, "force": True})
-        lost, able = frozen.settled()
-        frozen.stop()
-        return [str(lost), str(able)]
 
 
 def _rows(network: _Network, frozen: Frozen, ages: Sequence[int], note: Note) -> list[list[str]]:
     found: dict[str, list[str]] = {name: [] for name in (_PLAIN, *_GUARDS.values(), _CLOSE)}
     for age in ages:
-        for name, options in ((_PLAIN, None), (_GUARDS["warn"], {})):
-            note(f"{age} payments old: {name}")
+        ways = {_PLAIN: None} | {name: {"peerstorage-guard": guard} for guard, name in _GUARDS.items()}
+        for name, options in ways.items():
             frozen.thaw()
             found[name] += network.started(age, options)
-        frozen.thaw()
-        # These close nothing, so that what comes after them is as if they had not been.
-        for guard in ("check", "halt"):
-            note(f"{age} payments old: {_GUARDS[guard]}")
-            found[_GUARDS[guard]] += network.started(age, {"peerstorage-guard": guard})
-        note(f"{age} payments old: {_CLOSE}")
+            note(f"{age} payments old, {name}: lost, can pay: {', '.join(found[name][-2:])}")
+        # The guard that was last has closed nothing, or this fails.
         found[_CLOSE] += network.closed(age)
+        note(f"{age} payments old, {_CLOSE}: lost, can pay: {', '.join(found[_CLOSE][-2:])}")
     note(_SEED)
     frozen.thaw()
-    found[_SEED] = network.restored() * len(ages)
+    found[_SEED] = list(map(str, frozen.restored())) * len(ages)
     return [[name, *cells] for name, cells in found.items()]
 
 
@@ -148,10 +133,10 @@ def run(quick: bool, note: Note) -> Result:
         "An old copy of the database",
         f"{about(CHANNELS, PEERS)}. {ages[0][0]} payments, the last "
         f"{' and '.join(str(age) for age, _ in ages[1:])} of them over fewer channels; a copy of the database "
-        "before each of these. Then everything but hsm_secret is replaced by a copy, and lightningd is "
-        "started and connected to all peers; the whole network, chain included, is put back before each row. "
-        "Lost: closed, or being closed, at either end. Can pay: CHANNELD_NORMAL and reestablished, six blocks "
-        "later.",
+        "before each of these; what peers hold is current. Then everything but hsm_secret is replaced by a copy, "
+        "and lightningd is started and connected to all peers; the whole network, chain included, is put back "
+        "before each row. Lost: closed, or being closed, at either end. Can pay: CHANNELD_NORMAL and "
+        "reestablished, six blocks later.",
         [
             f"Of {CHANNELS} channels lost / able to pay after the copies: {name}: "
             + ", ".join(f"{lost} / {able}" for lost, able in zip(cells[::2], cells[1::2], strict=True))

@@ -40,24 +40,9 @@ def _lost(frozen: Frozen, moved: int) -> tuple[int, int, float]:
     frozen.mine()
     frozen.start({})
     lost, _ = frozen.settled()
-    living = [one for one in mixed.channels if one["channel_id"] in mixed.alive()]
-    if living:
-        mixed.pay_in_turn(living, len(living))
-        mixed.be_paid({one["peer_id"] for one in living})
+    living = mixed.pay_over_living()
     frozen.stop()
-    return lost, len(living), seconds
-
-
-def _closed_all(frozen: Frozen) -> int:
-    """What the way of static backups leaves open."""
-    frozen.lose()
-    mixed = frozen.mixed
-    frozen.start({})
-    peers = [f"{one.info['id']}@127.0.0.1:{one.port}" for one in mixed.peers.values()]
-    mixed.hub.rpc.call("peerstorage-restore", {"peers": peers, "wait": 0, "force": True})
-    lost, _ = frozen.settled()
-    frozen.stop()
-    return len(mixed.peers) * 2 - lost
+    return lost, living, seconds
 
 
 def run(quick: bool, note: Note) -> Result:
@@ -81,7 +66,7 @@ def run(quick: bool, note: Note) -> Result:
             rows.append((moved, *_lost(frozen, moved)))
         note(_CLOSING)
         frozen.thaw()
-        left = _closed_all(frozen)
+        _, left = frozen.restored()
     ticks = [f"{100 * moved / CHANNELS:.0f}" for moved in steps]
     alive = [100 * paying / CHANNELS for _, _, paying, _ in rows]
     return Result(

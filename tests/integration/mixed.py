@@ -15,7 +15,7 @@ from typing import Any
 
 from pyln.testing.utils import wait_for
 
-from peerstorage.formats import live
+from peerstorage.formats import live, live_tables
 from peerstorage.lightningd import live_reading
 from tests.integration import ldk_node, lnd_node
 from tests.integration.cln_peer import ClnPeer
@@ -103,6 +103,15 @@ class Mixed:
         _together(pay, peer_ids)
         wait_for(lambda: is_idle(self.hub))
 
+    def pay_over_living(self) -> int:
+        """Over each channel that can pay now, and back from each of their peers; how many these are."""
+        alive = self.alive()
+        living = [one for one in self.channels if one["channel_id"] in alive]
+        if living:
+            self.pay_in_turn(living, len(living))
+            self.be_paid({one["peer_id"] for one in living})
+        return len(living)
+
     def connect(self) -> None:
         """To whom the hub is not connected by now."""
         connected = {one["id"] for one in self.hub.rpc.listpeers()["peers"] if one["connected"]}
@@ -119,24 +128,29 @@ class Mixed:
         return {one["channel_id"] for one in self.channels if is_alive(one)}
 
     def await_copies(self) -> None:
-        """Until each peer of Core Lightning holds what the database has now, all channels with their live part."""
+        """Until each peer of Core Lightning holds all channels alive, each where the database has it now."""
         key = secret(self.hub)
-
-        def holds_all(peer: ClnPeer) -> bool:
-            held = held_backup(peer.node, self.hub, key)
-            if held is None or not held.live:
-                return False
-            return live.decode(held.live).channels == live_reading.read(self.database).part.channels
-
-        self.hub.rpc.call("peerstorage-push")
         keepers = [peer for peer in self.peers.values() if isinstance(peer, ClnPeer)]
-        wait_for(lambda: all(map(holds_all, keepers)))
+
+        def are_current() -> bool:
+            self.hub.rpc.call("peerstorage-push")
+            wanted = _places(live_reading.read(self.database).part)
+            found = [held_backup(peer.node, self.hub, key) for peer in keepers]
+            return all(one and one.live and _places(live.decode(one.live)) == wanted for one in found)
+
+        wait_for(are_current, timeout=180)
 
     def open_at_peers(self) -> set[str]:
         """Channels that their peers have as open."""
 
         found = _together(lambda peer: peer.states(self.hub), self.peers.values())
         return {channel_id for one in found for channel_id, state in one.items() if state == "open"}
+
+
+def _places(part: live.LivePart) -> dict[bytes, tuple[int, int]]:
+    """How many commitments each channel has had, ours and the peer's."""
+    whole, _ = live_tables.check(part)
+    return {channel_id: (one.next_index_local, one.next_index_remote) for channel_id, one in whole.items()}
 
 
 def is_alive(channel: Channel) -> bool:

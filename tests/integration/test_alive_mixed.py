@@ -64,19 +64,11 @@ def lose_and_revive(lost: Mixed, moved: int) -> None:
     for _ in range(2):
         lost.connect()
         wait_for(lambda: lost.alive() == channels - ids)
-        pay_both_ways(lost)
+        lost.pay_over_living()
         await_money(hub, wallet, shared, since)
         hub.restart()
     lost.connect()
     wait_for(lambda: lost.alive() == lost.open_at_peers() == channels - ids)
-
-
-def pay_both_ways(lost: Mixed) -> None:
-    alive = lost.alive()
-    living = [one for one in lost.channels if one["channel_id"] in alive]
-    if living:
-        lost.pay_in_turn(living, len(living))
-        lost.be_paid({one["peer_id"] for one in living})
 
 
 def close_one(lost: Mixed) -> None:
