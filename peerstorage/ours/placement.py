@@ -46,6 +46,8 @@ class Placement:
         self._content: dict[str, tuple[tuple[ChannelBackup, ...], frozenset[Contact], str]] = {}
         # By node_id: the entries that were last sent, and what went along.
         self._sent: dict[str, tuple[tuple[ChannelBackup, ...], bytes]] = {}
+        # Whether those whose live parts were behind had a turn instead of all.
+        self._owed = False
         # By node_id: the channels in the blob that was last sent or returned, as far as this process knows.
         self._held: dict[str, frozenset[bytes]] = {}
 
@@ -137,13 +139,30 @@ class Placement:
             held &= self._held.get(peer_id, frozenset())
         self.holds(peer_id, held)
 
-    def outdated(self, peer_ids: Iterable[str]) -> set[str]:
-        """Those whose blob would be another one by now, if only by its penalty data."""
-        return {
+    def moved_at(self, peer_ids: Iterable[str], *, lately: bool) -> set[str]:
+        """Those whose blob would be another one by now, if only by its penalty data; `lately`: some moved since
+        this was asked last. Those whose live parts are behind come first, for these lie with few; then, the next
+        time, all; and once nothing moves any more, those whose live parts are still behind."""
+        outdated = {
             peer_id
             for peer_id in peer_ids
             if self._sent.get(peer_id, (None,))[0] != self.contents(peer_id).entries
         }
+        behind = {peer_id for peer_id in outdated if self._is_behind(peer_id)}
+        # Penalty data never waits for longer than one turn.
+        owed, self._owed = self._owed, lately and bool(behind) and not self._owed
+        return outdated if owed or (lately and not behind) else behind
+
+    def _is_behind(self, peer_id: str) -> bool:
+        """Whether a channel moved whose live part this peer was sent."""
+        contents = self.contents(peer_id)
+        kept = set(contents.live[: contents.room_for])
+        sent = {entry.channel_id: entry for entry in self._sent.get(peer_id, ((),))[0]}
+        return any(
+            sent.get(entry.channel_id, entry) != entry
+            for entry in contents.entries
+            if entry.channel_id in kept
+        )
 
     def would_get_the_same(self, peer_id: str, contents: Contents, along: bytes) -> bool:
         """As it was last sent, as far as this process knows."""

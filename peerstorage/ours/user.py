@@ -337,8 +337,8 @@ class User:
                 # A channel that has no room anywhere, or no entry, came or went: at least one summary has to
                 # count it.
                 self.sessions.penalty_moved(1, able)
-            elif self.ledger.marks[1] != marks[1]:
-                self.sessions.penalty_moved(self._options.replicas, self.placement.outdated(able))
+            elif moved := self.placement.moved_at(able, lately=self.ledger.marks[1] != marks[1]):
+                self.sessions.penalty_moved(self._options.replicas, moved)
         self._looked_at = time.monotonic()
         self._look_cost = self._looked_at - begun
 

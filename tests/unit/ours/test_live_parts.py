@@ -71,7 +71,7 @@ def test_of_many_as_many_as_fit(room: int) -> None:
     assert len(live.encode(replace(part, channels=part.channels[: held + 1]))) > room
     sizes = parts.sizes()
     assert sizes is not None
-    assert 0 <= held - (room - sizes.base) // sizes.channel <= 2, "and hardly more than room was kept for"
+    assert 0 <= held - (room - sizes.base) // sizes.channel <= 3, "and hardly more than room was kept for"
 
 
 def test_what_is_not_wished_for_and_what_is_not_live_now_is_not_there() -> None:

@@ -13,6 +13,7 @@ from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import SentRecord
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.placement import Placement
+from peerstorage.ours.plan import LiveSizes
 from peerstorage.ours.session import Sessions
 from peerstorage.recovery.connections import Connections
 from tests.unit.samples import entry
@@ -107,3 +108,43 @@ def test_a_peer_has_a_few_places_in_the_directory_whatever_it_announces() -> Non
     assert places == ["10.0.0.1:9735", "10.1.0.0:9735", "10.1.0.1:9735"]
     assert PARTNERS[1] in {contact.node_id.hex() for contact in listed}
     assert len(contacts._addresses.now(PARTNERS[0])) == 601, "a restore tries them all"
+
+
+def test_peers_whose_live_parts_are_behind_come_first_and_penalty_data_waits_for_one_turn_at_most() -> None:
+    known = dict.fromkeys(PARTNERS + STRANGERS[:8], SentRecord(timestamp=1, sent_at=int(time.time()) - 60))
+    placement = a_placement(known, SimpleNamespace(directory=lambda records, channels: []))
+    ledger: Any = placement._ledger
+    live: Any = SimpleNamespace(sizes=lambda: LiveSizes(5120, 2560))
+    placement.live = live
+    ledger.channels = [entry(number, peer=number % 2, revocations=500) for number in range(40)]
+    ledger.marks = fingerprints(ledger.channels)
+
+    def send(peer_ids: set[str]) -> None:
+        for peer_id in peer_ids:
+            placement.sent(peer_id, placement.contents(peer_id))
+
+    placement.update()
+    send(set(known))
+    assert not placement.moved_at(known, lately=True)
+    ledger.channels[7] = entry(7, peer=1, revocations=501)
+    ledger.marks = fingerprints(ledger.channels)
+    placement.update()
+    channel_id = ledger.channels[7].channel_id
+    behind = {
+        node_id.hex()
+        for node_id, one in placement.plan.contents.items()
+        if channel_id in one.live[: one.room_for]
+    }
+    assert len(behind) == 3
+    assert placement.moved_at(known, lately=True) == behind
+    others = placement.moved_at(known, lately=False)
+    assert others > behind, "every peer that has its entry in full: the turn that was put off"
+    turns = [placement.moved_at(known, lately=True) for _ in range(4)]
+    assert turns == [behind, others, behind, others]
+    assert placement.moved_at(known, lately=False) == behind
+    first = sorted(behind)[0]
+    send({first})
+    assert placement.moved_at(known, lately=False) == behind - {first}
+    send(behind)
+    assert not placement.moved_at(known, lately=False), "as before live parts, the others wait"
+    assert placement.moved_at(known, lately=True) == others - behind
