@@ -57,7 +57,7 @@ class LdkNode:
         arguments = ["ldkd", str(self._folder), *map(str, ports), *map(str, login), "ldk"]
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(arguments, stdout=output, stderr=output)
-        wait_for(self._is_synced, timeout=120)
+        wait_for(self._is_synced, timeout=240)
 
     def _is_synced(self) -> bool:
         with contextlib.suppress(OSError):
