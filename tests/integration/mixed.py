@@ -197,8 +197,8 @@ def _open_all(found: Mixed) -> None:
         wait_for(peer.is_synced)
         peer.open_to(hub, 900_000, 300_000, announce=False)
         bitcoin.generate_block(1, wait_for_mempool=1)
-    # One after the other: lightningd answers query_channel_range in the order of its gossip, and LND hangs up where
-    # a short_channel_id isn't greater than the one before.
+    # One after the other: lightningd answers query_channel_range in the order of its gossip, and LND hangs up
+    # where a short_channel_id isn't greater than the one before.
     for number, peer_id in enumerate(first.values(), 1):
         _open_by_hub(found, peer_id, announce=True)
         bitcoin.generate_block(5)
