@@ -148,10 +148,10 @@ def run(quick: bool, note: Note) -> Result:
             + ", ".join(f"{lost} / {able}" for lost, able in zip(cells[::2], cells[1::2], strict=True))
             + "."
             for name, cells in by_name.items()
-        ],
+        ]
+        + [f"check took {', '.join(f'{one:.1f}' for one in network.seconds)} s."],
         [Table(headers, rows)],
         [
-            f"check took {', '.join(f'{one:.1f}' for one in network.seconds)} s.",
             "Peers that lie, and peers that can't be reached when lightningd starts.",
             "HTLCs in flight in the copy.",
         ],
