@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _COMMAND_SECONDS = 180.0
 # Nothing happened for so long: nothing will. At most so long.
-_QUIET_SECONDS, _MOST_SECONDS = 6.0, 60.0
+_QUIET_SECONDS, _MOST_SECONDS = 6.0, 30.0
 _BLOCKS = 6
 
 
@@ -38,7 +39,7 @@ def about(channels: int, peers: int) -> str:
     return (
         f"Real nodes: one with {channels} channels with {peers} peers, four of Core Lightning (two with this "
         "plugin, two with the built-in), three of LND, three of LDK, two channels with each, one opened by either "
-        "side, announced and private"
+        "side, one with each implementation announced"
     )
 
 
@@ -56,6 +57,8 @@ class Frozen:
         self._net, self.mixed = net, mixed
         self._kept = net.folder.with_name(f"{net.folder.name}.kept")
         self._options = dict(mixed.hub.daemon.opts)
+        # Of the channels that are open and can't pay, how many are with which kind of peer.
+        self.waiting: Counter[str] = Counter()
 
     def keep(self) -> None:
         self._stop()
@@ -150,18 +153,28 @@ class Frozen:
     # What has become of the channels
 
     def settled(self) -> tuple[int, int]:
-        """How many channels are closed, or about to be, and how many can pay; once that has come to rest."""
+        """How many channels are closed, or about to be, and how many can pay; once all others can, and that has
+        come to rest, or after half a minute. Who is away is called again meanwhile."""
+        from tests.integration.mixed import CHANNELS
+
         found, since, begun = (-1, -1), time.monotonic(), time.monotonic()
-        while time.monotonic() - since < _QUIET_SECONDS and time.monotonic() - begun < _MOST_SECONDS:
+        while time.monotonic() - begun < _MOST_SECONDS:
             now = self._count()
             if now != found:
                 found, since = now, time.monotonic()
+            elif time.monotonic() - since > _QUIET_SECONDS and sum(found) == CHANNELS:
+                break
             time.sleep(0.5)
+            self.mixed.connect()
         return found
 
     def _count(self) -> tuple[int, int]:
-        here = {one["channel_id"] for one in self.mixed.channels if one["state"] == "CHANNELD_NORMAL"}
-        there = self.mixed.open_at_peers()
         from tests.integration.mixed import CHANNELS
 
-        return CHANNELS - len(here & there), len(self.mixed.alive() & there)
+        channels = {one["channel_id"]: one for one in self.mixed.channels}
+        here = {key for key, one in channels.items() if one["state"] == "CHANNELD_NORMAL"}
+        there = self.mixed.open_at_peers()
+        able = self.mixed.alive() & there
+        peers = [self.mixed.peers[channels[one]["peer_id"]] for one in (here & there) - able]
+        self.waiting = Counter(type(peer).__name__ for peer in peers)
+        return CHANNELS - len(here & there), len(able)

@@ -12,6 +12,10 @@ class ClnPeer:
         self.node = node
         self.info, self.port = node.info, node.port
 
+    def is_synced(self) -> bool:
+        height: int = self.node.bitcoin.rpc.getblockcount()
+        return bool(self.node.rpc.getinfo()["blockheight"] == height)
+
     def start(self) -> None:
         self.node.start()
 

@@ -57,9 +57,10 @@ class LdkNode:
         arguments = ["ldkd", str(self._folder), *map(str, ports), *map(str, login), "ldk"]
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(arguments, stdout=output, stderr=output)
-        wait_for(self._is_synced, timeout=120)
+        wait_for(self.is_synced, timeout=240)
 
-    def _is_synced(self) -> bool:
+    def is_synced(self) -> bool:
+        """At the height of the chain."""
         with contextlib.suppress(OSError):
             return bool(self.call("height") == self.bitcoin.rpc.getblockcount())
         assert self._process is not None

@@ -63,9 +63,10 @@ class LndNode:
         ]
         with (self._folder / "output").open("ab") as output:
             self._process = subprocess.Popen(arguments, stdout=output, stderr=output)
-        wait_for(self._is_synced, timeout=120)
+        wait_for(self.is_synced, timeout=240)
 
-    def _is_synced(self) -> bool:
+    def is_synced(self) -> bool:
+        """At the height of the chain."""
         with contextlib.suppress(LndError):
             info = self.cli("getinfo")
             return bool(info["synced_to_chain"] and info["block_height"] == self.bitcoin.rpc.getblockcount())
@@ -111,7 +112,7 @@ class LndNode:
 
     def open_to(self, node: Any, sats: int, push_sat: int = 0, announce: bool = True) -> None:
         """A channel to a lightningd, not yet in a block; they must be connected."""
-        wait_for(self._is_synced, timeout=120)
+        wait_for(self.is_synced, timeout=240)
         private = [] if announce else ["--private"]
         amounts = ["--local_amt", sats, "--push_amt", push_sat, "--sat_per_vbyte", 5, "--min_confs", 0]
         self.cli("openchannel", "--node_key", node.info["id"], *amounts, *private)
