@@ -165,7 +165,6 @@ class App:
             alerts=self.alerts,
             submit=self.worker.submit,
         )
-
         self.metrics = Metrics(
             folder,
             options,

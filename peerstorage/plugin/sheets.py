@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from peerstorage.errors import (
     NOTHING_TO_SEND,
     STILL_RECOVERING,
     FormatError,
+    StoreError,
     UsageError,
 )
 from peerstorage.file import versions
@@ -44,7 +46,10 @@ class Sheets:
 
     def __init__(self, node: Node, user: User, store: Store, options: Options) -> None:
         self._node, self._user, self._store, self._options = node, user, store, options
-        self._last = store.sheet()
+        self._last: SheetRecord | None = None
+        # No backup is worth less because a sheet is forgotten.
+        with contextlib.suppress(StoreError):
+            self._last = store.sheet()
 
     def make(self) -> Sheet:
         """Raises UsageError where there is nothing to put on it."""

@@ -257,6 +257,18 @@ def test_the_last_one_is_out_of_date_when_none_of_its_addresses_leads_to_a_copy(
     assert "OUT OF DATE" in world.sheets.fault()
 
 
+def test_a_record_that_cannot_be_read_stops_nothing(world: World, tmp_path: Path) -> None:
+    world.holds(ALICE, "10.0.0.1:9735")
+    world.hour()
+    world.write(tmp_path / "sheet.txt")
+    world.node.put(("peerstorage", "sheet"), b"{")
+    world.start()
+    assert world.sheets.fault() == ""
+    world.hour()
+    world.write(tmp_path / "sheet.txt")
+    assert world.user.ledger.store.sheet() is not None
+
+
 def test_a_friend_is_where_the_operator_says(tmp_path: Path) -> None:
     with (clock := Clock()).in_use(), patch.object(sheets, "time", clock):
         world = World(clock, (Friend(BOB, WireAddress.parse("friend.example:9735")),))
