@@ -39,8 +39,11 @@ def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
     that was never funded.
     """
     channel_id = bytes.fromhex(channel["channel_id"])
+    balance = int(channel["to_us_msat"])
+    if not 0 <= balance < 1 << 64:
+        raise ValueError("no amount")
     if channel["state"] in NO_CHANNEL | _AWAITING_LOCKIN:
-        return channel_id, ChannelFacts(int(channel["to_us_msat"]))
+        return channel_id, ChannelFacts(balance)
     funding = channel["funding_txid"], channel["funding_outnum"]
     splices = [
         each
@@ -48,7 +51,7 @@ def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
         if (each["funding_txid"], each["funding_outnum"]) != funding
     ]
     return channel_id, ChannelFacts(
-        int(channel["to_us_msat"]),
+        balance,
         # A channel that is used without a block (zero-conf) has none.
         True if "short_channel_id" in channel else None,
         tuple(_outpoint(each) for each in splices),
