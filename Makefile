@@ -44,7 +44,7 @@ test: $(VENV)/tests
 	$(PYTEST) $(TOGETHER) --reruns $(RERUNS) -rR tests/simnet tests/integration
 
 # The long form of what `make test` runs in a short one: a hundred kills, two weeks of blocks,
-# ten thousand channels that come and go.
+# ten thousand channels that come and go, two hours in which nodes are lost (SOAK_MINUTES=120).
 soak: $(VENV)/tests
 	SOAK=1 $(PYTEST) -m soak tests/simnet tests/integration
 

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import show_survey
 from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
 from peerstorage.cli.inputs import Inputs, add_key_options
@@ -29,7 +28,7 @@ from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
 from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all
+from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all, hung_up
 from peerstorage.recovery.database_source import is_url, read_database
 from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
 from peerstorage.recovery.spendings import height_for, spendings
@@ -122,16 +121,7 @@ class Resume:
     def survey(self, heard: Mapping[str, Heard]) -> Survey:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
-        return survey(self.database, self.seed, heard, fundings, _hung_up(heard))
-
-
-def _hung_up(everybody: Mapping[str, Heard]) -> list[str]:
-    """Who spoke of channels and hung up. For a channel that is closing a peer does too, after an error."""
-    return [
-        node_id
-        for node_id, heard in everybody.items()
-        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
-    ]
+        return survey(self.database, self.seed, heard, fundings, hung_up=hung_up(heard), height=self.height)
 
 
 class _Progress:
@@ -185,7 +175,7 @@ def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:
     except UsageError as error:
         raise UsageError(error.code, f"{name}: {error}") from error
     chain = chain_of(arguments)
-    height = None if chain is None else height_for(chain, database)
+    height = None if chain is None else height_for(chain, database.network, database.height)
     return Resume(name, seed, database, given, proxy, chain, height)
 
 

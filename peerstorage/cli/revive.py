@@ -32,6 +32,7 @@ from peerstorage.cli.answers import (
 )
 from peerstorage.cli.close import LISTEN_AGAIN_AFTER
 from peerstorage.cli.inputs import Inputs, add_key_options
+from peerstorage.cli.onchain import add_chain_options, chain_of
 from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.cli.resume import refuse_running
 from peerstorage.cli.seeded import open_all
@@ -45,14 +46,17 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import live_tables
+from peerstorage.formats.database import network_of
 from peerstorage.formats.keys import node_id, node_key
 from peerstorage.formats.live import LiveChannel
 from peerstorage.formats.opening import Source
 from peerstorage.recovery.alive import Fate, Plan, Row, decide
-from peerstorage.recovery.conversation import Endpoint, Outcome, Proxy, hear_all, tell
+from peerstorage.recovery.chain import Chain
+from peerstorage.recovery.conversation import Endpoint, Outcome, Proxy, hear_all, hung_up, tell
 from peerstorage.recovery.gather import Gathered, gather
-from peerstorage.recovery.old_node import moved, newer_copy
+from peerstorage.recovery.old_node import hanging_up, moved, newer_copy
 from peerstorage.recovery.rebuild import Rebuilt, rebuild
+from peerstorage.recovery.spendings import height_for, spendings
 
 _CLAIM = "a peer can claim less than it knows"
 
@@ -63,6 +67,11 @@ def add_commands(command: Command) -> None:
     revive = command("revive", f"{text} What can't live is closed by its peer.")
     _add_options(revive)
     revive.add_argument("--yes", action="store_true", help="don't ask")
+    revive.add_argument(
+        "--alone",
+        action="store_true",
+        help="you know that no node with this key is alive: that a peer hangs up is no sign of one",
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +94,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--trust", action="store_true", help="also channels of which nobody but their own peer holds a copy"
     )
     add_proxy_options(parser)
+    add_chain_options(parser, required=False)
 
 
 def _minutes(text: str) -> int:
@@ -103,6 +113,7 @@ class _Lost:
     endpoints: Sequence[Endpoint]
     sources: Sequence[Source]
     proxy: Proxy | None
+    chain: Chain | None
 
     def hear(self) -> Gathered:
         """Everybody who was named, and everybody whom copies name."""
@@ -111,9 +122,21 @@ class _Lost:
 
     def plan(self, gathered: Gathered) -> Plan:
         options = self.options
-        return decide(
-            gathered.sources, gathered.heard, self.seed, quiet_for=options.quiet_for, trust=options.trust
+        decided = partial(
+            decide,
+            gathered.sources,
+            gathered.heard,
+            self.seed,
+            quiet_for=options.quiet_for,
+            trust=options.trust,
         )
+        plan = decided()
+        if self.chain is None or plan.base is None:
+            return plan
+        genesis = live_tables.variables(plan.base).get("genesis_hash")
+        network = network_of(genesis) if isinstance(genesis, bytes) else "an unknown network"
+        height_for(self.chain, network, live_tables.last_block(plan.base)[0])
+        return decided(fundings=spendings(self.chain, plan.stored))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +202,14 @@ def _prepare(arguments: argparse.Namespace, inputs: Inputs) -> _Prepared:
         except FormatError:
             backups.append(argument)
     sources, _ = open_all(secret, inputs, backups)
-    lost = _Lost(secret.seed, secret.keys, arguments, endpoints, sources, proxy_of(arguments))
+    chain = chain_of(arguments)
+    lost = _Lost(secret.seed, secret.keys, arguments, endpoints, sources, proxy_of(arguments), chain)
     gathered = lost.hear()
     plan = lost.plan(gathered)
     say(f"{one.name}: {one.reason}" for one in (*gathered.rejected, *plan.rejected))
     say(f"{peer}: {heard.fault}" for peer, heard in gathered.heard.items() if heard.fault is not None)
+    if sign := hanging_up(hung_up(gathered.heard)):
+        say([sign])
     if plan.base is None:
         raise UsageError(
             NOT_HEARD,
@@ -191,7 +217,7 @@ def _prepare(arguments: argparse.Namespace, inputs: Inputs) -> _Prepared:
             "way back is the restore by closing",
         )
     _check_owner(plan, secret.seed)
-    alive, paid_out = plan.of(Fate.ALIVE), plan.of(Fate.MOVED, Fate.UNPROVED)
+    alive, paid_out = plan.of(Fate.ALIVE), plan.of(Fate.MOVED, Fate.UNPROVED, Fate.CLOSED)
     rebuilt = rebuild(
         plan.base,
         _live(alive),
@@ -227,6 +253,8 @@ def _look_again(prepared: _Prepared) -> None:
     again = prepared.lost.hear()
     before = prepared.gathered
     sign = moved(before.heard, again.heard) or newer_copy(before.sources, again.sources, now)
+    if not sign and not prepared.lost.options.alone:
+        sign = hanging_up(hung_up(again.heard)) or hanging_up(hung_up(before.heard))
     if sign:
         raise UsageError(STILL_ALIVE, f"{sign} Nothing was closed")
     fates = {row.channel_id: row.fate for row in prepared.lost.plan(again).rows}

@@ -1,8 +1,9 @@
 """What the local file must hold next: the file as it is, merged with the channels that lightningd has.
 
 Rules:
-- A channel of the file is left out only when lightningd lists it as closed, or when the operator ended a recovery
-  after the file was written. Silence proves nothing: a database that was lost is silent too.
+- A channel of the file is left out only when lightningd lists it as closed, when this very database had it and has
+  it no more, without a funding output, or when the operator ended a recovery after the file was written. Silence
+  alone proves nothing: a database that was lost is silent too.
 - Of two entries of a channel the one with more revocations stays, else lightningd's: a database that is older than
   the file must not take the file's penalty data away. Of a channel that is closed on chain lightningd's stays.
 - Such a file closes nothing by what it lacks: its `since` is its own timestamp.
@@ -23,7 +24,8 @@ from peerstorage.lightningd.options import NEW_CHANNELS_ONLY
 class Live:
     """What this node knows. `timestamp`: at least this for the next file; `since`, `acknowledged`: see State;
     `unlisted`: ids of channels that lightningd has but leaves out, so that what is known of them may be old;
-    `unfunded`: of those that only a peer says are channels. lightningd forgets them without a word."""
+    `unfunded`: of those that only a peer says are channels; lightningd forgets them without a word. `forgotten`:
+    of those that it had since this plugin started, and has no more."""
 
     channels: tuple[ChannelBackup, ...]
     timestamp: int
@@ -32,6 +34,7 @@ class Live:
     directory: tuple[Contact, ...] = ()
     unlisted: frozenset[bytes] = frozenset()
     unfunded: frozenset[bytes] = frozenset()
+    forgotten: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ def unaccounted(old: Backup | None, channels: Sequence[ChannelBackup]) -> frozen
 
 def follow(old: Backup | None, live: Live, closed: Set[bytes]) -> Next:
     """The file that comes after `old` (None: there is none). `closed`: channel ids that lightningd lists as
-    closed, or saw closed on chain; only those of `unaccounted` matter, and those that would be ahead."""
+    closed, or saw closed on chain, or forgot with reason; only those of `unaccounted` matter, and those that would
+    be ahead."""
     kept = () if old is None or old.timestamp <= live.acknowledged else old.entries
     entries = {(entry.channel_id, entry.database_id): entry for entry in live.channels}
     # Of thousands few differ, and only their penalty data is read.

@@ -15,8 +15,8 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peerstorage.errors import FormatError, PeerstorageError, SealError
@@ -92,6 +92,10 @@ class LocalFile:
         self._marks: Marks | None = None
         self._handed_at = self._retry_at = float("-inf")
         self._rerun_at = float("inf")
+        # For the worker: a recovery goes on that the file began or goes along with.
+        self._is_proof = False
+        # Channels that lightningd had since this process runs, which it does not outlive.
+        self._seen: set[bytes] = set()
         # For the thread: what it knows the file to hold, by its SHA-256, and whether the program was run.
         self._known: tuple[bytes, Backup] | None = None
         self._started = False
@@ -104,6 +108,9 @@ class LocalFile:
     def _due(self) -> float:
         if self.path is None or self._user.recovering:
             return float("inf")
+        if self._is_proof:
+            # It is over: what the file is ahead of is closed, or given up. Not a minute more may it warn of that.
+            return float("-inf")
         if self._marks is None:
             return self._retry_at
         marks = self._user.ledger.marks
@@ -131,8 +138,10 @@ class LocalFile:
             frozenset(ledger.unlisted),
             frozenset(entry.channel_id for entry in ledger.unfunded),
         )
-        self._marks, self._handed_at = ledger.marks, now
-        self._attempts.put(live)
+        there = live.unlisted.union(entry.channel_id for entry in live.channels)
+        self._seen |= there
+        self._marks, self._handed_at, self._is_proof = ledger.marks, now, False
+        self._attempts.put(replace(live, forgotten=frozenset(self._seen - there)))
 
     def flush(self, seconds: float) -> None:
         """Writes what waits, for the plugin is about to stop; the operator's program gets the rest of the time."""
@@ -163,10 +172,13 @@ class LocalFile:
             ledger = self._user.ledger
             ledger.save(ledger.state.seen(outcome.file.timestamp))
             self._user.learn(outcome.file)
-        if outcome.next is not None and outcome.next.ahead:
-            # Once these channels are closed the file has to let go of them.
+        following = outcome.next
+        if following is not None and (following.ahead or following.unknown & outcome.live.forgotten):
+            # Once these channels are closed, or the chain is known, the file has to let go of them.
             self._try_again_later()
-            self._ahead(outcome.next.backup)
+        if following is not None and following.ahead:
+            self._ahead(following.backup)
+            self._is_proof = self._user.recovering
 
     def _try_again_later(self) -> None:
         self._marks, self._retry_at = None, time.monotonic() + _RETRY_SECONDS
@@ -232,7 +244,9 @@ class LocalFile:
     def _attempt(self, live: Live) -> _Outcome:
         assert self.path is not None  # noqa: S101  else there is nothing to do
         old = self._there(self.path)
-        closed = self._node.closed_channel_ids() if unaccounted(old, live.channels) else set()
+        missing = unaccounted(old, live.channels)
+        closed = self._node.closed_channel_ids() if missing else set()
+        closed |= self._unfunded(old, (missing & live.forgotten) - closed)
         following = follow(old, live, closed)
         if following.ahead:
             following = follow(old, live, ended_channel_ids(self._node))
@@ -247,6 +261,14 @@ class LocalFile:
             self._started = True
             self._program.run(self.path)
         return _Outcome(live, following, following.backup if changed else old)
+
+    def _unfunded(self, old: Backup | None, forgotten: Set[bytes]) -> set[bytes]:
+        """Of channels that lightningd deleted outright, as it does with those that never were in a block, the ones
+        whose output is not there."""
+        if old is None or not forgotten or self._node.lag():
+            return set()
+        gone = (one for one in old.entries if one.channel_id in forgotten)
+        return {one.channel_id for one in gone if self._node.is_spent(one.funding)}
 
     def _there(self, path: Path) -> Backup | None:
         """What the file holds now, or, where it is gone, its last version. Raises OSError or _RefusedError."""

@@ -156,8 +156,13 @@ class Database:
     @property
     def network(self) -> str:
         """By lightningd's name; the genesis hash where it has none."""
-        text = self.genesis_hash[::-1].hex()
-        return _NETWORKS.get(text, text)
+        return network_of(self.genesis_hash)
+
+
+def network_of(genesis_hash: bytes) -> str:
+    """See Database.network."""
+    text = genesis_hash[::-1].hex()
+    return _NETWORKS.get(text, text)
 
 
 def check_columns(table: str, wanted: Sequence[str], found: Collection[str]) -> None:

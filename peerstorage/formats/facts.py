@@ -127,8 +127,8 @@ def _long(data: bytes, what: str) -> int:
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """Of the node that wrote the backup, None where it is not said. `highest_id`: the highest database id that a
-    channel ever had; `key_index`: the highest index of a wallet's key that was used; `birth_height`: a block
-    before the wallet's first coin; `channels` by database id."""
+    channel ever had; `key_index`: the highest index of a wallet's key that was given out; `birth_height`: a block
+    that is no later than the one with the wallet's oldest coin; `channels` by database id."""
 
     chain_hash: bytes | None = None
     highest_id: int | None = None

@@ -53,6 +53,12 @@ class Addresses:
         mine = [self._reached[peer_id]] if peer_id in self._reached else []
         return list(dict.fromkeys((*mine, *announced)))
 
+    def is_elsewhere(self, peer_id: str, address: WireAddress) -> bool:
+        """Whether a peer announces where it is, and neither there nor where we reached it is this address; by what
+        is remembered."""
+        _, announced = self._announced.get(peer_id, (0.0, []))
+        return bool(announced) and address not in self.remembered(peer_id)
+
     def refresh(self, peer_ids: Iterable[str]) -> None:
         """Asks for some of those whose answer is old; it comes later."""
         oldest = time.monotonic() - _FRESH_SECONDS

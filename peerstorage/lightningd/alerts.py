@@ -23,6 +23,7 @@ FILE_FAILED, FILE_UNREADABLE = "file-failed", "file-unreadable"
 NOT_CHECKED = "not-checked"
 FILE_AHEAD, FILE_UNKNOWN = "file-ahead", "file-unknown-channels"
 ON_CHANGE_FAILED = "on-change-failed"
+METRICS_FAILED = "metrics-failed"
 # The snapshot of the database: there is no new one; it is newer than the database; its program.
 SNAPSHOT_FAILED, SNAPSHOT_AHEAD = "snapshot-failed", "snapshot-ahead"
 SNAPSHOT_ON_CHANGE_FAILED = "snapshot-on-change-failed"

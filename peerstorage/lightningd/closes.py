@@ -8,6 +8,13 @@ from peerstorage.lightningd.node import Node
 _SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED"}
 
 
+def given_up(node: Node) -> set[bytes]:
+    """Of channels that lightningd itself knows to be behind their peers, as those that were rebuilt to be paid
+    out: it waits for the peer's close and broadcasts nothing, nothing of it can be lost to an old database."""
+    rows = node.call("listpeerchannels")["channels"]
+    return {bytes.fromhex(row["channel_id"]) for row in rows if row.get("lost_state")}
+
+
 def ended_channel_ids(node: Node) -> set[bytes]:
     """Of channels that are closed, or whose funding output is spent in a block."""
     states = node.channel_states()

@@ -43,7 +43,11 @@ class Declaration:
 
 DECLARATIONS = (
     Declaration("peerstorage-use", "true", "Store our encrypted backup with our peers (true or false)"),
-    Declaration("peerstorage-provide", "channels", "Whose backups we store: channels, all or none"),
+    Declaration(
+        "peerstorage-provide",
+        "channels",
+        "Whose backups we store: channels, all or none, and after a comma each, node ids",
+    ),
     Declaration(
         "peerstorage-friend",
         None,
@@ -105,6 +109,11 @@ DECLARATIONS = (
         "0",
         "Hours between two sealed copies of lightningd's database beside the local copy; 0: none",
     ),
+    Declaration(
+        "peerstorage-metrics",
+        "",
+        "File for node_exporter's textfile collector, *.prom; a relative path starts in the network's folder",
+    ),
 )
 
 
@@ -117,11 +126,19 @@ class Friend:
 
 
 @dataclass(frozen=True, slots=True)
+class Provide:
+    """Whose backups we store: one of PROVIDE, and nodes by node_id in hex besides."""
+
+    word: str = "channels"
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Seconds and bytes, ready to use; `snapshot` is in hours."""
 
     use: bool = True
-    provide: str = "channels"
+    provide: Provide = Provide()
     friend: tuple[Friend, ...] = ()
     interval: int = 60
     write_delay: int = 10
@@ -137,6 +154,7 @@ class Options:
     archive: int = 3
     on_change: str = ""
     snapshot: int = 0
+    metrics: str = ""
 
     @classmethod
     def parse(cls, values: Mapping[str, object]) -> Options:
@@ -148,7 +166,7 @@ class Options:
         }
         return cls(
             use=_boolean("peerstorage-use", given),
-            provide=_choice("peerstorage-provide", given, PROVIDE),
+            provide=_provide("peerstorage-provide", given),
             friend=_friends("peerstorage-friend", values),
             interval=_integer("peerstorage-interval", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
             write_delay=_integer("peerstorage-write-delay", given, 0, MAX_INTERVAL_SECONDS, "seconds"),
@@ -164,6 +182,7 @@ class Options:
             archive=_integer("peerstorage-archive", given, 0, MAX_ARCHIVE, "versions"),
             on_change=_program("peerstorage-on-change", given),
             snapshot=_integer("peerstorage-snapshot", given, 0, MAX_SNAPSHOT_HOURS, "hours"),
+            metrics=_metrics("peerstorage-metrics", given),
         )
 
     @property
@@ -176,6 +195,31 @@ class Options:
                 addresses.append(friend.address)
         return found
 
+    @property
+    def stored_for(self) -> frozenset[str]:
+        """Nodes by node_id in hex whose backups we store because they are named, as friends or by
+        peerstorage-provide."""
+        return frozenset((*self.provide.nodes, *(friend.node_id for friend in self.friend)))
+
+
+def _provide(name: str, given: Mapping[str, str]) -> Provide:
+    """Without a word it is `channels`: who names a node must not drop peers by it."""
+    texts = given[name].split(",")
+    words = [text for text in texts if text in PROVIDE]
+    nodes = [_node_id(text) for text in texts if text not in PROVIDE]
+    named = tuple(dict.fromkeys(node_id for node_id in nodes if node_id))
+    if len(words) > 1 or not all(nodes):
+        raise OptionError(
+            f"{name}={given[name]!r}: allowed are {', '.join(PROVIDE)}, and node ids, with commas"
+        )
+    return Provide((*words, "channels")[0], named)
+
+
+def _node_id(text: str) -> str:
+    """In lower case; empty if it is none."""
+    is_hex = re.fullmatch(rf"[0-9a-fA-F]{{{2 * NODE_ID_LENGTH}}}", text)
+    return text.lower() if is_hex and is_point(bytes.fromhex(text)) else ""
+
 
 def _friends(name: str, values: Mapping[str, object]) -> tuple[Friend, ...]:
     """One that is given twice, at two addresses, is at both."""
@@ -185,13 +229,13 @@ def _friends(name: str, values: Mapping[str, object]) -> tuple[Friend, ...]:
 
 
 def _friend(name: str, text: str) -> Friend:
-    node_id, at, address = text.partition("@")
+    named, at, address = text.partition("@")
     refusal = OptionError(f"{name}={text!r}: allowed is NODE_ID or NODE_ID@HOST:PORT of a node")
-    is_hex = re.fullmatch(rf"[0-9a-fA-F]{{{2 * NODE_ID_LENGTH}}}", node_id)
-    if not is_hex or not is_point(bytes.fromhex(node_id)):
+    node_id = _node_id(named)
+    if not node_id:
         raise refusal
     try:
-        return Friend(node_id.lower(), WireAddress.parse(address) if at else None)
+        return Friend(node_id, WireAddress.parse(address) if at else None)
     except FormatError as error:
         raise refusal from error
 
@@ -230,6 +274,13 @@ def _path(name: str, given: Mapping[str, str]) -> str:
         raise OptionError(
             f"{name}={text!r}: allowed is a file's path, but none that ends in {_BUILTIN_FILE}, the built-in's"
         )
+    return text
+
+
+def _metrics(name: str, given: Mapping[str, str]) -> str:
+    text = given[name]
+    if "\0" in text or (text and not text.endswith(".prom")) or text.rsplit("/", 1)[-1] == ".prom":
+        raise OptionError(f"{name}={text!r}: allowed is a file's path that ends in .prom")
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peerstorage.formats.facts import ChannelFacts, Outpoint
+from peerstorage.formats.facts import ChannelFacts, Outpoint, OwnClose
 
 # Channels that exist only in memory so far (staticbackup leaves them out too), and those that are over. A close
 # that is not resolved on chain yet is none of these: a peer that lost its data still needs its backup.
@@ -17,10 +17,17 @@ _IN_USE = {"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE", "FUNDING_SPEND_SEEN", 
 PROOF = ("channel_id", "state", "short_channel_id", "opener")
 # Of a dual-funded channel `inflight` has the candidates of its opening until then.
 _AWAITING_LOCKIN = {"CHANNELD_AWAITING_LOCKIN", "DUALOPEND_AWAITING_LOCKIN", "DUALOPEND_OPEN_COMMITTED"}
+# We broadcast our commitment and then, whoever's it was, a block has a close.
+_BROADCAST, _OVER = "AWAITING_UNILATERAL", {"AWAITING_UNILATERAL", "FUNDING_SPEND_SEEN", "ONCHAIN"}
+# A mutual close is negotiated: it may be in our commitment's place from then on.
+_MUTUAL = {"CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"}
+# At whose beginning a backup has something to say that is in no entry.
+NEWS = {"CHANNELD_AWAITING_SPLICE", _BROADCAST}
 # What channel_facts reads.
 FACTS: dict[str, Any] = {
     **dict.fromkeys(("channel_id", "state", "short_channel_id", "to_us_msat"), True),
-    **dict.fromkeys(("funding_txid", "funding_outnum"), True),
+    **dict.fromkeys(("funding_txid", "funding_outnum", "scratch_txid", "our_to_self_delay"), True),
+    "state_changes": [{"new_state": True}],
     "inflight": [dict.fromkeys(("funding_txid", "funding_outnum", "total_funding_msat"), True)],
 }
 
@@ -55,7 +62,21 @@ def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
         # A channel that is used without a block (zero-conf) has none.
         True if "short_channel_id" in channel else None,
         tuple(_outpoint(each) for each in splices),
+        _own_close(channel),
     )
+
+
+def _own_close(channel: dict[str, Any]) -> OwnClose | None:
+    """Our commitment, once we broadcast it; whether it is the close that the chain has is not said."""
+    states = {channel["state"], *(change["new_state"] for change in channel.get("state_changes", ()))}
+    ours = channel["state"] in _OVER and _BROADCAST in states and not states & _MUTUAL
+    # Where there was nothing to broadcast there is no txid.
+    if not ours or "scratch_txid" not in channel:
+        return None
+    txid, delay = bytes.fromhex(channel["scratch_txid"])[::-1], int(channel["our_to_self_delay"])
+    if len(txid) != 32 or not 0 <= delay < 1 << 16:
+        raise ValueError("no close")
+    return OwnClose(txid, delay)
 
 
 def _outpoint(inflight: dict[str, Any]) -> Outpoint:

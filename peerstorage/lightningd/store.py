@@ -6,6 +6,7 @@
     peerstorage/reached/<node_id>    while recovering: where a peer was reached, as text
     peerstorage/blobs/<node_id>      the blob that we store for a peer
     peerstorage/meta/<node_id>       its size and age (StoredMeta)
+    peerstorage/sheet                what the last recovery sheet says (SheetRecord)
     peerstorage/takeover             what the built-in stored for peers and we did not copy yet (TakeOver)
 
 Rules:
@@ -37,6 +38,7 @@ _GAPS = re.compile(r"([0-9]{1,10}-[0-9]{1,10}( (?!$)|$))*")
 _CHANNEL_IDS = re.compile(r"([0-9a-f]{64}( (?!$)|$))*")
 STATE: Key = (ROOT, "state")
 TAKE_OVER: Key = (ROOT, "takeover")
+SHEET: Key = (ROOT, "sheet")
 # Where lightningd's own chanbackup plugin keeps the blobs of peers; an empty one is a slot without a blob.
 _BUILTIN_PEERS: Key = ("chanbackup", "peers")
 
@@ -169,7 +171,15 @@ class TakeOver:
     left: str
 
 
-_Record = TypeVar("_Record", State, SentRecord, StoredMeta, TakeOver)
+@dataclass(frozen=True, slots=True)
+class SheetRecord:
+    """`day` on which it was made, as YYYY-MM-DD; `contacts`: NODE_ID@HOST:PORT, separated by spaces."""
+
+    day: str
+    contacts: str
+
+
+_Record = TypeVar("_Record", State, SentRecord, StoredMeta, TakeOver, SheetRecord)
 
 
 def _load(data: bytes, kind: type[_Record], key: Key) -> tuple[_Record, dict[str, Any]]:
@@ -204,7 +214,7 @@ class Store:
             self._foreign[key] = foreign
         return record
 
-    def _put(self, key: Key, record: State | SentRecord | StoredMeta | TakeOver) -> None:
+    def _put(self, key: Key, record: State | SentRecord | StoredMeta | TakeOver | SheetRecord) -> None:
         values = {"version": _VERSION, **asdict(record), **self._foreign.get(key, {})}
         self._datastore.put(key, json.dumps(values).encode())
 
@@ -289,6 +299,13 @@ class Store:
 
     def save_take_over(self, record: TakeOver) -> None:
         self._put(TAKE_OVER, record)
+
+    def sheet(self) -> SheetRecord | None:
+        data = self._datastore.get(SHEET)
+        return None if data is None else self._parse(data, SheetRecord, SHEET)
+
+    def save_sheet(self, record: SheetRecord) -> None:
+        self._put(SHEET, record)
 
     def builtin_peers(self) -> list[str]:
         """Peers by node_id in hex for whom the built-in has a slot."""

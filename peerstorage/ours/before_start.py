@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +58,7 @@ def concluded(result: Survey, heard: Mapping[str, Heard]) -> Answers:
 class Learner(Protocol):
     """Who learns what was said."""
 
-    def asked_before_start(self, answers: Answers) -> None: ...
+    def asked(self, answers: Answers) -> None: ...
 
 
 def ask(
@@ -74,12 +74,12 @@ def ask(
         told = f"peerstorage-guard=check does what halt does until the next start: {error}"
         alerts.raise_(NOT_CHECKED, None, WARNING, told)
         return
-    user.asked_before_start(answers)
+    user.asked(answers)
     alerts.log("info", f"before the start {answers.summary}, in {time.monotonic() - begun:.1f} s")
 
 
-def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
-    """Asks everybody who has a channel, for so many seconds. `folder`: the network's.
+def ask_peers(node: Node, folder: Path, seconds: float, peer_ids: Collection[str] | None = None) -> Answers:
+    """Asks everybody who has a channel, or these of them, for so many seconds. `folder`: the network's.
 
     Raises PeerstorageError where the key or the database can't be had.
     """
@@ -94,7 +94,7 @@ def ask_peers(node: Node, folder: Path, seconds: float) -> Answers:
             channel.node_id.hex(), database.addresses.get(channel.node_id, ())
         )
         for channel in database.channels
-        if not channel.is_ending
+        if not channel.is_ending and (peer_ids is None or channel.node_id.hex() in peer_ids)
     }
     heard = hear_all(
         keys.node_key(seed),

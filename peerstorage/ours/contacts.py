@@ -26,6 +26,10 @@ class Contacts:
         self._addresses = Addresses(node, reached)
         self._friends = friends
 
+    def is_gone_from(self, peer_id: str, address: WireAddress) -> bool:
+        """Whether a peer that was once there is said to be elsewhere."""
+        return self._addresses.is_elsewhere(peer_id, address)
+
     def directory(
         self, records: Mapping[str, SentRecord], channels: Sequence[ChannelBackup]
     ) -> list[Contact]:

@@ -8,8 +8,9 @@ Rules:
 - While recovering only partners are admitted. Once this database is proved to be old, peerstorage-guard=halt and
   check keep out the peers of the channels that went further, and admit others when what they returned was judged;
   nobody where such channels are not all that is wrong.
-- With check, peers that said before the start that their channel is where the database has it need not wait, and
-  those that claimed more are kept out.
+- Peers that said on a connection of ours that their channel is where the database has it need not wait, and those
+  that claimed more are kept out: with check all are asked before the start, with halt those that return no backup
+  (asking.py).
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _JUMP_SECONDS = 2.0
 
 class Entrance:
     """Changed on the worker, read by any thread; see the gate's Watch. `fresh`: no channels and no history, a new
-    node or one that lost everything, unless `is_key_new`; `current`: peers by node_id in hex that said before the
-    start that all their channels are where the database has them, `claims`: the channels of those that claim more,
-    without proof; `refused`: who has a channel that went further."""
+    node or one that lost everything, unless `is_key_new`; `current`: peers by node_id in hex that said on a
+    connection of ours that all their channels are where the database has them, `claims`: the channels of those
+    that claim more, without proof; `refused`: who has a channel that went further."""
 
     def __init__(
         self, ledger: Ledger, options: Options, is_key_new: Callable[[], bool] = lambda: False
@@ -92,6 +93,13 @@ class Entrance:
         """Whether an old database was proved, and keeps partners out."""
         return self._halts and self._ledger.state.old
 
+    @property
+    def silent(self) -> frozenset[str]:
+        """Who is kept out for want of a word alone."""
+        if not self.halted or not self._ledger.state.ahead:
+            return frozenset()
+        return self._ledger.partners - self.admitted - self.refused
+
     def doubts(self, peer_id: str) -> bool:
         """Whether a peer has to wait until what it, or another one, returned is judged."""
         if peer_id not in self._ledger.partners or peer_id in self.refused or peer_id in self.current:
@@ -110,8 +118,9 @@ class Entrance:
         self.update()
 
     def told(self, current: Set[str], claims: Mapping[str, frozenset[bytes]]) -> None:
-        """Before lightningd started."""
-        self.current, self.claims = current, claims
+        """What peers said on connections of ours; of others what they said before."""
+        self.claims = {**self.claims, **claims}
+        self.current = (self.current | current) - claims.keys()
         self.update()
 
     def let_go(self, ended: Set[bytes]) -> None:

@@ -9,6 +9,8 @@ Our record holds the newest timestamp that we ever sent, and it ages with the da
 - of the built-in, which says nothing of its database, and this plugin is new here: channels that it names and that
   never had a payment may be some that never were funded, and that lightningd forgot. Where there are others, that
   is no proof (EARLIER).
+- it does not say its chain, and this one has no output of the channels that are unknown: it may be of another.
+  Where there are other channels, that is no proof (EARLIER).
 - older than our first backup, and it names unknown channels: this node had an earlier life (EARLIER). It is no
   reason to stop, but this peer's copy is not ours to overwrite.
 - anything else is merely old: a peer that replays old blobs must not be able to stop our backups.
@@ -77,10 +79,12 @@ def judge(
     *,
     revocations: bool = True,
     over: frozenset[bytes] = frozenset(),
+    elsewhere: bool = False,
 ) -> Judgement:
     """Judges an authentic retrieval. `channels`: revocations by channel_id; `closed`: ids of channels that are
     closed or about to be; `revocations`: whether it is looked for an old copy that went on; `over`: channels that
-    went further after this database was made, and are closed: why the backup is newer is known then."""
+    went further after this database was made, and are closed: why the backup is newer is known then; `elsewhere`:
+    the chain has no output of the unknown channels, and the backup does not say its chain."""
     unknown = frozenset(backup.channel_ids - channels.keys() - closed)
     ahead = frozenset(
         entry.channel_id
@@ -91,7 +95,8 @@ def judge(
     ours = backup.summary is not None and backup.summary.since == state.since
     twin = revocations and foreign and state.has_sent and ours and not over
     unused = {entry.channel_id for entry in backup.entries if not entry.revocations}
-    forgotten = backup.summary is None and not state.has_sent and bool(channels) and unknown <= unused
+    forgotten = backup.summary is None and not state.has_sent and unknown <= unused
+    forgotten = bool(channels) and (forgotten or elsewhere)
     verdict = Verdict.FINE
     if not state.is_acknowledged(backup.timestamp):
         if ahead or twin or (unknown and foreign and not forgotten):

@@ -1,30 +1,32 @@
-"""Live parts in our backups at peers: what is read, and which channels' a peer gets.
+"""Live parts in our backups at peers: what is read, how large that is, and what goes into a blob.
 
 Rules:
-- Entries come first: live parts get the room that the plan leaves, and small peers none.
-- Where not all fit, a channel's live part goes to `replicas` large peers (rendezvous hashing), none of them its
-  own: that one alone could not be believed. Where there is less room the most valuable channels come first.
-- What room is left then is filled by value.
+- The plan says whose live parts a blob has, and keeps room for them by the sizes from here.
+- Those sizes are rounded and seldom looked at again, so that hardly any change of the database changes the plan.
 - Where lightningd's database can't be read the backup is what it was, and `fault` says why.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import replace
 
 from peerstorage.errors import StoreError
 from peerstorage.formats import live
 from peerstorage.formats.live import LivePart
-from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.live_reading import Reading
+from peerstorage.ours.plan import LiveSizes
 
 # Everything that is sent in one go has the same.
 _FRESH_SECONDS = 1.0
 # Packed, no channel is shorter: more than so many are not tried.
 _SHORTEST = 1024
+_SIZED_SECONDS = 3600.0
+# So many channels are packed to see how large they are. What is found is rounded up to multiples of these.
+_SAMPLE, _BASE_STEP, _CHANNEL_STEP = 8, 1024, 256
+# As long as there is no channel.
+_USUAL = LiveSizes(5120, 2560)
 
 
 class LiveParts:
@@ -36,7 +38,8 @@ class LiveParts:
         self._part: LivePart | None = None
         # By wish and room, of this part.
         self._packed: dict[tuple[tuple[bytes, ...], int], bytes] = {}
-        self._looked_at = float("-inf")
+        self._looked_at = self._sized_at = float("-inf")
+        self._sizes: LiveSizes | None = None
         self.fault = "not read yet"
 
     def start(self, read: Callable[[], Reading], say: Callable[[str], None]) -> None:
@@ -65,53 +68,57 @@ class LiveParts:
             self._say(f"backups have no live parts, so they bring back money and no channels: {fault}")
         self.fault = fault
 
-    def packed(
-        self,
-        peer: bytes,
-        large: tuple[bytes, ...],
-        channels: Sequence[ChannelBackup],
-        replicas: int,
-        room: int,
-    ) -> bytes:
-        """What a peer gets, at most `room` bytes; nothing where no channel fits. `large`: the peers that are
-        counted on and keep large blobs; `channels`: all of ours."""
-        part = self._part
-        if part is None or peer not in large:
+    def sizes(self) -> LiveSizes | None:
+        """For the plan; None where the database was never read. A moment in which it can't be changes nothing."""
+        now = time.monotonic()
+        if self._looked_at == float("-inf"):
+            self.look()
+        if self._part is not None and now - self._sized_at >= _SIZED_SECONDS:
+            self._sized_at = now
+            self._sizes = _sizes(self._part)
+        return self._sizes
+
+    def packed(self, wish: tuple[bytes, ...], room: int) -> bytes:
+        """What a peer gets, at most `room` bytes; nothing where no channel fits. `wish`: channel_ids, the first
+        ones first."""
+        if self._part is None or not wish:
             return b""
-        there = {channel.channel_id for channel in part.channels}
-        owners = {entry.channel_id: entry.node_id for entry in channels if entry.channel_id in there}
-        sats = {entry.channel_id: entry.funding_sats for entry in channels}
-        by_value = sorted(owners, key=lambda one: (-sats[one], one))
-        mine = [one for one in by_value if peer in _nearest(one, owners[one], large, replicas)]
-        wish = (*mine, *(one for one in by_value if one not in set(mine)))[: max(room, 0) // _SHORTEST]
         if (wish, room) not in self._packed:
-            self._packed[wish, room] = _fitting(part, wish, room)
+            self._packed[wish, room] = _fitting(self._part, wish, room, self._sizes or _USUAL)
         return self._packed[wish, room]
 
 
-@lru_cache(maxsize=1 << 14)
-def _nearest(channel_id: bytes, owner: bytes, large: tuple[bytes, ...], replicas: int) -> frozenset[bytes]:
-    """The large peers that hold a channel's live part before others."""
-    others = (peer for peer in large if peer != owner)
-    ranked = sorted(others, key=lambda peer: hashlib.blake2b(channel_id + peer, digest_size=8).digest())
-    return frozenset(ranked[:replicas])
+def _sizes(part: LivePart) -> LiveSizes:
+    base = len(live.encode(replace(part, channels=())))
+    sample = part.channels[:_SAMPLE]
+    if not sample:
+        return replace(_USUAL, base=_up(base, _BASE_STEP))
+    each = (len(live.encode(replace(part, channels=sample))) - base) // len(sample)
+    return LiveSizes(_up(base, _BASE_STEP), _up(each, _CHANNEL_STEP))
 
 
-def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int) -> bytes:
+def _up(length: int, step: int) -> int:
+    return (length // step + 1) * step
+
+
+def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int, sizes: LiveSizes) -> bytes:
     """As many of these channels as fit, the first ones first."""
     by_id = {channel.channel_id: channel for channel in part.channels}
+    there = [by_id[one] for one in wish if one in by_id][: max(room, 0) // _SHORTEST]
 
     def of(count: int) -> bytes:
-        chosen = sorted(wish[:count])
-        return live.encode(LivePart(part.base, tuple(by_id[one] for one in chosen)))
+        chosen = sorted(there[:count], key=lambda channel: channel.channel_id)
+        return live.encode(replace(part, channels=tuple(chosen)))
 
-    fits, best, too_many = 0, b"", len(wish) + 1
-    count = len(wish)
+    fits, best, too_many = 0, b"", len(there) + 1
+    count = (room - sizes.base) // sizes.channel
     while fits + 1 < too_many:
+        count = min(max(count, fits + 1), too_many - 1)
         packed = of(count)
         if len(packed) <= room:
             fits, best = count, packed
         else:
             too_many = count
-        count = (fits + too_many) // 2
+        # By what they came to so far: half would take twice as many times.
+        count = count * (room - sizes.base) // max(len(packed) - sizes.base, 1)
     return best

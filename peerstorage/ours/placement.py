@@ -19,8 +19,9 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.ledger import Ledger
+from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import is_counted_on
-from peerstorage.ours.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
+from peerstorage.ours.plan import Contents, Plan, StoragePeer, plan
 from peerstorage.ours.session import Sessions
 
 # A plan takes the longer the more strangers there are to ask. So many passed checks are as good as any number: who
@@ -32,19 +33,19 @@ class Placement:
     """The newest plan. Used on the worker."""
 
     def __init__(self, ledger: Ledger, sessions: Sessions, contacts: Contacts, options: Options) -> None:
-        self._ledger, self._sessions, self._contacts, self._options = ledger, sessions, contacts, options
+        self._ledger, self._sessions, self._options = ledger, sessions, options
+        self.contacts = contacts
         self._basis: object = None
         self._plan: Plan | None = None
         self.directory: list[Contact] = []
-        # The peers that are counted on and keep large blobs, in rising order.
-        self.large: tuple[bytes, ...] = ()
+        self.live = LiveParts()
         # What fits, by node_id and size: for peers without a place in the plan. Where all does, it is the same for
         # everybody, and under no node_id.
         self._fits: dict[tuple[str, int], Contents] = {}
         # By node_id: entries and contacts, and their fingerprint.
         self._content: dict[str, tuple[tuple[ChannelBackup, ...], frozenset[Contact], str]] = {}
-        # By node_id: the entries that were last sent.
-        self._sent: dict[str, tuple[ChannelBackup, ...]] = {}
+        # By node_id: the entries that were last sent, and what went along.
+        self._sent: dict[str, tuple[tuple[ChannelBackup, ...], bytes]] = {}
         # By node_id: the channels in the blob that was last sent or returned, as far as this process knows.
         self._held: dict[str, frozenset[bytes]] = {}
 
@@ -58,20 +59,20 @@ class Placement:
     def update(self) -> None:
         """Plans anew where channels, peers, their capacities or the directory changed."""
         records = self._ledger.records
-        self.directory = self._contacts.directory(records, self._ledger.channels)
+        self.directory = self.contacts.directory(records, self._ledger.channels)
         peers = [
             StoragePeer(
                 bytes.fromhex(peer_id), self._ledger.record(peer_id).capacity, peer_id in self._ledger.friends
             )
             for peer_id in self._counted_on()
         ]
-        self.large = tuple(peer.node_id for peer in peers if peer.capacity >= SMALL_PEER)
+        sizes = self.live.sizes()
         lengths = [len(contact.to_bytes()) for contact in self.directory]
-        basis = (self._ledger.marks, peers, lengths)
+        basis = (self._ledger.marks, peers, lengths, sizes)
         if basis != self._basis:
             self._fits.clear()
             channels = self._ledger.channels
-            self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan)
+            self._plan = plan(channels, peers, self._options.replicas, lengths, self._plan, live=sizes)
             self._basis = basis
 
     def _counted_on(self) -> list[str]:
@@ -127,9 +128,10 @@ class Placement:
         record = self._ledger.record(peer_id)
         return bool(record.timestamp) and record.content == self.content(peer_id)
 
-    def sent(self, peer_id: str, contents: Contents) -> None:
-        """The peer was sent a blob with this. Of one that it may refuse only what it had before counts."""
-        self._sent[peer_id] = contents.entries
+    def sent(self, peer_id: str, contents: Contents, along: bytes = b"") -> None:
+        """The peer was sent a blob with this; `along`: digest of what else is in it. Of one that it may refuse
+        only what it had before counts."""
+        self._sent[peer_id] = contents.entries, along
         held = frozenset(entry.channel_id for entry in contents.entries)
         if self._ledger.record(peer_id).probing:
             held &= self._held.get(peer_id, frozenset())
@@ -137,7 +139,15 @@ class Placement:
 
     def outdated(self, peer_ids: Iterable[str]) -> set[str]:
         """Those whose blob would be another one by now, if only by its penalty data."""
-        return {peer_id for peer_id in peer_ids if self._sent.get(peer_id) != self.contents(peer_id).entries}
+        return {
+            peer_id
+            for peer_id in peer_ids
+            if self._sent.get(peer_id, (None,))[0] != self.contents(peer_id).entries
+        }
+
+    def would_get_the_same(self, peer_id: str, contents: Contents, along: bytes) -> bool:
+        """As it was last sent, as far as this process knows."""
+        return self.is_current(peer_id) and self._sent.get(peer_id) == (contents.entries, along)
 
     # What peers really hold
 

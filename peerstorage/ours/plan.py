@@ -9,39 +9,37 @@ Rules, in this order:
   a second copy before each has one. Small peers are asked only where the large ones are full, and strangers only
   where all others are: whoever likes can come under a thousand names.
 - Penalty data: of the peer's own channels first, then of each channel at `replicas` other peers.
+- Live parts: room is kept for each channel's at `replicas` large peers that hold it, beside its own, which alone
+  could not be believed; where there is less room, for those that are worth most. Penalty data is there as well, so
+  that it goes out when the channel moved. Who has no room doesn't pass on: so few blobs change with a channel.
 - What room is left is filled with more channels and then more penalty data: by value, but of a large peer with a
   channel in its own order, so that one channel more or less changes the blobs that hold it and hardly any other.
 
-Same input, same output, in whatever order it comes. Scores are integers, so that no machine rounds differently.
+Same input, same output, in whatever order it comes.
 Large peers with a channel are ranked alike, whatever they keep: one that is full passes on to the next.
 """
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain
+from itertools import accumulate, islice
 from operator import attrgetter
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, bigsize
 from peerstorage.formats.backup import FIXED_LENGTH
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD
+from peerstorage.ours.nearness import Channel, Scores, hash_of, score, scores_of
 from peerstorage.ours.peers import partners
 
 # LDK keeps 1024 bytes, Core Lightning and eclair all that BOLT 1 allows.
 SMALL_PEER = 8192
 # The directory gets at most this part of a large blob, and this part of a small one's room.
 _DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
-# A blob has room for 227 channels (IPv4, small form). Of a large peer's order about twice as many are worked out,
-# of a channel's order about so many peers or more; who is beyond that is asked only where these are full.
-_NEAR_CHANNELS, _NEAR_PEERS = 512, 16
 # From this tier on peers are strangers; odd ones are small.
 _STRANGER = 2
-_SCORES = 1 << 64
-_MASK = _SCORES - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +52,25 @@ class StoragePeer:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveSizes:
+    """Bytes that live parts take: the base that each blob with any has, and each channel beside it, about."""
+
+    base: int
+    channel: int
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """What one blob holds: entries, the most valuable channels first; how many of them are in full; how many had
-    no room; how many records of the directory. Equal where the blobs are."""
+    no room; how many records of the directory; the channel_ids whose live parts go along as far as they fit, the
+    first ones first: room was kept for about `room_for` of them. Equal where the blobs are."""
 
     entries: tuple[ChannelBackup, ...]
     full: int = field(compare=False)
     left_out: int = field(compare=False)
     contacts: int = 0
+    live: tuple[bytes, ...] = ()
+    room_for: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ class Plan:
     """`contents` by node_id."""
 
     contents: Mapping[bytes, Contents]
-    _scores: _Scores = field(repr=False, compare=False)
+    _scores: Scores = field(repr=False, compare=False)
     _filled: Mapping[bytes, _Filled] = field(repr=False, compare=False)
 
 
@@ -79,9 +88,12 @@ def plan(
     replicas: int,
     contacts: Iterable[int] = (),
     previous: Plan | None = None,
+    *,
+    live: LiveSizes | None = None,
 ) -> Plan:
     """What each peer's blob holds. `contacts`: the lengths in bytes of the directory's records, the most important
-    first. `previous`: an earlier plan; it saves work and changes nothing of the outcome."""
+    first. `previous`: an earlier plan; it saves work and changes nothing of the outcome. `live`: None where there
+    are no live parts."""
     by_id = {peer.node_id: peer for peer in sorted(peers, key=lambda peer: (peer.node_id, -peer.capacity))}
     ours = partners(channels)
     tiers = {
@@ -89,15 +101,15 @@ def plan(
         for node_id, peer in by_id.items()
     }
     ranked = tuple(node_id for node_id, tier in tiers.items() if not tier)
-    scores = _scores(channels, ranked, None if previous is None else previous._scores)
+    scores = scores_of(channels, ranked, None if previous is None else previous._scores)
     by_value = sorted(scores.channels.values(), key=attrgetter("order"))
     blobs = [
         _Blob(by_id[node_id], 0, own_hash, wish)
         for node_id, own_hash, wish in zip(ranked, scores.hashes, scores.nearest, strict=True)
     ]
     others = sorted((tier, node_id) for node_id, tier in tiers.items() if tier)
-    blobs += [_Blob(by_id[node_id], tier, _hash(node_id), by_value) for tier, node_id in others]
-    holders: dict[_Channel, list[int]] = {channel: [] for channel in by_value}
+    blobs += [_Blob(by_id[node_id], tier, hash_of(node_id), by_value) for tier, node_id in others]
+    holders: dict[Channel, list[int]] = {channel: [] for channel in by_value}
     records = [0, *accumulate(contacts)]
     inside = sum(tier < _STRANGER for tier in tiers.values())
     # Strangers come when all others are done: so they take no copy from them.
@@ -106,6 +118,8 @@ def plan(
             _start(blobs, begun, holders, records)
             _spread(blobs[: begun.stop], holders, replicas)
     _add_penalty_data(blobs, holders, replicas)
+    if live is not None:
+        _keep_room(blobs, holders, replicas, live)
     shortest = min((channel.length for channel in by_value), default=0)
     known = {} if previous is None else previous._filled
     filled = {
@@ -119,58 +133,37 @@ def plan(
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Channel:
-    """A channel and its place in the order of value. Where the database has two entries of it they stay together.
-    `ranks`: numbers of the ranked peers near it, the nearest first."""
-
-    channel_id: bytes
-    order: tuple[int, bytes]
-    full: tuple[ChannelBackup, ...]
-    small: tuple[ChannelBackup, ...]
-    length: int
-    penalty_length: int
-    hash: int
-    ranks: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Who is near whom: the part of a plan that takes longest and changes least. `peers`: those that are ranked;
-    `limit`: a score from which on a pair isn't near; `nearest`: the channels near each of them, in its order."""
-
-    peers: tuple[bytes, ...]
-    limit: int
-    hashes: tuple[int, ...]
-    channels: dict[bytes, _Channel]
-    nearest: list[list[_Channel]]
-
-
 @dataclass(slots=True, eq=False)
 class _Blob:
     """A blob while it is filled. `tier`: the lower the sooner its peer is asked; `held`: the channels that it
-    holds, and whether in full; `wish`: what its room is filled up with."""
+    holds, and whether in full; `wish`: what its room is filled up with; `live`: those whose
+    live parts have room, None where none go along."""
 
     peer: StoragePeer
     tier: int
     hash: int
-    wish: list[_Channel]
+    wish: list[Channel]
     room: int = 0
     contacts: int = 0
-    own: list[_Channel] = field(default_factory=list)
-    held: dict[_Channel, bool] = field(default_factory=dict)
+    own: list[Channel] = field(default_factory=list)
+    held: dict[Channel, bool] = field(default_factory=dict)
+    live: list[Channel] | None = None
 
-    def distance(self, channel: _Channel) -> tuple[int, int]:
-        return self.tier, _score(self.hash, channel.hash)
+    @property
+    def is_small(self) -> bool:
+        return self.peer.capacity < SMALL_PEER
 
-    def add(self, channel: _Channel) -> bool:
+    def distance(self, channel: Channel) -> tuple[int, int]:
+        return self.tier, score(self.hash, channel.hash)
+
+    def add(self, channel: Channel) -> bool:
         if channel.length > self.room or channel in self.held:
             return False
         self.held[channel] = not channel.penalty_length
         self.room -= channel.length
         return True
 
-    def upgrade(self, channel: _Channel) -> bool:
+    def upgrade(self, channel: Channel) -> bool:
         """Adds the penalty data of a channel that it holds."""
         if channel.penalty_length > self.room or self.held.get(channel, True):
             return False
@@ -178,99 +171,41 @@ class _Blob:
         self.room -= channel.penalty_length
         return True
 
+    def keep_room(self, channel: Channel, sizes: LiveSizes) -> None:
+        """For its live part, and for what of the channel is not here yet."""
+        missing = channel.length * (channel not in self.held)
+        missing += channel.penalty_length * (not self.held.get(channel, False))
+        live = sizes.channel if self.live else sizes.base + sizes.channel
+        if self.live is not None and missing + live <= self.room:
+            self.add(channel)
+            self.upgrade(channel)
+            self.live.append(channel)
+            self.room -= live
+
 
 @dataclass(frozen=True, slots=True)
 class _Filled:
     """What a blob had before it was filled up, and what came of it."""
 
     room: int
-    held: dict[_Channel, bool]
-    wish: list[_Channel]
+    held: dict[Channel, bool]
+    wish: list[Channel]
+    live: list[Channel] | None
     contents: Contents
 
 
-def _hash(data: bytes) -> int:
-    # Odd, so that no bit is lost where it is multiplied.
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") | 1
-
-
-def _score(one: int, other: int) -> int:
-    """Of two hashes (multiply-shift): a hash of each pair itself would take seconds for millions of them."""
-    return one * other & _MASK
-
-
-def _scores(channels: Iterable[ChannelBackup], peers: tuple[bytes, ...], known: _Scores | None) -> _Scores:
-    entries: dict[bytes, list[ChannelBackup]] = {}
-    for entry in channels:
-        entries.setdefault(entry.channel_id, []).append(entry)
-    # Only the first three bits of the number of channels count, so that hardly any change of it moves the limit.
-    unit = 1 << max(len(entries).bit_length() - 3, 0)
-    limit = _NEAR_CHANNELS * _SCORES // max(len(entries) // unit * unit, 1)
-    limit = max(limit, _NEAR_PEERS * _SCORES // max(len(peers), 1))
-    if known is None or (known.peers, known.limit) != (peers, limit):
-        known = _Scores(peers, limit, tuple(map(_hash, peers)), {}, [[] for _ in peers])
-    found: dict[bytes, _Channel] = {}
-    new: list[_Channel] = []
-    for channel_id, listed in entries.items():
-        full = tuple(listed if len(listed) == 1 else sorted(listed, key=ChannelBackup.to_bytes))
-        channel = known.channels.get(channel_id)
-        if channel is None or channel.full != full:
-            channel = _channel(full, known.hashes, limit)
-            new.append(channel)
-        found[channel_id] = channel
-    gone = [channel for channel_id, channel in known.channels.items() if found.get(channel_id) is not channel]
-    return _Scores(peers, limit, known.hashes, found, _nearest(known, gone, new))
-
-
-def _channel(full: tuple[ChannelBackup, ...], hashes: Sequence[int], limit: int) -> _Channel:
-    small = tuple(entry.small() for entry in full)
-    length = sum(len(entry.to_bytes()) for entry in small)
-    own_hash = _hash(full[0].channel_id)
-    # Written out, not a call of _score: it runs for every pair.
-    near = {
-        score: number for number, other in enumerate(hashes) if (score := own_hash * other & _MASK) < limit
-    }
-    return _Channel(
-        full[0].channel_id,
-        (-max(entry.funding_sats for entry in full), full[0].channel_id),
-        full,
-        small,
-        length,
-        sum(len(entry.to_bytes()) for entry in full) - length,
-        own_hash,
-        tuple(near[score] for score in sorted(near)),
-    )
-
-
-def _nearest(known: _Scores, gone: Sequence[_Channel], new: Sequence[_Channel]) -> list[list[_Channel]]:
-    """The channels near each ranked peer, without those that are gone and with the new ones."""
-    nearest = list(known.nearest)
-    removed = set(gone)
-    for number in {number for channel in chain(gone, new) for number in channel.ranks}:
-        nearest[number] = [channel for channel in nearest[number] if channel not in removed]
-    touched = set()
-    for channel in new:
-        for number in channel.ranks:
-            nearest[number].append(channel)
-            touched.add(number)
-    for number in touched:
-        own_hash = known.hashes[number]
-        nearest[number].sort(key=lambda channel: _score(own_hash, channel.hash))
-    return nearest
-
-
 def _start(
-    blobs: Sequence[_Blob], begun: range, holders: Mapping[_Channel, list[int]], records: Sequence[int]
+    blobs: Sequence[_Blob], begun: range, holders: Mapping[Channel, list[int]], records: Sequence[int]
 ) -> None:
     """Gives the blobs of these numbers all channels in the small form where they fit, else their own; and the
     directory. `records`: how long its first n records are. `holders`: the numbers of the blobs that hold a
     channel, those that are begun later behind the others, and the nearest first."""
-    own: dict[bytes, list[_Channel]] = {}
+    own: dict[bytes, list[Channel]] = {}
     for channel in holders:
         own.setdefault(channel.full[0].node_id, []).append(channel)
     small = sum(channel.length for channel in holders)
     full = small + sum(channel.penalty_length for channel in holders)
-    found: dict[_Channel, list[int]] = {channel: [] for channel in holders}
+    found: dict[Channel, list[int]] = {channel: [] for channel in holders}
     for number in begun:
         blob = blobs[number]
         capacity = min(blob.peer.capacity, MAX_BLOB)
@@ -279,8 +214,7 @@ def _start(
         for channel in blob.wish if small <= room else blob.own:
             if blob.add(channel):
                 found[channel].append(number)
-        is_small = capacity < SMALL_PEER
-        limit = room // _DIRECTORY_OF_SMALL if is_small else capacity // _DIRECTORY_OF_LARGE
+        limit = room // _DIRECTORY_OF_SMALL if blob.is_small else capacity // _DIRECTORY_OF_LARGE
         limit = min(limit, room - full if full <= room else blob.room)
         blob.contacts = bisect_right(records, limit, lo=1, key=_record_length) - 1
         blob.room -= _record_length(records[blob.contacts])
@@ -295,7 +229,7 @@ def _record_length(value: int) -> int:
     return 1 + len(bigsize(value)) + value if value else 0
 
 
-def _spread(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[int]], replicas: int) -> None:
+def _spread(blobs: Sequence[_Blob], holders: Mapping[Channel, list[int]], replicas: int) -> None:
     """Copies of each channel until it has `replicas` or no blob has room."""
     shortest = min((channel.length for channel in holders), default=0)
     with_room = list(range(len(blobs)))
@@ -320,7 +254,7 @@ def _spread(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[int]], repli
                     numbers.append(best)
 
 
-def _add_penalty_data(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[int]], replicas: int) -> None:
+def _add_penalty_data(blobs: Sequence[_Blob], holders: Mapping[Channel, list[int]], replicas: int) -> None:
     """Own channels first; their own peer, which has that by now or has no room, is none of the `replicas`."""
     for blob in blobs:
         for channel in blob.own:
@@ -334,14 +268,31 @@ def _add_penalty_data(blobs: Sequence[_Blob], holders: Mapping[_Channel, list[in
                     break
 
 
+def _keep_room(
+    blobs: Sequence[_Blob], holders: Mapping[Channel, list[int]], replicas: int, sizes: LiveSizes
+) -> None:
+    """For live parts at the large peers that hold a channel, or would be next to; its own peer is none of them."""
+    for blob in blobs:
+        blob.live = None if blob.is_small else []
+    for channel in sorted(holders, key=attrgetter("worth")):
+        own = channel.full[0].node_id
+        near = (blobs[number] for number in dict.fromkeys((*holders[channel], *channel.ranks)))
+        for blob in islice((one for one in near if not one.is_small and one.peer.node_id != own), replicas):
+            blob.keep_room(channel, sizes)
+
+
 def _fill(blob: _Blob, shortest: int, total: int, known: _Filled | None) -> _Filled:
     """Fills up the room that is left. `shortest`: no channel is shorter; `total`: of all entries;
     `known`: how the blob was filled before, which is the answer where nothing changed."""
-    room, held, wish = blob.room, dict(blob.held), blob.wish
-    if known is not None and known.wish is wish and (known.room, known.held) == (room, held):
+    room, held, wish, live = blob.room, dict(blob.held), blob.wish, blob.live
+    if (
+        known is not None
+        and known.wish is wish
+        and (known.room, known.held, known.live) == (room, held, live)
+    ):
         contents = replace(known.contents, left_out=total - len(known.contents.entries))
         if contents.contacts == blob.contacts:
-            return _Filled(room, held, wish, contents)
+            return _Filled(room, held, wish, live, contents)
     for channel in wish:
         if blob.room < shortest:
             break
@@ -353,4 +304,17 @@ def _fill(blob: _Blob, shortest: int, total: int, known: _Filled | None) -> _Fil
         entry for channel in channels for entry in (channel.full if blob.held[channel] else channel.small)
     ]
     full = sum(len(channel.full) for channel in channels if blob.held[channel])
-    return _Filled(room, held, wish, Contents(tuple(entries), full, total - len(entries), blob.contacts))
+    contents = Contents(
+        tuple(entries), full, total - len(entries), blob.contacts, _live_order(blob), len(live or ())
+    )
+    return _Filled(room, held, wish, live, contents)
+
+
+def _live_order(blob: _Blob) -> tuple[bytes, ...]:
+    """Whose live parts go along: those that have room; then of what else is in full, the peer's own last."""
+    if blob.live is None:
+        return ()
+    first, own = set(blob.live), blob.peer.node_id
+    others = [channel for channel, in_full in blob.held.items() if in_full and channel not in first]
+    others.sort(key=lambda channel: (channel.full[0].node_id == own, channel.worth))
+    return tuple(channel.channel_id for channel in (*blob.live, *others))

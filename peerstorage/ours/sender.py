@@ -6,6 +6,7 @@ Rules:
 - The record is written before the message goes out: a crash between the two makes the record too new, which
   is harmless, never too old, which would look like a lost database. Only where lightningd says that the peer is
   gone the peer's record is as before; the timestamp is used up all the same.
+- Who has just returned what it would get is sent nothing for that it connected: what it proved is what it holds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE, Message
+from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
 from peerstorage.errors import (
     NOT_CONNECTED,
     NOT_HEARD,
@@ -30,11 +31,12 @@ from peerstorage.formats import backup as format_
 from peerstorage.formats.facts import NOTHING, ChannelFacts, NodeFacts
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD, seal
+from peerstorage.lightningd import own_coins
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.ours import capacity
+from peerstorage.ours.complaints import Complaints
 from peerstorage.ours.ledger import Ledger
-from peerstorage.ours.live_parts import LiveParts
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
 from peerstorage.ours.plan import Contents
@@ -42,9 +44,6 @@ from peerstorage.ours.session import Sessions
 
 # sendcustommsg's code for "No such peer" and "Peer is not connected".
 _PEER_IS_GONE = -32600
-# So long after it was sent something a peer's warning is looked for in lightningd's log: over a slow line it comes
-# late. And before it is sent more.
-_WARNING_SECONDS = (2.0, 10.0, 60.0)
 # So many channels that only a peer says are some go along, so that one that comes to life soon is in a backup.
 _MOST_UNFUNDED = 10
 # Facts of channels ride along: lightningd is asked for them no more often than that.
@@ -62,6 +61,7 @@ class _Made:
 
     besides: dict[tuple[int, int, int], tuple[_Beside, int]] = field(default_factory=dict)
     blobs: dict[tuple[int, int, int, bytes], tuple[Contents, bytes]] = field(default_factory=dict)
+    alongs: dict[tuple[int, int, int, bytes], bytes] = field(default_factory=dict)
 
 
 class Sender:
@@ -81,9 +81,8 @@ class Sender:
     ) -> None:
         self._node, self._key, self._options = node, key, options
         self._ledger, self._sessions, self._placement, self._look = ledger, sessions, placement, look
-        self.live = LiveParts()
-        # By node_id: when to look for a complaint, and what was logged of the peer before.
-        self._asking: dict[str, tuple[list[float], list[str]]] = {}
+        self.live = placement.live
+        self.complaints = Complaints(node, ledger, sessions, placement)
         # Monotonic seconds and bytes of what was sent in the last hour.
         self._traffic: deque[tuple[float, int]] = deque()
         self.chain_hash = node.chain_hash()
@@ -91,7 +90,12 @@ class Sender:
         self.may_replace: set[str] = set()
         # By channel_id, and when they were asked for.
         self._facts: dict[bytes, ChannelFacts] = {}
+        # The highest index of a wallet's key, and the height of its oldest coin.
+        self._key_index: int | None = None
+        self._oldest_coin: int | None = None
         self._facts_at = float("-inf")
+        # The built-in sends its own at each connection, so ours has to come after it.
+        self.beside_builtin = False
 
     def push(self, peer_id: str | None, now: float) -> list[str]:
         """Sends at once, to one peer or all; returns who got it. Raises UsageError."""
@@ -102,6 +106,7 @@ class Sender:
                 "See peerstorage-status",
             )
         self._look(False)
+        self.forget_facts()
         if not self._ledger.channels:
             raise UsageError(NOTHING_TO_SEND, "this node has no channels, so there is nothing to back up")
         if peer_id is not None and peer_id not in self._sessions:
@@ -140,7 +145,7 @@ class Sender:
         return self._send_now(getting, now) if getting else []
 
     def _may_get(self, peer_id: str) -> bool:
-        self._heed_complaint(peer_id, time.monotonic())
+        self.complaints.heed(peer_id, time.monotonic())
         if not may_get(self._ledger.record(peer_id)):
             return False
         # A backup without channels goes only where it is sure what it replaces, and never from a node without
@@ -161,13 +166,21 @@ class Sender:
             self._facts_at = now
             with contextlib.suppress(NodeError):
                 self._facts = self._node.channel_facts()
+            with contextlib.suppress(NodeError):
+                self._key_index = own_coins.highest_key(self._node, self._key_index or 0)
+                self._oldest_coin = own_coins.oldest_coin(self._node)
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         self._ask_facts()
-        wall_clock = time.time()
-        timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         made = _Made()
         self.live.look()
+        for peer_id in [peer_id for peer_id in peers if self._has_it(peer_id, made)]:
+            self._sessions.done(peer_id, None)
+            peers.remove(peer_id)
+        if not peers:
+            return []
+        wall_clock = time.time()
+        timestamp = self._ledger.take_timestamp(int(wall_clock), wall_clock - time.monotonic())
         sent = []
         failure: NodeError | None = None
         for peer_id in peers:
@@ -186,12 +199,12 @@ class Sender:
             if too_small or (self._ledger.channels and not contents.entries):
                 self._sessions.done(peer_id, None)
                 continue
-            contents, blob = self._blob(peer_id, timestamp, contents, record.limit, made)
+            contents, blob = self._blob(timestamp, contents, record.limit, made)
             if not self._sessions.is_ready(peer_id):
                 # Its retrieval came while others were served: that is judged first, and this stays due.
                 continue
             try:
-                self._hand_over(peer_id, timestamp, contents, blob)
+                self._hand_over(peer_id, timestamp, contents, blob, made)
             except NodeError as error:
                 if error.code == _PEER_IS_GONE:
                     # Nothing went out, so it holds what it held. It gets a backup when it is back.
@@ -208,7 +221,20 @@ class Sender:
             raise failure
         return sent
 
-    def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes) -> None:
+    def _has_it(self, peer_id: str, made: _Made) -> bool:
+        """Whether the peer is connected, has returned what it got last, and would get the same, but for the
+        time and balances."""
+        record = self._ledger.record(peer_id)
+        if self.beside_builtin or not self._sessions.is_merely_here(peer_id):
+            return False
+        proved = record.state == "current" and not record.pending_since
+        if not proved or capacity.allowed(record, int(time.time())).probing:
+            return False
+        contents = self._placement.contents(peer_id)
+        along = self._along(contents, record.limit, made)
+        return self._placement.would_get_the_same(peer_id, contents, along)
+
+    def _hand_over(self, peer_id: str, timestamp: int, contents: Contents, blob: bytes, made: _Made) -> None:
         record, now = self._ledger.record(peer_id), int(time.time())
         record = replace(
             record,
@@ -221,12 +247,10 @@ class Sender:
             pending_since=record.pending_since or now,
         )
         self._ledger.remember(peer_id, record)
-        self._asking.pop(peer_id, None)
-        log_before = self._node.log_of(peer_id) if len(blob) > record.proven else None
+        log_before = self.complaints.log_before(peer_id)
         self._node.send(peer_id, Message(PEER_STORAGE, blob))
-        if log_before is not None:
-            self._asking[peer_id] = [time.monotonic() + each for each in _WARNING_SECONDS], log_before
-        self._placement.sent(peer_id, contents)
+        self.complaints.expect(peer_id, log_before)
+        self._placement.sent(peer_id, contents, self._along(contents, record.limit, made))
         self._traffic.append((time.monotonic(), len(blob)))
         self._forget_traffic()
         if self._ledger.channels:
@@ -248,9 +272,10 @@ class Sender:
 
     def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
         """What is there beside the plan comes along where there is room: it counts for least, but splices in
-        flight come last to go: without them the money isn't found. And the length of it all with the smallest
-        padding."""
-        facts = NodeFacts(self.chain_hash, self._ledger.state.highest_id or None)
+        flight and our own closes come last to go: without them the money isn't found. And the length of it all
+        with the smallest padding."""
+        highest_id = self._ledger.state.highest_id or None
+        facts = NodeFacts(self.chain_hash, highest_id, self._key_index, self._oldest_coin)
         # In a share a channel more would be one that no other share's summary counts.
         unfunded = () if contents.left_out else self._ledger.unfunded[:_MOST_UNFUNDED]
         channels = {
@@ -258,37 +283,57 @@ class Sender:
             for entry in contents.entries
             if entry.channel_id in self._facts
         }
-        spliced = {
-            number: replace(one, balance_msat=None) for number, one in channels.items() if one.inflight
+        moved = {
+            number: replace(one, balance_msat=None)
+            for number, one in channels.items()
+            if one.inflight or one.own_close is not None
         }
-        more, less = replace(facts, channels=channels), replace(facts, channels=spliced)
-        last = NodeFacts(channels=spliced)
+        more, less = replace(facts, channels=channels), replace(facts, channels=moved)
+        last = NodeFacts(channels=moved)
         for beside in ((unfunded, more), (unfunded, less), ((), less), ((), last), ((), NOTHING)):
             shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:
                 break
         return beside, shortest
 
-    def _blob(
-        self, peer_id: str, timestamp: int, contents: Contents, limit: int, made: _Made
-    ) -> tuple[Contents, bytes]:
-        """What a peer gets, with the contents that it was made of."""
+    def _parts(
+        self, contents: Contents, limit: int, made: _Made
+    ) -> tuple[_Beside, bytes, tuple[int, int, int, bytes]]:
+        """What goes along in a peer's blob, its live part, and the key of both in `made`."""
         share = (id(contents.entries), contents.contacts, limit)
         if share not in made.besides:
             made.besides[share] = self._beside(contents, limit)
         beside, shortest = made.besides[share]
-        live = self._live_part(peer_id, limit - shortest)
-        if (*share, live) not in made.blobs:
-            made.blobs[*share, live] = contents, self._make_blob(timestamp, contents, beside, limit, live)
-        return made.blobs[*share, live]
+        # The record's type and length have four bytes.
+        live = self.live.packed(contents.live, limit - shortest - OVERHEAD - 4)
+        return beside, live, (*share, live)
 
-    def _live_part(self, peer_id: str, left: int) -> bytes:
-        """What goes into the bytes that all else leaves of a sealed blob."""
-        # Its record's type and length have four bytes.
-        room = left - OVERHEAD - 4
-        large = self._placement.large
-        peer, channels = bytes.fromhex(peer_id), self._ledger.channels
-        return self.live.packed(peer, large, channels, self._options.replicas, room)
+    def _blob(self, timestamp: int, contents: Contents, limit: int, made: _Made) -> tuple[Contents, bytes]:
+        """What a peer gets, with the contents that it was made of."""
+        beside, live, key = self._parts(contents, limit, made)
+        if key not in made.blobs:
+            made.blobs[key] = contents, self._make_blob(timestamp, contents, beside, limit, live)
+        return made.blobs[key]
+
+    def _along(self, contents: Contents, limit: int, made: _Made) -> bytes:
+        """Digest of all that goes along with the entries, but for balances, which are no reason to send, and the
+        order of the directory."""
+        (unfunded, facts), live, key = self._parts(contents, limit, made)
+        if key not in made.alongs:
+            channels = {
+                number: replace(one, balance_msat=None) for number, one in (facts.channels or {}).items()
+            }
+            directory = sorted(one.to_bytes() for one in self._placement.directory[: contents.contacts])
+            parts = [
+                self._ledger.summary(complete=not contents.left_out, more=unfunded).to_bytes(),
+                *(entry.to_bytes() for entry in unfunded),
+                *(data for _, data in replace(facts, channels=channels).records()),
+                *directory,
+                live,
+            ]
+            digests = (hashlib.sha256(part).digest() for part in parts)
+            made.alongs[key] = hashlib.sha256(b"".join(digests)).digest()
+        return made.alongs[key]
 
     def _make_blob(
         self, timestamp: int, contents: Contents, beside: _Beside, limit: int, live: bytes
@@ -297,55 +342,6 @@ class Sender:
         shortest = len(self._encode(timestamp, contents, beside, None, live)) + format_.SMALLEST_PADDING
         length = format_.padded_length(shortest, self._options.padding, limit)
         return seal(self._key, self._encode(timestamp, contents, beside, length, live))
-
-    # What peers say of it
-
-    def next_event(self) -> float:
-        return min((times[0] for times, _ in self._asking.values() if times), default=float("inf"))
-
-    def tick(self, now: float) -> None:
-        """Looks whether a peer complained of what it got."""
-        for peer_id in [peer_id for peer_id, (times, _) in self._asking.items() if times and times[0] <= now]:
-            self._asking[peer_id][0].pop(0)
-            self._heed_complaint(peer_id, now)
-
-    def left(self, peer_id: str) -> None:
-        """The peer is gone, and with it perhaps its log."""
-        self._asking.pop(peer_id, None)
-
-    def _heed_complaint(self, peer_id: str, now: float) -> None:
-        if peer_id not in self._asking:
-            return
-        _, before = self._asking[peer_id]
-        log = self._node.log_of(peer_id)
-        record = self._ledger.record(peer_id)
-        learned = capacity.told(record, log[len(before) :] if log[: len(before)] == before else log)
-        if learned == record:
-            return
-        del self._asking[peer_id]
-        self._ledger.remember(peer_id, learned)
-        if not record.probing:
-            self._placement.holds(peer_id, frozenset())
-        if learned.refuses:
-            self._ledger.say(
-                peer_id, "info", f"peer {peer_id} keeps nothing for us before a channel with it is funded"
-            )
-        else:
-            self.say_small(peer_id)
-        self._placement.update()
-        self._sessions.structure_changed([peer_id])
-        # It has nothing of what it was sent. Who comes with ever smaller sizes waits like all.
-        if peer_id in self._sessions and (record.probing or record.capacity == MAX_BLOB):
-            self._sessions.push(peer_id, now)
-
-    def say_small(self, peer_id: str) -> None:
-        size = self._ledger.record(peer_id).capacity
-        self._ledger.say(
-            peer_id,
-            "info",
-            f"peer {peer_id} keeps at most {size} bytes: it gets the most valuable channels and the addresses of "
-            "other peers",
-        )
 
     @property
     def bytes_last_hour(self) -> int:

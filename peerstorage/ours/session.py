@@ -8,7 +8,7 @@ Rules, in the order in which they hold:
 3. A structural change goes to every peer whose blob it changes. Moved penalty data goes to a few of those whose
    blob has it, the longest waiting first; to strangers only where there are too few others: else a thousand
    names without a channel would keep it from everybody else.
-4. A peer that connects gets a backup.
+4. A peer that connects gets a backup, unless it has just returned what it would get: the sender looks.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class _Peer:
     settle_until: float
     dirty: bool = True
     chosen: bool = False
+    # It gets a backup only because it connected.
+    merely_here: bool = True
 
 
 class Sessions:
@@ -144,7 +146,7 @@ class Sessions:
         """The blobs of these peers changed; None: of all."""
         for peer_id in self._peers if peer_ids is None else peer_ids:
             if peer_id in self._peers:
-                self._peers[peer_id].dirty = True
+                self._peers[peer_id].dirty, self._peers[peer_id].merely_here = True, False
                 self._enqueue(peer_id)
 
     def penalty_moved(self, replicas: int, among: Collection[str] | None = None) -> None:
@@ -164,6 +166,7 @@ class Sessions:
         able.sort(key=self._turn)
         for peer_id in able[: max(0, count)]:
             self._peers[peer_id].dirty = self._peers[peer_id].chosen = True
+            self._peers[peer_id].merely_here = False
             self._enqueue(peer_id)
 
     def _turn(self, peer_id: str) -> tuple[bool, bool, float]:
@@ -177,9 +180,13 @@ class Sessions:
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: the interval doesn't count."""
-        self._peers[peer_id].dirty = True
+        self._peers[peer_id].dirty, self._peers[peer_id].merely_here = True, False
         self._last_sent[peer_id] = now - self._interval
         self._enqueue(peer_id)
+
+    def is_merely_here(self, peer_id: str) -> bool:
+        """Whether nothing but its connection asks for a backup."""
+        return peer_id in self._peers and self._peers[peer_id].merely_here
 
     def due(self, now: float) -> list[str]:
         """Peers to send to now."""
@@ -207,6 +214,7 @@ class Sessions:
     def done(self, peer_id: str, now: float | None) -> None:
         """What was due is dealt with; `now` when a backup was really handed over, None when there was none."""
         if peer_id in self._peers:
-            self._peers[peer_id].dirty = self._peers[peer_id].chosen = False
+            peer = self._peers[peer_id]
+            peer.dirty = peer.chosen = peer.merely_here = False
         if now is not None:
             self._last_sent[peer_id] = now

@@ -16,11 +16,13 @@ from peerstorage.lightningd.addresses import reached_at
 from peerstorage.lightningd.closes import ended_channel_ids
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.rows import NEWS
 from peerstorage.lightningd.store import SentRecord, State, Store
 from peerstorage.ours import guard, retrieval
 from peerstorage.ours.contacts import Contacts
 from peerstorage.ours.entrance import Entrance
-from peerstorage.ours.guard import Answers, Judgement, Verdict, judge
+from peerstorage.ours.guard import Answers, Judgement, Verdict
+from peerstorage.ours.judging import judge_now
 from peerstorage.ours.ledger import Ledger, Log
 from peerstorage.ours.peers import may_get
 from peerstorage.ours.placement import Placement
@@ -124,7 +126,7 @@ class User:
 
     def disconnected(self, peer_id: str) -> None:
         self.sessions.disconnected(peer_id)
-        self.sender.left(peer_id)
+        self.sender.complaints.left(peer_id)
         self._missed.pop(peer_id, None)
         self.strangers.left(peer_id)
 
@@ -135,7 +137,7 @@ class User:
 
     def channel_changed(self, peer_id: str, new_state: str, now: float) -> None:
         """A channel_state_changed notification. At CHANNELD_NORMAL the peer gets a backup even if it is the same:
-        the built-in has a slot for us only from then on. All get one of a splice, which is in no entry yet."""
+        the built-in has a slot for us only from then on. All get one of what is in no entry: NEWS."""
         if self.recovering and new_state in _NEW_CHANNEL:
             self._log(
                 "warn",
@@ -144,7 +146,7 @@ class User:
             )
         if new_state == "CHANNELD_NORMAL":
             self._due_anyway.add(peer_id)
-        elif new_state == "CHANNELD_AWAITING_SPLICE":
+        elif new_state in NEWS:
             self.sender.forget_facts()
             self._due_anyway.update(self.sessions)
         self.ledger.takes_again(peer_id)
@@ -203,32 +205,19 @@ class User:
         smaller = record.capacity < self.ledger.record(peer_id).capacity
         self.ledger.remember(peer_id, record)
         if smaller:
-            self.sender.say_small(peer_id)
+            self.sender.complaints.say_small(peer_id)
 
     def _judge(self, backup: Backup) -> Judgement:
-        def compare(gone: set[bytes], over: frozenset[bytes] = frozenset()) -> Judgement:
-            ours, compared = self.ledger.revocations(gone), self._options.guard != "off"
-            return judge(self.ledger.state, backup, ours, gone, revocations=compared, over=over)
-
-        judgement = compare(set())
-        if judgement.verdict is Verdict.FINE:
-            return judgement
-        # Before anything is concluded: what the database says this very moment. Closed channels count, and what
-        # recoverchannel made, or lightningd leaves out, knows no more than the backup that it was taken from: so
-        # an old database can't be told by these.
-        self.look()
-        recovered = {bytes.fromhex(channel_id) for channel_id in self._node.recovered_channels()}
-        ended = ended_channel_ids(self._node)
-        over = (judgement.ahead | judgement.unknown) & (ended - recovered)
-        return compare(ended | recovered | self.ledger.unlisted.keys(), over)
+        compared = self._options.guard != "off"
+        return judge_now(self._node, self.ledger, backup, compared=compared, look=self.look)
 
     def learn(self, backup: Backup) -> None:
         """A backup of ours may have what is known of channels that lightningd leaves out."""
         if self._node.learn(backup.entries):
             self.look()
 
-    def asked_before_start(self, answers: Answers) -> None:
-        """What peers said before lightningd talked to them."""
+    def asked(self, answers: Answers) -> None:
+        """What peers said on connections of our own, while lightningd talked to none of them."""
         self.entrance.told(answers.current, answers.claims)
         for peer_id, blob in answers.copies.items():
             returned = retrieval.read(self._key, blob, self.sender.chain_hash)
@@ -284,7 +273,7 @@ class User:
             return float("inf")
         if self.strangers.too_many:
             return float("-inf")
-        return min(self._refresh_at, self.sessions.next_event(), self.sender.next_event())
+        return min(self._refresh_at, self.sessions.next_event(), self.sender.complaints.next_event())
 
     def tick(self, now: float) -> None:
         for peer_id in self.sessions.unanswered(now):
@@ -297,7 +286,7 @@ class User:
             self._shrink()
         elif self.strangers.too_many:
             self._shrink()
-        self.sender.tick(now)
+        self.sender.complaints.tick(now)
         if due := self.sessions.due(now):
             self.sender.send(due[:_AT_ONCE], now)
 

@@ -13,7 +13,6 @@ import contextlib
 import os
 import threading
 import time
-import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,19 @@ from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.snapshot import SECRET_NAME
 from peerstorage.lightningd import live_reading
 from peerstorage.lightningd.alerts import TOPIC, Alerts
-from peerstorage.lightningd.node import BUILTIN, Node, NodeError
-from peerstorage.lightningd.once import Once
+from peerstorage.lightningd.node import BUILTIN, Node
 from peerstorage.lightningd.options import DECLARATIONS, Options
 from peerstorage.lightningd.pipe import Pipe
 from peerstorage.lightningd.store import Store
 from peerstorage.lightningd.worker import ORDINARY, REST_AFTER_FAILURE, URGENT, Later, Role, Worker
+from peerstorage.ours.asking import Asking
 from peerstorage.ours.audit import Audit, Rounds
 from peerstorage.ours.friends import Friends
 from peerstorage.ours.user import User
 from peerstorage.plugin.doorman import Doorman
+from peerstorage.plugin.log import Log
+from peerstorage.plugin.metrics import Metrics
+from peerstorage.plugin.sheets import Sheets
 from peerstorage.plugin.todo import Todo
 from peerstorage.recovery.gate import CONTINUE, DISCONNECT, Decision, Gate
 from peerstorage.recovery.reach import Departures
@@ -55,9 +57,9 @@ class App:
 
     def __init__(self, plugin: Pipe) -> None:
         self.pipe = self._plugin = plugin
-        self.worker = Worker(self._failed)
+        self._log = Log(plugin)
+        self.worker = Worker(self._log.failed)
         self._later = Later()
-        self._said = Once()
         self.departures = Departures()
         self.auditing = threading.Lock()
         self._declare()
@@ -96,11 +98,7 @@ class App:
             self._join_connected_peers()
             # One whose connection was with other plugins' hooks in this moment is listed a little later.
             self._later.put("join", time.monotonic() + _JOIN_SECONDS, self._join_connected_peers)
-            if self.options.use and self.options.guard == "check":
-                # It needs what no other start does, and a start has to be quick.
-                from peerstorage.ours import before_start  # noqa: PLC0415
-
-                before_start.ask(self.node, self.user, self.alerts, self.options, configuration)
+            self.asking.before_start(self.alerts, configuration)
         except PeerstorageError as error:
             self._log("warn", f"peerstorage is OFF, no backups are made: {error}")
             return {"disable": str(error)}
@@ -108,7 +106,7 @@ class App:
         self.worker.submit("guard", self._heed_guard)
         first: list[Role] = [self.doorman, self._later, self.user, self.storage]
         last: list[Role] = [self.retention, self.local_file, self.friends, self.todo, self.alerts, rounds]
-        self.worker.start([*first, *last, self.snapshots])
+        self.worker.start([*first, *last, self.snapshots, self.asking, self.metrics])
         return None
 
     def _build(self, options: Options, configuration: dict[str, Any]) -> None:
@@ -121,17 +119,19 @@ class App:
         if configuration.get("startup", True):
             self.user.ledger.lightningd_started()
         self.friends = Friends(self.node, self.user, options)
+        self.asking = Asking(
+            self.node, self.user, options, folder=folder, submit=self.worker.submit, heed=self._heed_guard
+        )
         self.gate = Gate(options.settle, self.user.connections)
-        self.alerts = Alerts(self._emit, self._log, time.monotonic())
+        self.alerts = Alerts(self._log.alert, self._log, time.monotonic())
         self.storage = Storage(self.node, self.store, options, folder, self.alerts)
-        builtin = self.node.builtin_is_active()
+        builtin = self.user.sender.beside_builtin = self.node.builtin_is_active()
         self.doorman = Doorman(
             self.node, self.gate, self.user, turned_away=self._turned_away, refused=self._refused
         )
-        self.retention = Retention(
-            self.node, self.store, self.storage, self._log, everyone=options.provide == "all", builtin=builtin
-        )
+        self.retention = Retention(self.node, self.store, self.storage, self._log, options, builtin=builtin)
         self._build_files(folder, options)
+        self.sheets = Sheets(self.node, self.user, self.store, options)
         behind = builtin and not configuration.get("startup", True) and self.node.builtin_is_asked_first()
         self.todo = Todo(
             self.user,
@@ -142,6 +142,7 @@ class App:
             hanging=self.node.hanging,
             away=self.friends.away,
             connected=self.node.connected_peers,
+            sheet=self.sheets.fault,
         )
 
     def _build_files(self, folder: Path, options: Options) -> None:
@@ -161,6 +162,17 @@ class App:
             self.node.secret(SECRET_NAME) if options.snapshot else b"",
             node=self.node,
             user=self.user,
+            alerts=self.alerts,
+            submit=self.worker.submit,
+        )
+
+        self.metrics = Metrics(
+            folder,
+            options,
+            user=self.user,
+            storage=self.storage,
+            local_file=self.local_file,
+            snapshots=self.snapshots,
             alerts=self.alerts,
             submit=self.worker.submit,
         )
@@ -252,7 +264,7 @@ class App:
         self._turned_away(peer_id)
 
     def _turned_away(self, peer_id: str) -> None:
-        self._say(
+        self._log.once(
             (peer_id, "turned away"),
             f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
         )
@@ -273,7 +285,7 @@ class App:
         try:
             message = Message.from_bytes(bytes.fromhex(payload))
         except (MessageError, ValueError) as error:
-            self._say((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
+            self._log.once((peer_id, "malformed"), f"peer {peer_id} sent a malformed message: {error}")
             return CONTINUE
         if message is None:
             return CONTINUE
@@ -364,26 +376,3 @@ class App:
 
     def _on_block_added(self, **_: Any) -> None:
         self.worker.submit("block_added", self.retention.block_added)
-
-    # Log and alerts
-
-    def _emit(self, alert: dict[str, str]) -> None:
-        with contextlib.suppress(OSError):
-            self._plugin.notify(TOPIC, {TOPIC: alert})
-
-    def _log(self, level: str, message: str) -> None:
-        # When lightningd died nobody reads any more, and what is being done then still has to end well.
-        with contextlib.suppress(OSError):
-            self._plugin.log(message, level)
-
-    def _say(self, key: tuple[str, str], message: str) -> None:
-        """Logs once what a peer does again and again."""
-        if self._said.is_new(key):
-            self._log("info", message)
-
-    def _failed(self, name: str, error: Exception) -> None:
-        if isinstance(error, NodeError | PeerstorageError):
-            self._log("warn", f"{name}: {error}")
-            return
-        for line in traceback.format_exception(error):
-            self._log("error", f"{name}: {line.rstrip()}")

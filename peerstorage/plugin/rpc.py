@@ -84,7 +84,25 @@ def _of_files(app: App) -> Methods:
         Changes nothing."""
         _answer_after_reading(app, request, unknown, str(source or app.local_file.path or ""), _verify)
 
-    return {"peerstorage-export": export, "peerstorage-verify": verify}
+    def sheet(request: Any, file: str | None = None, **unknown: Any) -> None:
+        """A page for the drawer: where our backup is, and what to do after a loss. No secrets.
+
+        file: its name ends in .html (with QR codes) or .txt; without it the text is the answer."""
+        if unknown:
+            _refuse_unknown(request, unknown)
+        else:
+            app.worker.submit(request.method, _guarded(request, lambda: _sheet(app, request, file)))
+
+    return {"peerstorage-export": export, "peerstorage-verify": verify, "peerstorage-sheet": sheet}
+
+
+def _sheet(app: App, request: Any, file: str | None) -> None:
+    _refuse_without_use(app)
+    made = app.sheets.make()
+    if file:
+        _thread(request, lambda: app.sheets.write(made, Path(file).absolute(), app.worker.submit))
+    else:
+        request.set_result({"text": made.text()})
 
 
 def _of_others(app: App) -> Methods:
@@ -345,8 +363,8 @@ def _push(app: App, peer_id: str | None) -> dict[str, Any]:
 
 def _list(app: App) -> dict[str, Any]:
     node = app.node
-    friends = app.options.friends
-    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time(), friends)
+    named = app.storage.named
+    answer = status.stored_list(app.storage.metas, node.channel_counts(), node.height(), time.time(), named)
     return answer | {"left_at_builtin": sorted(app.storage.left_at_builtin)}
 
 

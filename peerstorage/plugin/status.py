@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,13 +11,19 @@ from peerstorage.bolt.peer_storage import offers_storage
 from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import StoredMeta
+from peerstorage.lightningd.store import SentRecord, StoredMeta
 from peerstorage.ours.peers import is_holder, relation
-from peerstorage.ours.reliability import honest, rank
+from peerstorage.ours.reliability import STATES, honest, rank
 from peerstorage.ours.user import User
 from peerstorage.theirs.provider import blocks_left
 
-_COPIES = ("channels_with_enough_copies", "channels_with_few_copies", "channels_without_copy")
+PROVED = "proved"
+# By the number of copies, the names of how many channels have so many.
+COPIES = {
+    "enough": "channels_with_enough_copies",
+    "few": "channels_with_few_copies",
+    "none": "channels_without_copy",
+}
 
 
 def time_text(seconds: int) -> str | None:
@@ -41,7 +48,7 @@ def status(
     stored = list(stored)
     rows = [_row(peer_id, user, connected) for peer_id in _holders_first(user)]
     held = holding(user, options.replicas)
-    held["proved_at_last_check"] = sum(row["state"] == "current" for row in rows)
+    held["proved_at_last_check"] = sum(user.ledger.record(row["peer_id"]).state == "current" for row in rows)
     return {
         "summary": _sentence(user, local_file, held, now),
         "todo": list(todo),
@@ -93,17 +100,36 @@ def _snapshot(snapshots: Snapshots, now: float) -> dict[str, Any] | None:
 
 
 def _holders_first(user: User) -> list[str]:
-    """Peers that have, had or should have a backup of ours, the most useful first; friends in any case."""
+    """The most useful first."""
+    return sorted(
+        _known(user), key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p)
+    )
+
+
+def _known(user: User) -> set[str]:
+    """Peers that have, had or should have a backup of ours; friends in any case."""
     records = user.ledger.records
     known = {peer_id for peer_id, record in records.items() if record.timestamp or record.checked_at}
-    known |= user.ledger.friends | (user.entrance.admitted & set(user.sessions))
-    return sorted(known, key=lambda p: (rank(user.ledger.record(p)), -user.ledger.record(p).channels, p))
+    return known | user.ledger.friends | (user.entrance.admitted & set(user.sessions))
+
+
+def states(user: User) -> Counter[str]:
+    """How many peers are in each state."""
+    return Counter(
+        {PROVED: 0, **dict.fromkeys(STATES, 0)}
+        | Counter(_state(user.ledger.record(one)) for one in _known(user))
+    )
+
+
+def _state(record: SentRecord) -> str:
+    """What was sent since its last check is not proved: `current` is only said of what the peer returned."""
+    return PROVED if record.state == "current" and record.pending_since else record.state
 
 
 def holding(user: User, replicas: int) -> dict[str, int]:
     """How many peers have what they should, and how many channels have how many copies, by what went out."""
     if user.recovering or not user.ledger.channels:
-        return {"up_to_date_peers": 0, "got_all_channels": 0, **dict.fromkeys(_COPIES, 0)}
+        return {"up_to_date_peers": 0, "got_all_channels": 0, **dict.fromkeys(COPIES.values(), 0)}
     user.placement.update()
     current = [
         peer_id
@@ -141,14 +167,13 @@ def _row(peer_id: str, user: User, connected: Mapping[str, str]) -> dict[str, An
         "relation": relation(peer_id, user.ledger.partners, user.ledger.friends),
         "connected": peer_id in connected,
         "offers": offers_storage(connected[peer_id]) if peer_id in connected else True,
-        "state": record.state,
+        "state": _state(record),
         "capacity_bytes": record.capacity,
         "channels": user.placement.channels_at(peer_id),
         "checks": record.checks,
         "honest": None if share is None else round(share, 3),
         "last_sent": time_text(record.sent_at),
         "last_verified": time_text(record.verified_at),
-        # The state is that of the last check: since then it has got newer ones that no check has proved yet.
         "unproved_since": time_text(record.pending_since),
         "withheld": record.withheld,
     }
@@ -191,9 +216,10 @@ def stored_list(
     channels: Mapping[str, int],
     height: int,
     now: float,
-    friends: Collection[str] = (),
+    named: Collection[str] = (),
 ) -> dict[str, Any]:
-    """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds."""
+    """`channels`: how many there are with each peer; `height`: the newest block; `now`: wall-clock seconds;
+    `named`: whose backups are kept for as long as the configuration names them."""
     return {
         "peers": [
             {
@@ -204,7 +230,7 @@ def stored_list(
                 "age_seconds": max(0, int(now) - meta.stored_at),
                 "channels": channels.get(peer_id, 0),
                 "blocks_left": None
-                if channels.get(peer_id) or peer_id in friends
+                if channels.get(peer_id) or peer_id in named
                 else blocks_left(meta, height),
             }
             for peer_id, meta in sorted(metas.items())

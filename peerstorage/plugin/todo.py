@@ -43,7 +43,8 @@ class Condition:
 class Todo:
     """All methods run on the worker. `builtin`: the built-in chanbackup is active beside us; `behind_builtin`:
     and is asked first when a peer connects; `hanging`: RPC methods that are not answered; `away`: friends who are
-    not connected, and why; `connected` asks lightningd: features in hex by node_id."""
+    not connected, and why; `connected` asks lightningd: features in hex by node_id; `sheet`: what is
+    wrong with the recovery sheet."""
 
     def __init__(
         self,
@@ -56,10 +57,11 @@ class Todo:
         hanging: Set[str] = frozenset(),
         away: Mapping[str, str] | None = None,
         connected: Callable[[], Mapping[str, str]] = dict,
+        sheet: Callable[[], str] = str,
     ) -> None:
         self._user, self._alerts, self._options = user, alerts, options
         self._builtin, self._behind_builtin, self._hanging = builtin, behind_builtin, hanging
-        self._connected = connected
+        self._connected, self._sheet = connected, sheet
         self._away: Mapping[str, str] = {} if away is None else away
         # Since when (monotonic seconds) each channel is known; those of the start for ever.
         self._known: dict[bytes, float] = dict.fromkeys(self._channel_ids, float("-inf"))
@@ -188,6 +190,8 @@ class Todo:
         found = [*self._of_earlier_lives(), *self._of_unlisted_channels()]
         if without:
             found.append(self._without_backup(without, now))
+        if sheet := self._sheet():
+            found.append(Condition("sheet-outdated", WARNING, sheet, lasting=True))
         if few:
             found.append(
                 Condition(

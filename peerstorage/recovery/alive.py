@@ -5,6 +5,7 @@ A peer that tells us an older state than the true one could later punish us for 
     ALIVE     its newest live part agrees with its peer, and no copy anywhere says more
     MOVED     its peer, or a copy, proves or says that it went on: closed by its peer
     UNPROVED  nothing is against it, but too little speaks for it: closed by its peer
+    CLOSED    its funding output is spent in a block: nobody need be told
     NO_ROWS   no live part of it can be used: closed by the restore, as without live parts
 
 Rules:
@@ -21,6 +22,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from peerstorage.errors import FormatError
 from peerstorage.formats import live, live_tables
@@ -28,15 +30,19 @@ from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import StoredChannel
 from peerstorage.formats.live import Base, LiveChannel, LivePart
 from peerstorage.formats.opening import Rejected, Source
-from peerstorage.recovery.check import Judgement, Verdict, evidence, judge
+from peerstorage.formats.scb import ChannelBackup
+from peerstorage.recovery.check import Funding, Judgement, Verdict, evidence, judge
 from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import Candidate, merge
+
+_NOT_ASKED: Mapping[bytes, Funding] = MappingProxyType({})
 
 
 class Fate(StrEnum):
     ALIVE = "comes back alive"
     MOVED = "moved since"
     UNPROVED = "not proved"
+    CLOSED = "closed"
     NO_ROWS = "only by closing"
 
 
@@ -55,11 +61,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`rows`: those of the newest copies first. `base`: of the newest copy; None where no copy has a live part.
-    `bases`: of all copies. `scan_from`: of the oldest copy that a row is of. `highest_id`: of any channel that any
-    copy names. `rejected`: what can't be used, and why."""
+    """`rows`: those of the newest copies first. `stored`: the channels by their newest live parts. `base`: of the
+    newest copy; None where no copy has a live part. `bases`: of all copies. `scan_from`: of the oldest copy that a
+    row is of. `highest_id`: of any channel that any copy names. `rejected`: what can't be used, and why."""
 
     rows: Sequence[Row]
+    stored: Sequence[StoredChannel]
     base: Base | None
     bases: Sequence[Base]
     scan_from: Base | None
@@ -111,9 +118,11 @@ def decide(
     *,
     quiet_for: int = 0,
     trust: bool = False,
+    fundings: Mapping[bytes, Funding] = _NOT_ASKED,
 ) -> Plan:
     """The fate of every channel that any source names. `sources`: named by the node_id of the peer that returned
-    them, in hex, or by a file's path; `heard`: what peers said, by node_id."""
+    them, in hex, or by a file's path; `heard`: what peers said, by node_id; `fundings`: what the chain says, by
+    channel_id, where it was asked."""
     copies, rejected = _open(sources)
     newest, faults = _newest(copies)
     best = evidence(sources)
@@ -124,25 +133,32 @@ def decide(
     for channel_id, one in sorted(newest.items(), key=lambda item: (-item[1].timestamp, item[0])):
         stored = one.stored
         own = ChannelKeys.derive(seed, stored.node_id, stored.database_id)
-        judgement = judge(
-            stored, heard.get(stored.node_id.hex()), own.per_commitment_secret, best.get(channel_id)
-        )
+        said, funding = heard.get(stored.node_id.hex()), fundings.get(channel_id, Funding.UNKNOWN)
+        judgement = judge(stored, said, own.per_commitment_secret, best.get(channel_id), funding)
+        if judgement.verdict is Verdict.CLOSED:
+            rows.append(_row(one, Fate.CLOSED, judgement.reason))
+            continue
         if channel_id in known and channel_id not in named:
             judgement = Judgement(Verdict.CLOSED, "a newer backup that is complete does not name it")
         fate, reason = _fate(judgement, _Witnesses(sources, copies, stored), quiet_for, trust)
         rows.append(_row(one, fate, reason))
-    for channel_id, entry in sorted(named.items()):
-        if channel_id not in newest:
-            reason = faults.get(channel_id, "no copy has a live part of it")
-            node_id, sats = entry.node_id, entry.funding_sats
-            rows.append(Row(channel_id, node_id, entry.funding, sats, Fate.NO_ROWS, reason))
+    for channel_id in sorted(named.keys() - newest.keys()):
+        rows.append(_rowless(named[channel_id], faults.get(channel_id, "no copy has a live part of it")))
     bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
     ids += [source.backup.facts.highest_id or 0 for source in sources]
     highest = max((*ids, *(base.highest_id for base in bases)), default=0)
     used = [one.base for one in newest.values()]
     oldest = min(used, key=lambda base: live_tables.last_block(base)[0], default=None)
-    return Plan(rows, bases[0] if bases else None, bases, oldest, highest, merged.rejected)
+    return Plan(
+        rows,
+        [one.stored for one in newest.values()],
+        bases[0] if bases else None,
+        bases,
+        oldest,
+        highest,
+        merged.rejected,
+    )
 
 
 def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:
@@ -164,6 +180,10 @@ def _row(one: _Newest, fate: Fate, reason: str) -> Row:
     stored = one.stored
     channel_id, node_id = stored.channel_id, stored.node_id
     return Row(channel_id, node_id, stored.funding, stored.funding_sats, fate, reason, one.live)
+
+
+def _rowless(entry: ChannelBackup, reason: str) -> Row:
+    return Row(entry.channel_id, entry.node_id, entry.funding, entry.funding_sats, Fate.NO_ROWS, reason)
 
 
 def _open(sources: Sequence[Source]) -> tuple[list[_Copy], list[Rejected]]:

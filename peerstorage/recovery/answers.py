@@ -127,7 +127,8 @@ class Report:
     node_id; `unheard`: peers that may hold more; `unnamed`: channels that a peer speaks of and no backup names,
     its node_id by channel_id; `all_speak`: every peer was heard, so that there is no other open channel with them;
     `old`: this database is an old copy; `unwitnessed`: nobody could tell whether the old node is alive;
-    `unwatched`: channels that lightningd did not take; `way`: why the line was not our own."""
+    `unwatched`: channels that lightningd did not take; `way`: why the line was not our own; `wallet`: as own_coins
+    answers it."""
 
     states: Mapping[str, str]
     received: Mapping[str, Received] | None
@@ -141,6 +142,7 @@ class Report:
     unwitnessed: bool
     unwatched: Sequence[str]
     way: str
+    wallet: Mapping[str, Any]
 
 
 def restored(plans: Sequence[PeerPlan], result: Recovered, report: Report) -> dict[str, Any]:
@@ -171,6 +173,7 @@ def restored(plans: Sequence[PeerPlan], result: Recovered, report: Report) -> di
         "channels": rows,
         "counts": counts,
         "at_most_sats": at_most,
+        "wallet": dict(report.wallet),
         "wallet_sats": sum(row["wallet_sats"] or 0 for row in rows),
         "missing": result.missing,
         "unnamed": unnamed,

@@ -16,12 +16,15 @@ Rules:
   revocations than the database, wherever it was found; a funding transaction that the database doesn't know.
 - A peer that has revoked a commitment can't be waiting for it: revocations in the database bound C from below.
 - That a channel is closed is believed from the chain alone. A peer may say so to have us broadcast what is old.
+- A splice changes none of these numbers, and while it is not locked in the peer's channel_reestablish doesn't
+  name it either. The newest copy does, and so does the chain: a funding output that is spent in a block while a
+  peer that can splice goes on with the channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 
 from peerstorage.bolt.peer_storage import decode_tlvs
@@ -29,9 +32,10 @@ from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.formats.database import State, StoredChannel
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import MAX_SHACHAIN_INDEX, ChannelBackup
-from peerstorage.recovery.hearing import Heard
+from peerstorage.recovery.hearing import Heard, goes_on
 
 _ZEROS = bytes(32)
+_NONE: frozenset[bytes] = frozenset()
 _TXID_LENGTH = 32
 
 
@@ -62,11 +66,13 @@ _UNSAFE = frozenset((Verdict.BEHIND, Verdict.CONTRADICTED))
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A copy's entry for a channel; `source`: who returned it; `timestamp`: when it was made."""
+    """A copy's entry for a channel; `source`: who returned it; `timestamp`: when it was made; `splices`: funding
+    transactions that are not locked in, by the newest copy that names the channel."""
 
     entry: ChannelBackup
     source: str
     timestamp: int
+    splices: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +97,22 @@ _GONE = {
 def evidence(sources: Iterable[Source]) -> dict[bytes, Evidence]:
     """By channel_id the entry with the most revocations, and of those the newest."""
     best: dict[bytes, Evidence] = {}
-    for source in sources:
+    splices: dict[bytes, frozenset[bytes]] = {}
+    for source in sorted(sources, key=lambda source: source.backup.timestamp):
+        facts = source.backup.facts.channels or {}
         for entry in source.backup.entries:
             one = Evidence(entry, source.name, source.backup.timestamp)
             before = best.get(entry.channel_id)
             if before is None or _rank(before) < _rank(one):
                 best[entry.channel_id] = one
-    return best
+            known = facts.get(entry.database_id)
+            splices[entry.channel_id] = (
+                frozenset(output.txid for output in known.inflight) if known else _NONE
+            )
+    return {
+        channel_id: replace(one, splices=splices[channel_id]) if splices[channel_id] else one
+        for channel_id, one in best.items()
+    }
 
 
 def _rank(one: Evidence) -> tuple[int, int]:
@@ -116,8 +131,11 @@ def judge(
     if channel.is_ending:
         return Judgement(Verdict.CLOSING, f"the database has it in {channel.state.name}")
     said = None if heard is None else heard.channels.get(channel.channel_id)
-    spliced = None if said is None else _unknown_funding(channel, said)
-    # A splice spends the funding output too.
+    spliced = None if said is None else _spliced(channel, said, copy)
+    # A splice spends the funding output too; one that is under way the database knows.
+    is_gone = funding is Funding.SPENT and not channel.inflights
+    if spliced is None and is_gone and goes_on(heard, channel.channel_id):
+        spliced = _Splice("its funding output is spent in a block, and its peer goes on with it")
     gone = None if channel.inflights or spliced is not None else _GONE.get(funding)
     if gone is not None:
         return gone
@@ -129,8 +147,8 @@ def judge(
         return _silent(channel, heard, funding)
     if spliced is None:
         return told
-    reason = f"{told.reason}; spliced since: its peer knows of funding transaction {spliced}"
-    return Judgement(Verdict.BEHIND, reason, told.updates, told.proved)
+    reason = f"{told.reason}; spliced since: {spliced.reason}"
+    return Judgement(Verdict.BEHIND, reason, told.updates, told.proved or spliced.proved)
 
 
 def _compare(
@@ -171,18 +189,30 @@ def _agreeing(channel: StoredChannel, numbers: str, retransmits: bool) -> Judgem
     return Judgement(Verdict.CURRENT, reason)
 
 
-def _unknown_funding(channel: StoredChannel, said: ChannelReestablish) -> str | None:
-    """A splice changes no number of channel_reestablish, but its TLVs name the funding transactions.
+@dataclass(frozen=True, slots=True)
+class _Splice:
+    """What shows that there was one that the database doesn't know. `proved`: see Judgement."""
+
+    reason: str
+    proved: bool = False
+
+
+def _spliced(channel: StoredChannel, said: ChannelReestablish, copy: Evidence | None) -> _Splice | None:
+    """By a copy that is no older than the database, or by the TLVs of channel_reestablish.
 
     BOLT 2: 1 next_funding (txid, flags), 5 my_current_funding_locked (txid, flags). Before: 0 next_funding, and
     in Core Lightning v25.05 1 and 3, txids alone (wire/peer_wire.csv).
     """
     known = {channel.funding_txid, *channel.inflights, bytes(_TXID_LENGTH)}
+    if copy is not None and copy.splices and known.isdisjoint(copy.splices):
+        is_older = copy.entry.shachain is not None and copy.entry.revocations < channel.revocations
+        if not is_older:
+            return _Splice("a copy of ours has it in flight", proved=True)
     for kind, value in decode_tlvs(said.tlvs, lambda _: True, "channel_reestablish TLVs").items():
         if kind in {0, 1, 3, 5} and len(value) in {_TXID_LENGTH, _TXID_LENGTH + 1}:
             txid = value[:_TXID_LENGTH]
             if txid not in known:
-                return txid[::-1].hex()
+                return _Splice(f"its peer knows of funding transaction {txid[::-1].hex()}")
     return None
 
 

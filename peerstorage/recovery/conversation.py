@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from peerstorage.bolt.init import Init
 from peerstorage.bolt.proxy import Proxy
-from peerstorage.bolt.transport import CALLED_OFF, Deadline, Line, dial
+from peerstorage.bolt.transport import CALLED_OFF, HUNG_UP, Deadline, Line, dial
 from peerstorage.errors import LineError, MessageError
 from peerstorage.recovery.hearing import Endpoint, Heard, Hearing, Limits, Said, endpoints_of
 from peerstorage.recovery.telling import Outcome, Telling, Told
@@ -36,6 +36,7 @@ __all__ = [
     "endpoints_of",
     "hear",
     "hear_all",
+    "hung_up",
     "tell",
 ]
 
@@ -103,6 +104,15 @@ def hear_all(
         finally:
             halt.set()
     return result
+
+
+def hung_up(everybody: Mapping[str, Heard]) -> list[str]:
+    """Who spoke of channels and hung up. For a channel that is closing a peer does too, after an error."""
+    return [
+        node_id
+        for node_id, heard in everybody.items()
+        if heard.fault == HUNG_UP and heard.channels and not any(one.kind == "error" for one in heard.said)
+    ]
 
 
 def tell(

@@ -23,6 +23,8 @@ from peerstorage.bolt.reestablish import CHANNEL_REESTABLISH, ChannelReestablish
 from peerstorage.errors import FormatError, MessageError
 from peerstorage.formats.scb import WireAddress
 
+# BOLT 9's option_splice, either bit.
+_SPLICING = 1 << 62 | 1 << 63
 _MAX_PONGS = 100
 # In all, where there are few channels, and of each.
 _MAX_SAID, _MAX_SAID_OF_ONE = 100, 20
@@ -108,6 +110,16 @@ class Heard:
     said: tuple[Said, ...] = ()
     seconds: float = 0.0
     fault: str | None = None
+
+
+def can_splice(heard: Heard | None) -> bool:
+    return heard is not None and bool(int.from_bytes(heard.features, "big") & _SPLICING)
+
+
+def goes_on(heard: Heard | None, channel_id: bytes) -> bool:
+    """Whether a peer that can splice goes on with a channel. If the output that we know is spent, it was spliced
+    since, or a mutual close is not in a block yet. (LND, which can't, speaks of a channel until its close is.)"""
+    return heard is not None and can_splice(heard) and channel_id in heard.channels
 
 
 class Hearing:

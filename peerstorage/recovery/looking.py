@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.node import Node
+from peerstorage.recovery.hearing import goes_on
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import PeerPlan, goes_on, surely_funded
+from peerstorage.recovery.plan import PeerPlan, surely_funded
 from peerstorage.recovery.standing import SPENT_STATES, Received, Seen
 from peerstorage.recovery.way import Way
 
@@ -89,7 +90,7 @@ class Looking:
                     spent=spent,
                     funded=surely_funded(candidate, now),
                     locked_in=candidate.facts.locked_in,
-                    goes_on=bool(spent) and goes_on(heard, candidate),
+                    goes_on=bool(spent) and goes_on(heard, candidate.entry.channel_id),
                     own_close=is_open and chain_is_known and self.is_closed_by_us(candidate),
                     speaks=None if heard is None else candidate.entry.channel_id in heard.channels,
                     told=told.get(channel_id),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 
@@ -32,15 +32,12 @@ UNCOUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An entry and the source it is taken from."""
+    """An entry and the source it is taken from. `facts`: what the newest backup says of it that says anything,
+    which need not be the one with the best entry."""
 
     entry: ChannelBackup
     source: Source
-
-    @property
-    def facts(self) -> ChannelFacts:
-        """What its backup says of it besides."""
-        return (self.source.backup.facts.channels or {}).get(self.entry.database_id, ChannelFacts())
+    facts: ChannelFacts = field(default_factory=ChannelFacts)
 
     @property
     def scb(self) -> str:
@@ -84,6 +81,7 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
     best: dict[bytes, Candidate] = {}
     # By channel_id, of the newest backup that names it, which need not be the one with the best entry.
     named_at: dict[bytes, int] = {}
+    told: dict[bytes, ChannelFacts] = {}
     closed: dict[bytes, Rejected] = {}
     for source in sources:
         for entry in source.backup.entries:
@@ -93,10 +91,14 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
                 closed.setdefault(entry.channel_id, closing.explain(candidate))
                 continue
             named_at.setdefault(entry.channel_id, source.backup.timestamp)
+            facts = (source.backup.facts.channels or {}).get(entry.database_id)
+            if facts is not None:
+                told.setdefault(entry.channel_id, facts)
             known = best.get(entry.channel_id)
             if known is None or _beats(candidate, known):
                 best[entry.channel_id] = candidate
-    valuable_first = sorted(best.values(), key=_by_value)
+    known_best = (replace(one, facts=told.get(key, one.facts)) for key, one in best.items())
+    valuable_first = sorted(known_best, key=_by_value)
     newest_first = sorted(valuable_first, key=lambda one: -named_at[one.entry.channel_id])
     fit, conflicts, alive = _without_conflicts(newest_first, in_use)
     kept = sorted(fit, key=_by_value)

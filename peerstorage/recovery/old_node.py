@@ -14,7 +14,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from peerstorage.formats.opening import Source
 from peerstorage.recovery.hearing import Heard
@@ -61,6 +61,16 @@ def newer_copy(before: Iterable[Source], after: Iterable[Source], now: int) -> s
     for copy in after:
         old_node.returned(copy.name, copy.backup.timestamp, 0, after=least)
     return old_node.sign
+
+
+def hanging_up(peer_ids: Sequence[str]) -> str:
+    """What shows that these peers hung up on us while we listened, or nothing; see conversation.hung_up."""
+    if not peer_ids:
+        return ""
+    return (
+        f"peer(s) {', '.join(peer_ids)} hung up while we listened, as they do when our node "
+        "connects to them: is a node with this key alive?"
+    )
 
 
 def moved(before: Mapping[str, Heard], after: Mapping[str, Heard]) -> str:

@@ -21,8 +21,9 @@ from peerstorage.errors import FormatError
 from peerstorage.lightningd.asked import network
 from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.recovery.conversation import Endpoint, Heard, Limits, Outcome, Proxy, Told, hear_all, tell
+from peerstorage.recovery.hearing import goes_on
 from peerstorage.recovery.merge import Candidate
-from peerstorage.recovery.plan import PeerPlan, goes_on, surely_funded
+from peerstorage.recovery.plan import PeerPlan, surely_funded
 
 _LIMITS = Limits()
 # Seconds for hearing everybody: ten rounds of peers that take the connection and say nothing.
@@ -130,7 +131,7 @@ class OurLine:
 
     def _goes_on(self, peer: PeerPlan, candidate: Candidate) -> bool:
         heard = self.heard.get(peer.peer_id)
-        return goes_on(heard, candidate) and self._node.is_spent(candidate.entry.funding)
+        return goes_on(heard, candidate.entry.channel_id) and self._node.is_spent(candidate.entry.funding)
 
     def _spent(self, peer: PeerPlan) -> list[Candidate]:
         now = time.time()

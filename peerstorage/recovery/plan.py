@@ -19,14 +19,11 @@ from dataclasses import dataclass, replace
 from peerstorage.formats.backup import Contact
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import WireAddress
-from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import Candidate
 
 # Where Linux starts to hand out ports for outgoing connections.
 _FIRST_EPHEMERAL_PORT = 32768
 
-# BOLT 9's option_splice, either bit.
-_SPLICING = 1 << 62 | 1 << 63
 _BLOCK_SECONDS = 600
 _SPARE_BLOCKS = 144
 _DAY = 86_400
@@ -128,14 +125,6 @@ def surely_funded(candidate: Candidate, now: float) -> bool:
     if candidate.entry.revocations > 0 or candidate.facts.locked_in is not None:
         return candidate.entry.revocations > 0 or bool(candidate.facts.locked_in)
     return now - candidate.source.backup.timestamp > _FUNDING_SECONDS
-
-
-def goes_on(heard: Heard | None, candidate: Candidate) -> bool:
-    """Whether a peer that can splice goes on with a channel. If the output that the backup names is spent, it was
-    spliced since, or a mutual close is not in a block yet. (LND, which can't, speaks of a channel until then.)"""
-    if heard is None or not int.from_bytes(heard.features, "big") & _SPLICING:
-        return False
-    return candidate.entry.channel_id in heard.channels
 
 
 def rescan_height(height: int, backup_age: float) -> int:

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +31,11 @@ from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd.addresses import Addresses
 from peerstorage.lightningd.asked import announced_partners
-from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.own_coins import highest_key, make_keys
 from peerstorage.lightningd.store import Store
-from peerstorage.recovery import answers
+from peerstorage.recovery import answers, own_coins
 from peerstorage.recovery.alive import better_way
 from peerstorage.recovery.given import Screen, Side, Wishes
 from peerstorage.recovery.incoming import Incoming
@@ -103,6 +105,7 @@ class Restore:
         self._announce(plans, recovered)
         if not wishes.dry_run:
             self._begin()
+            self._make_keys(recovered)
             self._listen(plans)
             self._close(plans)
             # A peer that was told has returned its backup too, and it may name more.
@@ -306,6 +309,23 @@ class Restore:
         if total:
             self._screen.progress(min(done, total), total + 1)
 
+    def _make_keys(self, recovered: Recovered) -> None:
+        """Those that the lost wallet gave out, so that its own coins can be found. Before recoverchannel, which
+        takes keys of its own. They count for less than channels: what fails is in the answer."""
+        wish = own_coins.wanted(recovered.sources)
+        if wish is not None:
+            self._say(f"having lightningd make the wallet's keys up to index {wish.key_index}")
+            with contextlib.suppress(NodeError):
+                highest = min(wish.key_index, own_coins.MOST_KEYS)
+                make_keys(self._node, highest, go_on=lambda: not self._stop.is_set())
+            self._stop_when_called_off()
+
+    def _own_coins(self, recovered: Recovered, rescan: int) -> dict[str, Any]:
+        made = None
+        with contextlib.suppress(NodeError):
+            made = highest_key(self._node)
+        return own_coins.answer(own_coins.wanted(recovered.sources), made, rescan)
+
     def _watch(self, plans: Sequence[PeerPlan]) -> None:
         """Until all closes are seen, or time is up. Peers that were not reached are tried again and again."""
         ids = [channel_id for peer in plans for channel_id in peer.channel_ids]
@@ -338,6 +358,7 @@ class Restore:
 
     def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
         newest = max((source.backup.timestamp for source in recovered.sources), default=0)
+        rescan = rescan_height(self._node.height(), time.time() - newest)
         return answers.restored(
             plans,
             recovered,
@@ -345,7 +366,8 @@ class Restore:
                 states=self._looking.states(plans),
                 received=self._looking.received(),
                 told=self._way.told,
-                rescan=rescan_height(self._node.height(), time.time() - newest),
+                rescan=rescan,
+                wallet=self._own_coins(recovered, rescan),
                 why={peer.peer_id: self._way.why_not_reached(peer) for peer in plans},
                 unheard=[one.peer_id for one in plans if not self._user.connections.knows(one.peer_id)],
                 unnamed=self._looking.unnamed(plans),

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from peerstorage.errors import ChainError
-from peerstorage.formats.database import Database, StoredChannel
+from peerstorage.formats.database import StoredChannel
 from peerstorage.recovery.chain import Chain, Outpoint
 from peerstorage.recovery.check import Funding
 
 
-def height_for(chain: Chain, database: Database) -> int:
-    """The height of the newest block. Raises ChainError unless the chain is the database's and has caught up."""
-    if chain.network != database.network:
-        raise ChainError(
-            f"the database is one of {database.network}, the chain that was asked is {chain.network}"
-        )
+def height_for(chain: Chain, network: str, seen: int) -> int:
+    """The height of the newest block. Raises ChainError unless the chain is the database's own, by lightningd's
+    name for it, and has caught up with the block that the database has `seen`."""
+    if chain.network != network:
+        raise ChainError(f"the database is one of {network}, the chain that was asked is {chain.network}")
     height = chain.height
-    if height < database.height:
-        raise ChainError(
-            f"the chain that was asked ends at block {height}, the database has seen {database.height}"
-        )
+    if height < seen:
+        raise ChainError(f"the chain that was asked ends at block {height}, the database has seen {seen}")
     return height
 
 

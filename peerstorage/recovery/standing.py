@@ -120,7 +120,8 @@ ADVICE: Mapping[str, str] = {
     "spliced since, or a mutual close is in no block yet. It was left alone, for lightningd could not watch what "
     "comes of it. Run peerstorage-restore again after the next blocks, and look for a newer backup",
     OWN_CLOSE: "this node itself had closed it, and your money is in an output that lightningd can't find any "
-    "more: NOT RECOVERED. Keep the backup, and see python -m peerstorage sweep",
+    "more: NOT RECOVERED by this. Keep the backup, and see python -m peerstorage sweep, which also says whether "
+    "it is there still",
     CLOSING: "the close is in a block: lightning-cli listfunds shows whether your share is in the wallet",
     CLOSED: "done: lightning-cli listfunds shows whether your share came to the wallet",
 }

@@ -18,7 +18,8 @@ from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import Database, StoredChannel
 from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.recovery.check import Evidence, Funding, Judgement, Verdict, evidence, judge
-from peerstorage.recovery.hearing import Heard
+from peerstorage.recovery.hearing import Heard, can_splice
+from peerstorage.recovery.old_node import hanging_up
 
 
 class Outcome(StrEnum):
@@ -32,6 +33,7 @@ _SAFE = frozenset((Verdict.CURRENT, Verdict.IN_FLIGHT, Verdict.PEER_BEHIND, Verd
 # ENDED: until the close is in a block, lightningd's own commitment could take its place.
 _UNSAFE = frozenset((Verdict.BEHIND, Verdict.CONTRADICTED, Verdict.ENDED))
 _CLAIMS = "a peer can claim less than it knows"
+_UNSEEN = "a splice since the copy that is not locked in shows on chain alone: --bitcoind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,16 @@ class Stray:
 @dataclass(frozen=True, slots=True)
 class Survey:
     """`copies`: what peers returned and our key opens; `rejected`: what it doesn't; `hung_up`: node_ids of peers
-    that hung up while we listened."""
+    that hung up while we listened; `blind`: a splice may be under way that only the chain shows, which was not
+    asked; `height`: of the chain, where it was."""
 
     rows: Sequence[Row]
     strays: Sequence[Stray]
     copies: Sequence[Source]
     rejected: Sequence[Rejected]
     hung_up: Sequence[str]
+    blind: bool = False
+    height: int | None = None
 
     def of(self, *verdicts: Verdict) -> list[Row]:
         return [row for row in self.rows if row.verdict in verdicts]
@@ -88,12 +93,19 @@ class Survey:
             parts = self._unknown()
         else:
             going_on = len(self.of(Verdict.CURRENT, Verdict.IN_FLIGHT))
+            unseen = f"; {_UNSEEN}" if self.blind else ""
             parts = [
-                f"safe to start lightningd: {going_on} channel(s) go on, by their peers' word ({_CLAIMS})"
+                f"safe to start lightningd: {going_on} channel(s) go on, by their peers' word "
+                f"({_CLAIMS}{unseen})"
             ]
         lost = self.of(Verdict.PEER_BEHIND)
         if lost:
             parts.append(f"{len(lost)} channel(s) whose peers lost data will be closed by lightningd")
+        if self._expired:
+            parts.append(
+                f"{len(self._expired)} channel(s) have an HTLC that expired: lightningd closes those at its "
+                "start, by the database's commitment, or their peers do"
+            )
         named = [one for one in self.strays if one.copy is not None]
         if named:
             parts.append(
@@ -107,6 +119,12 @@ class Survey:
                 "alone: no copy names them"
             )
         return "; ".join(parts)
+
+    @property
+    def _expired(self) -> list[Row]:
+        height = self.height or 0
+        going_on = self.of(Verdict.CURRENT, Verdict.IN_FLIGHT)
+        return [row for row in going_on if row.channel.htlcs and row.channel.htlcs[0] <= height]
 
     def _unsafe(self) -> list[str]:
         parts = []
@@ -142,12 +160,7 @@ class Survey:
     @property
     def sign_of_life(self) -> str:
         """What shows that a node with this key may be alive, if anything."""
-        if not self.hung_up:
-            return ""
-        return (
-            f"peer(s) {', '.join(self.hung_up)} hung up while we listened, as they do when our node "
-            "connects to them: is a node with this key alive?"
-        )
+        return hanging_up(self.hung_up)
 
 
 def survey(
@@ -155,10 +168,12 @@ def survey(
     seed: bytes,
     everybody: Mapping[str, Heard],
     fundings: Mapping[bytes, Funding],
+    *,
     hung_up: Sequence[str] = (),
+    height: int | None = None,
 ) -> Survey:
     """`seed`: the database's own, see `check_seed`; `everybody`: by node_id in hex; `fundings`: by channel_id, if
-    the chain was asked; `hung_up`: see Survey."""
+    the chain was asked; `hung_up`, `height`: see Survey."""
     copies: list[Source] = []
     rejected: list[Rejected] = []
     sealing_keys = keys.sealing_keys(seed)
@@ -178,7 +193,8 @@ def survey(
         rows.append(
             Row(channel, judge(channel, from_peer, own.per_commitment_secret, found, known), from_peer)
         )
-    return Survey(rows, _strays(database, everybody, best), copies, rejected, hung_up)
+    blind = not fundings and any(row.verdict is Verdict.CURRENT and can_splice(row.heard) for row in rows)
+    return Survey(rows, _strays(database, everybody, best), copies, rejected, hung_up, blind, height)
 
 
 def check_seed(database: Database, seed: bytes) -> None:

@@ -13,7 +13,8 @@ Rules:
   left, newcomers are refused. Nothing stored is dropped for them.
 - A name costs nothing, nor does a channel that is never funded, and BOLT 1 asks to store for whoever has an open
   one. So a newcomer with a channel that is in a block has room until the quota is used twice over.
-- Friends come before strangers: each has room kept free for it, and room where a channel in a block would give it.
+- Who is named by the operator, a friend for one, comes first: room is kept free for as many of them as fit into
+  the quota, and channels don't take it.
 - Nothing is remembered for longer than the delay of peers for whom nothing is stored.
 """
 
@@ -33,12 +34,10 @@ _DOUBT_SECONDS = 2.0
 
 class Provider:
     """Peers by node_id in hex. `delay`: seconds between two writes of one peer's blob; `sizes`: what lies in the
-    datastore already, in bytes; `friends`: for whom room is kept free."""
+    datastore already, in bytes; `named`: for whom room is kept free."""
 
-    def __init__(
-        self, delay: float, quota: int, sizes: dict[str, int], friends: Collection[str] = ()
-    ) -> None:
-        self._friends = frozenset(friends)
+    def __init__(self, delay: float, quota: int, sizes: dict[str, int], named: Collection[str] = ()) -> None:
+        self._named = frozenset(named)
         self._delay = delay
         self._quota = quota
         self._sizes = sizes
@@ -105,15 +104,16 @@ class Provider:
         if size > MAX_BLOB:
             return False
         return peer_id in self._sizes or self.has_room_for_newcomers(
-            funded=funded, friend=peer_id in self._friends
+            funded=funded, named=peer_id in self._named
         )
 
-    def has_room_for_newcomers(self, *, funded: bool = False, friend: bool = False) -> bool:
-        if friend:
-            taken, funded = self.peers, True
-        else:
-            taken = self.peers + sum(peer_id not in self._sizes for peer_id in self._friends)
-        return (taken + 1) * MAX_BLOB <= self._quota * (2 if funded else 1)
+    def has_room_for_newcomers(self, *, funded: bool = False, named: bool = False) -> bool:
+        quota, twice = self._quota // MAX_BLOB, 2 * self._quota // MAX_BLOB
+        here = len(self._named & self._sizes.keys())
+        if named and here < quota:
+            return self.peers < twice
+        kept_free = max(0, min(len(self._named), quota) - here)
+        return self.peers + kept_free < (twice if funded else quota)
 
     def written(self, peer_id: str, blob: bytes, now: float) -> None:
         """`blob` is in the datastore now, or deleted there if it is empty; a newer one goes on waiting."""

@@ -8,7 +8,8 @@ Rules:
   record made at an old height would end too early.
 - The first look after a start deletes nothing: after two weeks in which we were off, peers first get the time to
   come for their blobs.
-- A friend's blob is kept as one of a peer with a channel, for as long as it is named one.
+- The blob of who is named, as a friend or by peerstorage-provide, is kept for as long as that, as one of a peer
+  with a channel.
 - Before a blob is deleted lightningd is asked for a channel with this very peer.
 """
 
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from peerstorage.lightningd.node import Node
+from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import Store, StoredMeta
 from peerstorage.theirs.provider import KEPT_BLOCKS, aged
 from peerstorage.theirs.storing import Storage
@@ -35,14 +37,14 @@ class Retention:
         store: Store,
         storage: Storage,
         log: Callable[[str, str], None],
+        options: Options,
         *,
-        everyone: bool,
         builtin: bool,
     ) -> None:
-        """`everyone`: blobs of peers without a channel are welcome, so theirs last as long as they come;
-        `builtin`: the built-in is active and keeps its own copies."""
+        """`builtin`: the built-in is active and keeps its own copies."""
         self._node, self._store, self._storage, self._log = node, store, storage, log
-        self._everyone, self._builtin = everyone, builtin
+        # Blobs of peers without a channel are welcome, so theirs last as long as they come.
+        self._everyone, self._builtin = options.provide.word == "all", builtin
         self._blocks = _BLOCKS_BETWEEN_LOOKS
         self._height = 0
         self._deletes = False
@@ -115,7 +117,7 @@ class Retention:
         self._deletes = True
 
     def _aged(self, peer_id: str, meta: StoredMeta) -> StoredMeta | None:
-        has_channel = self._channels[peer_id] > 0 or peer_id in self._storage.friends
+        has_channel = self._channels[peer_id] > 0 or peer_id in self._storage.named
         return aged(meta, self._height, has_channel=has_channel, visited=peer_id in self._visited)
 
     def _settle(self, peer_id: str) -> None:

@@ -4,7 +4,7 @@ Rules:
 - What is stored is given back at every connection, whatever the policy says by now. What a peer sent just before
   is newer, so it is taken in first: the hook leaves it here, not with a task of the worker, which may be late.
 - Nothing stored changes because of bad input, a full quota or a failing datastore.
-- A friend (peerstorage-friend) is an explicit word: it is stored for even with peerstorage-provide=none.
+- Who is named (peerstorage-friend, or by node id in peerstorage-provide) is stored for whatever the policy.
 - Of a peer without a channel a backup is looked at twice: to whom we open one stores with us a moment before our
   lightningd has the channel, and if it runs the built-in, not again before it reconnects.
 - What the built-in wrote since we last looked is newer than ours, for we were not running then, or it got the
@@ -68,8 +68,8 @@ class Storage:
         # Peers with a blob that were here since the last look at its age.
         self.visitors: set[str] = set()
         sizes = {peer_id: meta.size for peer_id, meta in self.metas.items()}
-        self.friends = options.friends.keys()
-        self.provider = Provider(options.write_delay, options.quota, sizes, self.friends)
+        self.named = options.stored_for
+        self.provider = Provider(options.write_delay, options.quota, sizes, self.named)
         self._arrivals = Arrivals()
         self._said = Once()
         # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
@@ -135,7 +135,7 @@ class Storage:
 
     def arrived(self, peer_id: str, blob: bytes) -> bool:
         """A peer sent a blob; whether the worker is to be told to `take_in`."""
-        welcome = self._options.provide != "none" or peer_id in self.friends
+        welcome = self._options.provide.word != "none" or peer_id in self.named
         return welcome and self._arrivals.put(peer_id, blob)
 
     def take_in(self) -> None:
@@ -241,7 +241,7 @@ class Storage:
         blob = self.provider.pending(peer_id)
         if blob is None:
             return
-        welcome = self._options.provide != "channels" or peer_id in self.friends
+        welcome = self._options.provide.word != "channels" or peer_id in self.named
         welcome = welcome or self._node.has_channel_with(peer_id)
         if not welcome and not leaving and self.provider.doubts(peer_id, now):
             return
@@ -286,8 +286,8 @@ class Storage:
             return ""
         reason = f"peerstorage-quota is full: {self.provider.peers} peers in {self._options.quota} bytes"
         message = (
-            f"{reason}. Backups of more peers are refused until you raise it; those of friends and peers "
-            "with a funded channel only at twice the quota"
+            f"{reason}. Backups of more peers are refused until you raise it; those of peers with a "
+            "funded channel only at twice the quota"
         )
         self._alerts.raise_(QUOTA_FULL, None, WARNING, message)
         return reason

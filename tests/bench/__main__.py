@@ -25,11 +25,14 @@ from tests.bench import (
     limit,
     load,
     memory,
+    old_copy,
     payments,
     placement,
+    recovering,
     restore,
     snapshot,
     stored,
+    total_loss,
     traffic,
 )
 from tests.bench.document import DOCUMENTS, NAME, PICTURES, Section, document, machine, own_version
@@ -41,6 +44,8 @@ _FAILED = 1
 
 
 class Benchmark(Protocol):
+    """One that needs more programs than NEEDS_NODES says has a function LACKING: those that aren't on PATH."""
+
     NAME: str
     NEEDS_NODES: bool
 
@@ -56,10 +61,13 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     traffic,
     hub,
     limit,
+    recovering,
     restore,
     payments,
     snapshot,
     alive,
+    old_copy,
+    total_loss,
     connect,
     bandwidth,
     gate,
@@ -104,7 +112,7 @@ def main() -> int:
     sections, left_out, failed = run(chosen, options.quick, absent, screen)
     if folder:
         text = document(sections, [*left_out, *failed], about, found, time.monotonic() - begun)
-        _write(folder, sections, text)
+        _write(folder, sections, text, whole=not (left_out or failed))
         screen.say(f"Written: {folder / NAME} and its pictures")
     else:
         screen.say("docs/benchmarks.md is left as it is: that takes a whole run.")
@@ -117,9 +125,12 @@ def run(
     """What they made, and a sentence for each that is left out for want of programs, and each that failed."""
     sections, left_out, failed = [], [], []
     for benchmark in benchmarks:
-        if benchmark.NEEDS_NODES and absent:
+        lacking = list(absent) if benchmark.NEEDS_NODES else []
+        if not lacking and hasattr(benchmark, "LACKING"):
+            lacking = benchmark.LACKING()
+        if lacking:
             left_out.append(
-                f"{benchmark.NAME}: left out, it needs real nodes; not on PATH: {', '.join(absent)}"
+                f"{benchmark.NAME}: left out, it needs real nodes; not on PATH: {', '.join(lacking)}"
             )
             screen.say(left_out[-1])
             continue
@@ -139,12 +150,13 @@ def _run(benchmark: Benchmark, quick: bool, screen: Screen) -> Section:
     return Section(benchmark.NAME, result, time.monotonic() - begun, benchmark.NEEDS_NODES)
 
 
-def _write(folder: Path, sections: list[Section], text: str) -> None:
+def _write(folder: Path, sections: list[Section], text: str, *, whole: bool) -> None:
+    """`whole`: all benchmarks ran, so that other pictures are of none."""
     from tests.bench.draw import draw
 
     pictures = folder / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
-    for old in pictures.glob("*.svg"):
+    for old in pictures.glob("*.svg") if whole else ():
         old.unlink()
     for section in sections:
         for chart in section.result.charts:

@@ -73,7 +73,7 @@ _RECOVERED_HEADERS = [
 ]
 
 
-def _node(count: int, capacities: Sequence[int]) -> tuple[list[ChannelBackup], list[StoragePeer]]:
+def make_node(count: int, capacities: Sequence[int]) -> tuple[list[ChannelBackup], list[StoragePeer]]:
     """Channels with the peers in turn, all of which store for us."""
     known = [
         StoragePeer(keys.point(f"placement {number}"), capacity) for number, capacity in enumerate(capacities)
@@ -114,7 +114,7 @@ def _changes(listed: list[ChannelBackup], number: int) -> list[list[ChannelBacku
 
 def _child(count: int, peers: int, times: int) -> None:
     """What one process sees; prints it as JSON."""
-    listed, known = _node(count, [MAX_BLOB] * peers)
+    listed, known = make_node(count, [MAX_BLOB] * peers)
     contacts = [_CONTACT] * peers
     megabytes_before = peak_megabytes("self")
     plans, seals, changes, changed = [], [], [], []
@@ -193,7 +193,7 @@ class _Recovered:
 
 
 def _recovered(count: int, capacities: Sequence[int]) -> _Recovered:
-    listed, known = _node(count, capacities)
+    listed, known = make_node(count, capacities)
     made = plan(listed, known, _REPLICAS, [_CONTACT] * len(known))
     sources = [
         Source(node_id.hex(), decode(unseal(_KEY, blob)))

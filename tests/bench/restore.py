@@ -1,4 +1,4 @@
-"""A hub that lost everything: seconds from the command to the last close, beside restorefrompeer."""
+"""A hub that lost everything: seconds from the command to the last close, beside the built-in's two ways."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ _LIMIT_SECONDS = 120.0
 _BUILTIN_SECONDS = 30.0
 
 
-def _closes() -> tuple[list[float], list[float]]:
-    """For each close that was broadcast after how many seconds: of this plugin, and of the built-in."""
+def _closes() -> dict[str, list[float]]:
+    """By command, for each close that was broadcast after how many seconds."""
     from tests.integration.helpers import LOSING, OURS, SLOW, STOCK
-    from tests.integration.hubs import closes_with_builtin, closes_with_plugin, open_hub
+    from tests.integration.hubs import (
+        closes_with_builtin,
+        closes_with_emergencyrecover,
+        closes_with_plugin,
+        open_hub,
+    )
 
     builtin = STOCK | LOSING | {"broken_log": ".*", "may_fail": True}
     with RealNetwork("restore") as net:
-        ours, stock, *peers = net.nodes(OURS | LOSING, builtin, *[SLOW | LOSING] * _PEERS)
-        channels = {hub: open_hub(hub, peers, _PAYMENTS) for hub in (ours, stock)}
-        return (
-            closes_with_plugin(ours, peers[0], channels[ours], _LIMIT_SECONDS),
-            closes_with_builtin(stock, peers[0], channels[stock], _BUILTIN_SECONDS),
+        hubs = ours, stock, filed, *peers = net.nodes(
+            OURS | LOSING, builtin, builtin, *[SLOW | LOSING] * _PEERS
         )
+        channels = {hub: open_hub(hub, peers, _PAYMENTS) for hub in hubs[:3]}
+        return {
+            "peerstorage-restore": closes_with_plugin(ours, peers[0], channels[ours], _LIMIT_SECONDS),
+            "restorefrompeer": closes_with_builtin(stock, peers[0], channels[stock], _BUILTIN_SECONDS),
+            "emergencyrecover": closes_with_emergencyrecover(filed, channels[filed], _BUILTIN_SECONDS),
+        }
 
 
 def _last(closes: list[float]) -> str:
@@ -34,30 +42,27 @@ def _last(closes: list[float]) -> str:
 
 
 def run(quick: bool, note: Note) -> Result:
-    note(f"two hubs with {_PEERS} peers")
-    ours, theirs = _closes()
+    note(f"three hubs with {_PEERS} peers")
+    found = _closes()
     return Result(
         "Restore of a hub",
-        f"Real nodes. Two hubs have a channel with each of the same {_PEERS} peers and made {_PAYMENTS} payments "
-        "there and back in each. Then each is left with hsm_secret and one connection made by hand; a close "
-        "counts when the funding output's spending is in the mempool.",
+        f"Real nodes. Three hubs have a channel with each of the same {_PEERS} peers and made {_PAYMENTS} "
+        "payments there and back in each. Then each is left with hsm_secret and one connection made by hand, or "
+        "with the built-in's emergency.recover for emergencyrecover; a close counts when the funding output's "
+        f"spending is in the mempool, of the built-in within {_BUILTIN_SECONDS:.0f} s.",
         [
-            f"peerstorage-restore: {len(ours)} of {_PEERS} channels closed, the last {_last(ours)} s after the "
-            f"command. restorefrompeer: {len(theirs)} of {_PEERS} within {_BUILTIN_SECONDS:.0f} s, the last after "
-            f"{_last(theirs)} s.",
+            f"{command}: {len(closes)} of {_PEERS} channels closed, the last {_last(closes)} s after the command."
+            for command, closes in found.items()
         ],
         [
             Table(
                 ["", "channels closed", "seconds to the last of them"],
-                [
-                    ["peerstorage-restore", f"{len(ours)} of {_PEERS}", _last(ours)],
-                    ["restorefrompeer", f"{len(theirs)} of {_PEERS}", _last(theirs)],
-                ],
+                [[command, f"{len(closes)} of {_PEERS}", _last(closes)] for command, closes in found.items()],
             )
         ],
         [
             "With the default interval the time to listen for a living old node is a minute longer.",
             "Peers that run the built-in or another implementation, and a real network between the nodes.",
-            "Channels without payments: restorefrompeer closes those too.",
+            "Channels without payments: the built-in's commands close those too.",
         ],
     )

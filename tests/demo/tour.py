@@ -130,7 +130,7 @@ class Tour:
 
         def all_current() -> bool:
             rows = self._net.call(HUB, "peerstorage-status")["peers"]
-            return len(rows) == len(PEERS) and all(row["state"] == "current" for row in rows)
+            return len(rows) == len(PEERS) and all(row["state"] in {"current", "proved"} for row in rows)
 
         screen.wait("until all three have proved it", all_current)
         status = self._call(HUB, "peerstorage-status")

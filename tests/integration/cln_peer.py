@@ -9,20 +9,26 @@ class ClnPeer:
     """`info["id"]` and `port` as the node has them."""
 
     def __init__(self, node: Any) -> None:
-        self._node = node
+        self.node = node
         self.info, self.port = node.info, node.port
 
+    def start(self) -> None:
+        self.node.start()
+
+    def stop(self) -> None:
+        self.node.stop()
+
     def fund_wallet(self, sats: int) -> None:
-        self._node.fundwallet(sats)
+        self.node.fundwallet(sats)
 
     def open_to(self, node: Any, sats: int, push_sat: int = 0, announce: bool = True) -> None:
-        self._node.rpc.fundchannel(node.info["id"], sats, push_msat=push_sat * 1000, announce=announce)
+        self.node.rpc.fundchannel(node.info["id"], sats, push_msat=push_sat * 1000, announce=announce)
 
     def invoice(self, msat: int) -> str:
-        return str(self._node.rpc.invoice(msat, f"{msat}", "")["bolt11"])
+        return str(self.node.rpc.invoice(msat, f"{msat}", "")["bolt11"])
 
     def pay(self, invoice: str) -> None:
-        self._node.rpc.pay(invoice)
+        self.node.rpc.pay(invoice)
 
     def states(self, node: Any) -> dict[str, str]:
         short = {
@@ -32,5 +38,5 @@ class ClnPeer:
         }
         return {
             channel["channel_id"]: short.get(channel["state"], "closing")
-            for channel in self._node.rpc.listpeerchannels(node.info["id"])["channels"]
+            for channel in self.node.rpc.listpeerchannels(node.info["id"])["channels"]
         }

@@ -53,6 +53,10 @@ KILLED: dict[str, Any] = {"may_fail": True, "bad_notifications": True}
 _SAFE_HEIGHT = 122
 
 
+# What status says of a peer that returned what it had got; it may have got something newer since.
+PROVED = {"current", "proved"}
+
+
 def connect(one: Any, other: Any) -> None:
     one.rpc.connect(other.info["id"], "localhost", other.port)
 
@@ -174,12 +178,12 @@ def cli(node: Any, *words: str) -> list[str]:
     return ["lightning-cli", f"--lightning-dir={folder}", "--network=regtest", *words]
 
 
-def lose_everything(node: Any) -> None:
-    """The disk is gone: only hsm_secret is left. The node is not started again."""
+def lose_everything(node: Any, *but: str) -> None:
+    """The disk is gone: only hsm_secret is left, and these files. The node is not started again."""
     node.stop()
     folder = Path(node.daemon.lightning_dir) / "regtest"
     for path in folder.iterdir():
-        if path.is_file() and path.name != "hsm_secret":
+        if path.is_file() and path.name not in {"hsm_secret", *but}:
             path.unlink()
 
 

@@ -53,6 +53,13 @@ def closes_with_plugin(hub: Any, peer: Any, channels: list[Share], limit: float)
     )
 
 
+def closes_with_emergencyrecover(hub: Any, channels: list[Share], limit: float) -> list[float]:
+    """The built-in's other way: its file was kept, and no peer is needed for it."""
+    lose_everything(hub, "emergency.recover")
+    hub.start()
+    return timed_closes(hub.bitcoin, channels, hub.rpc.emergencyrecover, limit)
+
+
 def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
     """The same with the built-in's restorefrompeer."""
     lose_everything(hub)

@@ -77,6 +77,13 @@ class LdkNode:
                 self._process.wait()
             self._process = None
 
+    def kill(self) -> None:
+        """As a crash does: what it has not written is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def close(self) -> None:
         """For ever."""
         self.stop()

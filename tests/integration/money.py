@@ -19,28 +19,32 @@ from pyln.testing.utils import wait_for
 
 from tests.integration.helpers import is_idle
 
-# BOLT 3: the weight of a commitment transaction with anchors and without HTLCs.
-_WEIGHT = 1124
+# BOLT 3: the weight of a commitment transaction with anchors and without HTLCs, and of the output of an HTLC.
+_WEIGHT, _HTLC_WEIGHT = 1124, 172
 _ANCHORS_SAT = 2 * 330
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Our part of one channel while nothing is in flight. `funding`: txid:vout."""
+    """Our part of one channel. `funding`: txid:vout; `htlcs`: payments in flight that have an output; what we pay
+    in them is not ours any more, and what we get not yet."""
 
+    channel_id: str
     peer_id: str
     funding: str
     to_us_msat: int
     opened_by_us: bool
     feerate_perkw: int
     dust_sat: int
+    htlcs: int = 0
 
     @property
     def on_chain_sat(self) -> int:
         """Our output of the peer's commitment transaction; 0: there is none."""
         sat = self.to_us_msat // 1000
         if self.opened_by_us:
-            sat -= _WEIGHT * self.feerate_perkw // 1000 + _ANCHORS_SAT
+            weight = _WEIGHT + self.htlcs * _HTLC_WEIGHT
+            sat -= weight * self.feerate_perkw // 1000 + _ANCHORS_SAT
         return sat if sat >= self.dust_sat else 0
 
 
@@ -49,6 +53,7 @@ def shares(node: Any) -> list[Share]:
     wait_for(lambda: is_idle(node))
     return [
         Share(
+            channel["channel_id"],
             channel["peer_id"],
             f"{channel['funding_txid']}:{channel['funding_outnum']}",
             int(channel["to_us_msat"]),

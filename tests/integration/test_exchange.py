@@ -16,6 +16,7 @@ from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import (
     BESIDE,
     OURS,
+    PROVED,
     STOCK,
     connect,
     disconnect,
@@ -43,7 +44,7 @@ def test_two_nodes_keep_each_others_backup(node_factory: Any) -> None:
     disconnect(l1, l2)
     connect(l1, l2)
     for owner, provider in ((l1, l2), (l2, l1)):
-        wait_for(lambda o=owner, p=provider: row(o, p)["state"] == "current")
+        wait_for(lambda o=owner, p=provider: row(o, p)["state"] in PROVED)
         assert row(owner, provider)["last_verified"]
     # What came back is there for peerstorage-recover, and recoverchannel takes it as it is.
     recovered = l1.rpc.call("peerstorage-recover")
@@ -138,7 +139,7 @@ def test_restart_of_either_side(node_factory: Any) -> None:
     for node in (l2, l1):
         node.restart()
         connect(l1, l2)
-        wait_for(lambda: row(l1, l2).get("state") == "current")
+        wait_for(lambda: row(l1, l2).get("state") in PROVED)
         wait_for(lambda: holds_all(l2, l1, key))
         # A stop in the middle of a send would leave a record of what never went out.
         wait_for(lambda: held_timestamp(l2, l1, key) == status(l1)["backup"]["newest_timestamp"])
@@ -211,7 +212,7 @@ def test_peer_that_runs_the_builtin_keeps_ours(node_factory: Any) -> None:
     wait_for(lambda: held_blob(l1, l2) is not None)
     disconnect(l1, l2)
     connect(l1, l2)
-    wait_for(lambda: row(l1, l2)["state"] == "current")
+    wait_for(lambda: row(l1, l2)["state"] in PROVED)
     l2.daemon.wait_for_log("Received peer_storage from peer")
 
 

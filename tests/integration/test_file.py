@@ -12,6 +12,7 @@ import pytest
 from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
+from tests.integration.conftest import PLUGIN, REPOSITORY
 from tests.integration.helpers import (
     BESIDE,
     LOSING,
@@ -171,3 +172,26 @@ def test_recovery_from_a_file_as_the_text_says(node_factory: Any, tmp_path: Path
     if kept == "in-place":
         copies = [path.read_bytes() for path in place.parent.glob(f"{NAME}*")]
         assert copy.read_bytes() in copies
+
+
+def test_a_channel_that_lightningd_deletes_outright_leaves_the_file(node_factory: Any) -> None:
+    """One that was used before any block had its funding, which then never came: it is not listed as closed."""
+    options = OURS | {"plugin": [PLUGIN, str(REPOSITORY / "tests/integration/zeroconf.py")]}
+    # lightningd keeps the newest of them where this number is another one.
+    patience = {"dev-max-funding-unconfirmed-blocks": 5}
+    hub, peer = node_factory.get_nodes(2, opts=[options | patience, STOCK | {"may_fail": True}])
+    fund(hub, peer)
+    peer.fundwallet(1_100_000)
+    peer.fundwallet(1_100_000)
+    peer.daemon.rpcproxy.mock_rpc("sendrawtransaction", {"id": 1, "error": None, "result": "00" * 32})
+    for _ in range(2):
+        peer.rpc.fundchannel(hub.info["id"], 500_000, announce=False, mindepth=0)
+    wait_for(lambda: states(hub, peer) == ["CHANNELD_NORMAL"] * 3)
+    three = channel_ids(hub)
+    wait_for(lambda: in_file(hub) == three)
+    hub.bitcoin.generate_block(6)
+    wait_for(lambda: len(channel_ids(hub)) == 2)
+    [deleted] = three - channel_ids(hub)
+    closed = hub.rpc.listclosedchannels()["closedchannels"]
+    assert deleted not in {channel["channel_id"] for channel in closed}
+    wait_for(lambda: in_file(hub) == channel_ids(hub))

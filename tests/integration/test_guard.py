@@ -14,6 +14,7 @@ from tests.integration.conftest import PLUGIN, REPOSITORY
 from tests.integration.helpers import (
     LOSING,
     OURS,
+    PROVED,
     STOCK,
     channel_ids,
     connect,
@@ -107,7 +108,7 @@ def test_halt_refuses_and_the_true_database_goes_on(node_factory: Any, tmp_path:
     put_back(l1, tmp_path / "true")
     for peer in (l2, l3):
         connect(l1, peer)
-        wait_for(lambda p=peer: is_connected(l1, p) and row(l1, p)["state"] == "current")
+        wait_for(lambda p=peer: is_connected(l1, p) and row(l1, p)["state"] in PROVED)
         pay_over_each(l1, peer, 1_000_000)
         pay_over_each(peer, l1, 1_000_000)
     assert status(l1)["mode"] == "normal"

@@ -30,7 +30,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     missing = [name for name in ("initdb", "pg_ctl", "postgres") if not shutil.which(name)]
     if missing:
         pytest.skip(f"not on PATH: {', '.join(missing)}")
-    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True, **_as_user()).strip())
+    folder = Path(subprocess.check_output(["mktemp", "-d", "-p", "/tmp"], text=True, **_as_user()).strip())
     port = reserve_unused_port()
     data = folder / "data"
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"

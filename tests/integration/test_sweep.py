@@ -51,7 +51,7 @@ def _keep(node: Any, folder: Path) -> tuple[str, str]:
     return str(kept / "hsm_secret"), str(kept / "emergency.recover")
 
 
-def _run(*words: str, code: int = 0, stderr: bool = False) -> str:
+def run(*words: str, code: int | None = 0, stderr: bool = False) -> str:
     answer = subprocess.run(
         [sys.executable, "-m", "peerstorage", *words],
         check=False,
@@ -61,12 +61,12 @@ def _run(*words: str, code: int = 0, stderr: bool = False) -> str:
         text=True,
         timeout=120,
     )
-    assert answer.returncode == code, answer.stdout + answer.stderr
+    assert code is None or answer.returncode == code, answer.stdout + answer.stderr
     assert "Traceback" not in answer.stderr
     return answer.stderr if stderr else answer.stdout
 
 
-def _bitcoind(chain: Any) -> str:
+def bitcoind(chain: Any) -> str:
     return f"http://rpcuser:rpcpass@127.0.0.1:{chain.rpcport}"
 
 
@@ -101,7 +101,7 @@ def test_three_closed_channels_in_a_wallet_of_bitcoins(node_factory: Any, tmp_pa
     assert len(closings(chain, list(expected.values()), since)) == 3
 
     out = tmp_path / "descriptors.json"
-    printed = _run("descriptors", "--hsm-secret", seed, "--network", "regtest", "--out", str(out), backup)
+    printed = run("descriptors", "--hsm-secret", seed, "--network", "regtest", "--out", str(out), backup)
     assert out.stat().st_mode & 0o777 == 0o600
     assert not any(one["desc"] in printed for one in json.loads(out.read_text()))
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  bitcoin-cli")]
@@ -155,14 +155,14 @@ def test_our_own_time_locked_close_is_swept(node_factory: Any, tmp_path: Path) -
         "--hsm-secret",
         seed,
         "--bitcoind",
-        _bitcoind(chain),
+        bitcoind(chain),
         "--to",
         address,
         "--feerate",
         "5",
     ]
 
-    early = json.loads(_run(*words, "--json", backup, code=1))
+    early = json.loads(run(*words, "--json", backup, code=1))
     assert early["sweep"] is None
     assert sorted(row["state"].split(":")[0] for row in early["channels"]) == [
         "closed by our own commitment",
@@ -171,20 +171,20 @@ def test_our_own_time_locked_close_is_swept(node_factory: Any, tmp_path: Path) -
     closer.rpc.close(hub.info["id"], 1)
     chain.generate_block(1, wait_for_mempool=2)
     database = str(Path(backup).with_name("lightningd.sqlite3"))
-    by_database, by_backup = (json.loads(_run(*words, "--json", one, code=1)) for one in (database, backup))
+    by_database, by_backup = (json.loads(run(*words, "--json", one, code=1)) for one in (database, backup))
     assert by_database["sweep"] == by_backup["sweep"]
     assert by_database["sent"] is None
-    locked = _run(*words, "--psbt", backup, code=1)
+    locked = run(*words, "--psbt", backup, code=1)
     assert "waits for 4 block(s)" in locked
     chain.generate_block(4)
-    psbt = _run(*words, "--psbt", backup).splitlines()[-1]
+    psbt = run(*words, "--psbt", backup).splitlines()[-1]
     final = chain.rpc.finalizepsbt(psbt)
     assert final["complete"]
     accepted = chain.rpc.testmempoolaccept([final["hex"]])[0]
     assert accepted["allowed"]
     assert accepted["txid"] not in chain.rpc.getrawmempool()
 
-    swept = json.loads(_run(*words, "--yes", "--json", backup))
+    swept = json.loads(run(*words, "--yes", "--json", backup))
     assert swept["sweep"]["output_sat"] + swept["sweep"]["fee_sat"] == total
     assert swept["sweep"]["fee_sat"] == 5 * swept["sweep"]["vsize"]
     assert chain.rpc.getmempoolentry(swept["sent"])["vsize"] == swept["sweep"]["vsize"]
@@ -192,7 +192,7 @@ def test_our_own_time_locked_close_is_swept(node_factory: Any, tmp_path: Path) -
     received = chain.rpc.gettxout(swept["sent"], 0)
     assert received["scriptPubKey"]["address"] == address
     assert round(received["value"] * 100_000_000) == swept["sweep"]["output_sat"]
-    again = json.loads(_run(*words, "--yes", "--json", database))
+    again = json.loads(run(*words, "--yes", "--json", database))
     assert again["sweep"] is None
     assert {one["state"] for row in again["channels"] for one in row["outputs"]} == {"spent already"}
 
@@ -219,7 +219,7 @@ def test_from_seed_and_one_peer_to_the_money(node_factory: Any, tmp_path: Path) 
     file = str(tmp_path / "fetched")
 
     fetched = json.loads(
-        _run("fetch", *words, "--json", "--out", file, f"{known.info['id']}@127.0.0.1:{known.port}")
+        run("fetch", *words, "--json", "--out", file, f"{known.info['id']}@127.0.0.1:{known.port}")
     )
     assert {row["peer_id"] for row in fetched["peers"] if row["endpoint"]} == {
         peer.info["id"] for peer in peers
@@ -228,21 +228,21 @@ def test_from_seed_and_one_peer_to_the_money(node_factory: Any, tmp_path: Path) 
     assert fetched["complete"]
     assert fetched["files"] == [file]
     assert Path(file).stat().st_mode & 0o777 == 0o600
-    assert "is there already" in _run("fetch", *words, "--out", file, "x@y", code=2, stderr=True)
+    assert "is there already" in run("fetch", *words, "--out", file, "x@y", code=2, stderr=True)
     for peer in peers:
         assert set(states(peer, hub)) == {"CHANNELD_NORMAL"}
-    assert json.loads(_run("recover", *words, "--json", file))["complete"]
+    assert json.loads(run("recover", *words, "--json", file))["complete"]
 
-    _run("close", *words, file, code=2)
+    run("close", *words, file, code=2)
     for peer in peers:
         assert set(states(peer, hub)) == {"CHANNELD_NORMAL"}
     one = fetched["channels"][0]["channel_id"]
     closed = json.loads(
-        _run("close", *words, "--json", "--yes", "--channel", one, "--bitcoind", _bitcoind(chain), file)
+        run("close", *words, "--json", "--yes", "--channel", one, "--bitcoind", bitcoind(chain), file)
     )
     assert [row["after"] for row in closed["channels"]] == ["closing"]
     assert [row["closed_by"] in chain.rpc.getrawmempool() for row in closed["closes"]] == [True]
-    shown = _run("close", *words, "--yes", "--bitcoind", _bitcoind(chain), file)
+    shown = run("close", *words, "--yes", "--bitcoind", bitcoind(chain), file)
     assert shown.count("closing") == 4
     chain.generate_block(1, wait_for_mempool=4)
     address = chain.rpc.getnewaddress()
@@ -250,7 +250,7 @@ def test_from_seed_and_one_peer_to_the_money(node_factory: Any, tmp_path: Path) 
         "sweep",
         *words,
         "--bitcoind",
-        _bitcoind(chain),
+        bitcoind(chain),
         "--to",
         address,
         "--feerate",
@@ -258,7 +258,7 @@ def test_from_seed_and_one_peer_to_the_money(node_factory: Any, tmp_path: Path) 
         "--yes",
         "--json",
     ]
-    swept = json.loads(_run(*sweep, file))
+    swept = json.loads(run(*sweep, file))
     assert swept["sweep"]["output_sat"] + swept["sweep"]["fee_sat"] == total
     chain.generate_block(1, wait_for_mempool=swept["sent"])
     received = chain.rpc.gettxout(swept["sent"], 0)
@@ -288,13 +288,13 @@ def test_channels_with_other_implementations(
     total = sum(share.on_chain_sat for share in shares(hub))
     seed, backup = _keep(hub, tmp_path)
 
-    words = ["--hsm-secret", seed, "--bitcoind", _bitcoind(chain)]
+    words = ["--hsm-secret", seed, "--bitcoind", bitcoind(chain)]
     where = f"{peer.info['id']}@127.0.0.1:{peer.port}"
-    closed = json.loads(_run("close", *words, "--yes", "--json", "--peer", where, backup))
+    closed = json.loads(run("close", *words, "--yes", "--json", "--peer", where, backup))
     assert [row["after"] for row in closed["channels"]] == ["closing"] * 2
     chain.generate_block(1, wait_for_mempool=2)
     address = chain.rpc.getnewaddress()
-    swept = json.loads(_run("sweep", *words, "--to", address, "--feerate", "3", "--yes", "--json", backup))
+    swept = json.loads(run("sweep", *words, "--to", address, "--feerate", "3", "--yes", "--json", backup))
     assert swept["sweep"]["output_sat"] + swept["sweep"]["fee_sat"] == total
     chain.generate_block(1, wait_for_mempool=swept["sent"])
     assert round(chain.rpc.gettxout(swept["sent"], 0)["value"] * 100_000_000) == swept["sweep"]["output_sat"]
@@ -316,7 +316,7 @@ def test_the_documented_commands(node_factory: Any, tmp_path: Path) -> None:
     address = chain.rpc.getnewaddress()
     places = {
         ".venv/bin/python": sys.executable,
-        "http://127.0.0.1:8332?cookie=$HOME/.bitcoin/.cookie": _bitcoind(chain),
+        "http://127.0.0.1:8332?cookie=$HOME/.bitcoin/.cookie": bitcoind(chain),
         "--hsm-secret hsm_secret": f"--hsm-secret {seed}",
         "NODE_ID@HOST:PORT": f"{peer.info['id']}@127.0.0.1:{peer.port}",
         "ADDRESS": address,

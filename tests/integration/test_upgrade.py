@@ -16,6 +16,7 @@ from peerstorage.formats.sealing import unseal
 from tests.integration.helpers import (
     LOSING,
     OURS,
+    PROVED,
     STOCK,
     await_return_to_builtin,
     channel_ids,
@@ -106,7 +107,7 @@ def meet(one: Any, other: Any, third: Any, keys: dict[Any, bytes], *, ours: bool
         wait_for(lambda k=keeper, o=owner, t=timestamp: gave_back(k, o, keys[o], t, ours=ours))
     connect(one, third)
     # Byte for byte what it sent last.
-    wait_for(lambda: row(third, one).get("state") == "current")
+    wait_for(lambda: row(third, one).get("state") in PROVED)
     assert row(third, one)["honest"] in {None, 1.0}
     for node, peer in ((one, other), (other, one), (one, third), (third, one)):
         assert set(states(node, peer)) == {"CHANNELD_NORMAL"}

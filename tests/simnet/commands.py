@@ -39,15 +39,18 @@ SIGNATURES = {
     "getinfo": "",
     "getlog": "level?",
     "getutxout": "txid vout",
+    "listaddresses": "address? start? limit?",
     "listchainmoves": "index? start? limit?",
     "listchannels": "short_channel_id? source? destination?",
     "listclosedchannels": "id?",
     "listconfigs": "config?",
     "listdatastore": "key?",
+    "listfunds": "spent?",
     "listnodes": "id?",
     "listpeerchannels": "id? short_channel_id? channel_id?",
     "listpeers": "id? level?",
     "makesecret": "hex? string?",
+    "newaddr": "addresstype?",
     "ping": "id len? pongbytes?",
     "plugin": "subcommand plugin?",
     "recoverchannel": "scb",
@@ -260,6 +263,16 @@ class Commands:
     def listclosedchannels(self, id: str | None = None) -> Json:
         ends = [end for end in list(self.node.closed.values()) if id in (None, end.peer_id)]
         return {"closedchannels": [end.listed_closed() for end in ends]}
+
+    def newaddr(self, addresstype: str = "bech32") -> Json:
+        self.node.keys += 1
+        return {addresstype: f"key {self.node.keys}"}
+
+    def listaddresses(self, address: str | None = None, start: int = 1, limit: int | None = None) -> Json:
+        return {"addresses": [{"keyidx": key} for key in range(start, self.node.keys + 1)][:limit]}
+
+    def listfunds(self, spent: bool = False) -> Json:
+        return {"outputs": [], "channels": []}
 
     def listnodes(self, id: str | None = None) -> Json:
         nodes = [peer for peer in list(self.node.net.endpoints.values()) if peer.announced]

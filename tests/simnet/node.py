@@ -63,6 +63,8 @@ class Node(Endpoint):
         self.plugin: PluginHost | None = None
         self.builtin: ChanBackup | None = None
         self.datastore = Datastore()
+        # The highest index of a wallet's key that was given out.
+        self.keys = 0
         self.commands = Commands(self)
         self.synced = True
         self.made_key = False
@@ -179,6 +181,7 @@ class Node(Endpoint):
         self.net.open_doors()
         self.channels, self.closed, self.datastore = {}, {}, Datastore()
         self.peer_addresses = {}
+        self.keys = 0
         if not keep_files:
             shutil.rmtree(self.dir)
 

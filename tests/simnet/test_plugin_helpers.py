@@ -27,6 +27,8 @@ from .raw_peer import RawPeer
 QUICK = {"peerstorage-settle": "0", "peerstorage-interval": "0", "peerstorage-write-delay": "0"}
 SETTLING = QUICK | {"peerstorage-settle": "1"}
 YEAR = 365 * 86_400
+# What status says of a peer that returned what it had got; it may have got something newer since.
+PROVED = {"current", "proved"}
 
 # The plugin's process gets another clock, and does not rest or look around as seldom as in real life.
 _CUSTOMIZE = f"""
@@ -49,7 +51,7 @@ from peerstorage.recovery.hearing import Limits
 from peerstorage.ours import user
 from peerstorage.file import local_file
 from peerstorage.file import snapshots
-from peerstorage.plugin import todo
+from peerstorage.plugin import metrics, todo
 from peerstorage.lightningd import worker
 options.MIN_SETTLE_SECONDS = 0
 alerts._HOLD_BACK_SECONDS = 0.1
@@ -65,6 +67,7 @@ if os.environ.get("SIMNET_HURRY"):
     user._IDLE_SHARE = 1.0  # on a busy machine a look takes a second, and the next would come in two minutes
     local_file._RETRY_SECONDS = local_file._RERUN_SECONDS = 0.5
     on_change._SECONDS = 1.0
+    metrics._LOOK_SECONDS, metrics._SHARE = 0.3, 1.0
     snapshots._LOOK_SECONDS, snapshots._LONGEST_SECONDS, snapshots._RETRY_SECONDS = 0.3, 0.3, 0.3
 """
 

@@ -11,6 +11,7 @@ from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
 from .test_plugin_helpers import (
+    PROVED,
     SETTLING,
     QuickNetwork,
     blob_kept,
@@ -57,7 +58,7 @@ def unharmed(net: Network, alice: Node, bob: RawPeer) -> None:
     bob.inbox.clear()
     reconnect(net, alice, bob)
     assert bob.received(PEER_STORAGE_RETRIEVAL) == [b"bob's"]
-    wait_for(lambda: row(alice, bob)["state"] == "current")
+    wait_for(lambda: row(alice, bob)["state"] in PROVED)
     net.open_channel(alice, bob)
     wait_until_held([bob], alice, *(net.channels[channel_id] for channel_id in bob.channels))
 

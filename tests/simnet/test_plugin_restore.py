@@ -471,6 +471,24 @@ def test_the_money_is_in_the_wallet_when_a_row_says_so(tmp_path: Path) -> None:
         assert all(str(row["wallet_sats"]) in row["next"] for row in answer["channels"])
 
 
+def test_the_keys_of_the_wallet_are_made_before_anything_is_handed_over(tmp_path: Path) -> None:
+    """By a restore, not by a plan. A key that recoverchannel takes is looked for as one kind of address alone."""
+    with QuickNetwork(tmp_path) as net:
+        alice, [bob], _ = established(net, "bob")
+        alice.keys = 70
+        alice.call("peerstorage-push")
+        height = net.height
+        net.mine(5)
+        lose(net, alice, bob)
+        plan = restore(alice, dry_run=True)["wallet"]
+        assert (plan["key_index"], plan["keys_made"], alice.keys) == (70, 0, 0)
+        wallet = restore(alice, force=True)["wallet"]
+        assert (wallet["key_index"], wallet["keys_made"], alice.keys) == (70, 70, 70)
+        assert wallet["rescan"] <= height
+        calls = [method for method, _ in alice.rpc_calls if method in {"newaddr", "recoverchannel"}]
+        assert calls == ["newaddr"] * 70 + ["recoverchannel"]
+
+
 def test_a_peer_that_can_t_be_reached_and_dials_in(tmp_path: Path) -> None:
     """carol listens nowhere. She is turned away before the restore, and let in while it waits for her."""
     with QuickNetwork(tmp_path) as net:

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from .common import RpcError, wait_for
+from .datastore import Datastore
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
 from .test_plugin_helpers import (
     QUICK,
     QuickNetwork,
+    backup_of,
     environment,
     honest,
     mode,
@@ -74,3 +76,36 @@ def test_better_backup_is_not_replaced_by_a_push_to_all_before_it_came(tmp_path:
             alice.call("peerstorage-push")
         wait_for(lambda: mode(alice) == "recovering", timeout=2)
         assert (bob.blobs[alice.node_id] == held) is True
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_channel_that_lightningd_knows_to_be_behind_proves_nothing(tmp_path: Path, is_known: bool) -> None:
+    """A database that was rebuilt of a copy: without a record of ours, and what moved since waits for its peer's
+    close. So nothing can be lost by it any more; but by a channel that looks open."""
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=QUICK | {"peerstorage-file": ""}, env=environment(net))
+        bob, carol = honest(net, "bob"), honest(net, "carol")
+        moved = with_channel(net, alice, bob)
+        quiet = with_channel(net, alice, carol)
+        wait_until_held([bob, carol], alice, moved, quiet, still=True)
+        copy = alice.snapshot()
+        moved.pay(3)
+        wait_for(
+            lambda: {entry.revocations for entry in backup_of(alice, carol.blobs[alice.node_id])[1]} == {0, 3}
+        )
+        held = carol.blobs[alice.node_id]
+        alice.stop()
+        alice.rollback(copy)
+        alice.datastore = Datastore()
+        if is_known:
+            end = alice.channels[moved.channel_id]
+            end.lost_state, end.state = True, "AWAITING_UNILATERAL"
+        alice.start()
+        net.connect(alice, carol)
+        if is_known:
+            wait_for(lambda: carol.blobs[alice.node_id] != held)
+            assert mode(alice) == "normal"
+        else:
+            wait_for(lambda: mode(alice) == "recovering")
+            assert status(alice)["summary"].startswith("OLD DATABASE")
+            assert carol.blobs[alice.node_id] == held

@@ -61,6 +61,35 @@ def test_policy_says_whose_blobs_are_stored(tmp_path: Path, policy: str) -> None
         assert {key[2] for key in kept(alice) if key[1] == "blobs"} == expected
 
 
+def test_a_named_node_is_stored_for_whatever_the_policy(tmp_path: Path) -> None:
+    with QuickNetwork(tmp_path) as net:
+        bob, carol, dave = net.raw_peer("bob"), net.raw_peer("carol"), net.raw_peer("dave")
+        alice = net.node(
+            "alice",
+            options=QUICK | {"peerstorage-provide": f"none,{bob.node_id}", "peerstorage-quota": "131062"},
+        )
+        for peer in (bob, carol):
+            net.connect(peer, alice)
+        with_channel(net, alice, dave)
+        for peer in (bob, carol, dave):
+            give(peer, alice, peer.name.encode())
+        stored(alice, bob, b"bob")
+        assert listed(alice) == {bob.node_id: 3}
+        [item] = alice.call("peerstorage-list")["peers"]
+        assert item["blocks_left"] is None, "for as long as it is named"
+        reconnect(net, alice, bob)
+        wait_for(lambda: bob.received(PEER_STORAGE_RETRIEVAL) == [b"bob"])
+        # Without a word who has a channel is stored for as well.
+        alice.options["peerstorage-provide"] = bob.node_id
+        alice.restart()
+        for peer in (bob, carol, dave):
+            net.connect(alice, peer)
+            give(peer, alice, peer.name.encode() * 2)
+        stored(alice, bob, b"bobbob")
+        stored(alice, dave, b"davedave")
+        assert listed(alice).keys() == {bob.node_id, dave.node_id}
+
+
 def test_channel_that_is_not_committed_yet_is_none(tmp_path: Path) -> None:
     with QuickNetwork(tmp_path) as net:
         alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
@@ -310,6 +339,39 @@ def test_peer_that_keeps_nothing_for_others_gets_its_blob_back(tmp_path: Path) -
         wait_for(lambda: wallet.received(PEER_STORAGE_RETRIEVAL) == [b"wallet's"])
         assert {message.peer_id for message in alice.sent} == {wallet.node_id}
         assert not wallet.received(PEER_STORAGE)
+
+
+def test_a_wallet_that_stores_before_each_commitment_loses_no_more_than_the_delay(tmp_path: Path) -> None:
+    """Phoenix stores several times a second, and takes what it gets at a connection for its newer state."""
+    delay = 1.0
+    with QuickNetwork(tmp_path) as net:
+        alice = net.node("alice", options=QUICK | {"peerstorage-write-delay": "1"})
+        wallet = net.raw_peer("wallet", USER_ONLY)
+        with_channel(net, alice, wallet)
+        begun = time.monotonic()
+        given: list[tuple[float, bytes]] = []
+
+        def pay(seconds: float) -> None:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                given.append((time.monotonic(), b"%d" % len(given) * (1 + len(given) % 7)))
+                give(wallet, alice, given[-1][1])
+                time.sleep(0.05)
+
+        # A phone comes and goes: each time it gets back what it sent last, whether that is on disk or not.
+        for connection in range(3):
+            pay(0.7)
+            reconnect(net, alice, wallet)
+            wait_for(lambda at=connection: len(wallet.received(PEER_STORAGE_RETRIEVAL)) > at)  # type: ignore[misc]
+            assert wallet.received(PEER_STORAGE_RETRIEVAL)[-1] == given[-1][1]
+        pay(1.5)
+        alice.kill_plugin()
+        killed = time.monotonic()
+        on_disk = blob_kept(alice, wallet)
+        (age,) = [killed - at for at, blob in given if blob == on_disk]
+        assert age < delay + 1.0, "the second is for a busy machine"
+        assert len(writes(alice, "blobs")) < 2 * 4 + (killed - begun) / delay + 1
+        assert len(given) > 2 * len(writes(alice, "blobs"))
 
 
 def test_empty_blob_deletes(tmp_path: Path) -> None:

@@ -39,16 +39,27 @@ class Fake:
         return make_result(self.NAME)
 
 
+class Mixed(Fake):
+    """One that needs other programs."""
+
+    def LACKING(self) -> list[str]:  # noqa: N802
+        return ["lnd"]
+
+
 def test_one_that_fails_is_named_and_the_others_go_on() -> None:
     benchmarks = [
         Fake("first"),
         Fake("broken", error=TimeoutError("too slow")),
         Fake("real", needs_nodes=True),
         Fake("last"),
+        Mixed("mixed"),
     ]
     sections, left_out, failed = run(benchmarks, True, ["bitcoind"], Screen())
     assert [section.name for section in sections] == ["first", "last"]
-    assert left_out == ["real: left out, it needs real nodes; not on PATH: bitcoind"]
+    assert left_out == [
+        "real: left out, it needs real nodes; not on PATH: bitcoind",
+        "mixed: left out, it needs real nodes; not on PATH: lnd",
+    ]
     assert failed == ["broken: FAILED, no figures: TimeoutError: too slow"]
     text = document(sections, [*left_out, *failed], "a machine", VERSIONS, 60.0)
     assert "- real: left out" in text

@@ -84,6 +84,10 @@ class MemoryNode(Node):
         self.connected: set[str] = set()
         self.logs: dict[str, list[str]] = {}
         self.calls_left: int | None = None
+        # Outputs as txid:vout that the chain has not, or no more.
+        self.not_there: set[str] = set()
+        # The highest that was given out; none below 3 was.
+        self.key_index = 70
         self.key_is_new = False
 
     def database(self) -> tuple[dict[bytes, ChannelBackup], set[bytes], Datastore]:
@@ -114,7 +118,19 @@ class MemoryNode(Node):
         return answer
 
     def _getinfo(self) -> dict[str, Any]:
-        return {"network": "regtest"}
+        return {"network": "regtest", "blockheight": 800}
+
+    def _getchaininfo(self, last_height: int) -> dict[str, Any]:
+        return {"headercount": 800, "blockcount": 800, "ibd": False}
+
+    def _getutxout(self, txid: str, vout: int) -> dict[str, Any]:
+        return {"amount": None if f"{txid}:{vout}" in self.not_there else 1}
+
+    def _listaddresses(self, start: int, limit: int) -> dict[str, Any]:
+        return {"addresses": [{"keyidx": max(start, 3)}] if start <= self.key_index else []}
+
+    def _listfunds(self) -> dict[str, Any]:
+        return {"outputs": [{"blockheight": 700}, {"blockheight": 650}, {"status": "unconfirmed"}]}
 
     def _getlog(self, level: str) -> dict[str, Any]:
         return {"log": [KEY_MADE] if self.key_is_new else []}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from peerstorage.bolt.transport import HUNG_UP
 from peerstorage.cli import revive
 from peerstorage.cli.main import main
 from peerstorage.formats import live
@@ -21,6 +22,7 @@ from peerstorage.formats.backup import Summary, encode
 from peerstorage.formats.keys import sealing_keys
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.sealing import seal
+from peerstorage.recovery.chain import Outpoint, Spend, Unspent
 from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told
 from tests.unit.live_samples import SEED, entry, heard, mine, moved, real, stored
 
@@ -229,6 +231,77 @@ def test_a_node_that_is_alive_stops_it_by_a_newer_copy(
     assert code == 5
     assert "THE OLD NODE IS ALIVE" in err
     assert network.told == {}
+
+
+def test_a_peer_that_hangs_up_stops_it_but_for_who_knows_better(
+    network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a peer does when our node, alive elsewhere, connects to it anew."""
+    first = peers(mine(), {ONE: 2})
+    network.says = [first, first | {FRIEND: replace(first[FRIEND], fault=HUNG_UP)}]
+    says = list(network.says)
+    code, _, err = run(capsys, "revive", PEER, "--yes")
+    assert code == 5
+    assert f"peer(s) {FRIEND} hung up while we listened" in err
+    assert "Nothing was closed" in err
+    assert network.told == {}
+    assert os.listdir() == ["hsm_secret"]
+    network.says = says
+    code, _, err = run(capsys, "revive", PEER, "--yes", "--alone")
+    assert code == 0
+    assert network.told == {OWNER: {ONE}}
+
+
+@dataclass
+class Blocks:
+    """A chain where the funding outputs of these channels are spent."""
+
+    spent: Collection[str] = ()
+    network: str = "regtest"
+    height: int = 10_000
+
+    def unspent(self, outpoint: Outpoint) -> Unspent | None:
+        return None if str(outpoint) in self.spent else Unspent(1, b"", 1)
+
+    def spends(self, outpoints: Any, since: int, progress: Any) -> dict[Outpoint, Spend]:
+        return {}
+
+
+def test_what_is_closed_in_a_block_is_not_told_and_waits_for_its_money(
+    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Blocks([CHANNELS[ONE].funding])
+    monkeypatch.setattr(revive, "chain_of", lambda _: chain)
+    network.says = [peers(mine())]
+    code, answer, _ = run(capsys, "revive", PEER, "--yes")
+    assert code == 0
+    assert network.told == {}
+    fates = {one["channel_id"]: one["fate"] for one in answer["channels"]}
+    assert fates == dict.fromkeys(fates, "comes back alive") | {ONE.hex(): "closed"}
+    assert states() == {one: 7 if one == ONE else 3 for one in CHANNELS}
+
+
+@pytest.mark.parametrize(
+    ("chain", "fault"),
+    [
+        (Blocks(network="bitcoin"), "the database is one of regtest, the chain that was asked is bitcoin"),
+        (Blocks(height=1), "the chain that was asked ends at block 1, the database has seen"),
+    ],
+)
+def test_a_chain_that_can_not_know_is_refused(
+    network: Network,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    chain: Blocks,
+    fault: str,
+) -> None:
+    """Else every channel would count as closed."""
+    monkeypatch.setattr(revive, "chain_of", lambda _: chain)
+    code, _, err = run(capsys, "revive", PEER, "--yes")
+    assert code == 3
+    assert fault in err
+    assert network.told == {}
+    assert os.listdir() == ["hsm_secret"]
 
 
 def test_a_peer_that_falls_silent_stops_it(network: Network, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ class Desk:
         self.ledger = Ledger(*channels)
         self.closed: set[bytes] = set()
         self.ahead: list[Backup] = []
-        self.refuses = False
+        self.refuses = self.begins_recovery = False
         self.alerts: list[dict[str, str]] = []
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.told = Alerts(self.alerts.append, lambda _level, _message: None, 0)
@@ -63,8 +63,17 @@ class Desk:
         self.user.learn = self.learned.append
         self.user.placement, self.user.look = SimpleNamespace(directory=[]), lambda: None
         self.states: dict[str, str] = {}
+        # Outputs that are not spent, and how far the chain is behind.
+        self.there: set[str] = set()
+        self.lag = ""
         self.node = cast(
-            Any, SimpleNamespace(closed_channel_ids=lambda: self.closed, channel_states=lambda: self.states)
+            Any,
+            SimpleNamespace(
+                closed_channel_ids=lambda: set(self.closed),
+                channel_states=lambda: self.states,
+                is_spent=lambda outpoint: outpoint not in self.there,
+                lag=lambda: self.lag,
+            ),
         )
         self.local_file = LocalFile(
             folder,
@@ -81,6 +90,7 @@ class Desk:
         if self.refuses:
             raise NodeError("staticbackup", -1, "busy")
         self.ahead.append(backup)
+        self.user.recovering |= self.begins_recovery
 
     def work(self, now: float | None = None) -> bool:
         """One round; whether something was due. What was said is in `alerts`."""
@@ -268,6 +278,34 @@ def test_the_file_lets_go_of_a_channel_that_was_ahead_once_it_is_closed_on_chain
     assert not desk.work(time.monotonic() + 120)
 
 
+def test_when_the_recovery_that_it_proved_is_over_it_warns_no_longer(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    desk.begins_recovery = True
+    assert desk.work()
+    assert desk.kinds() == [("file-ahead", "critical")]
+    assert not desk.work(time.monotonic() + 120)
+    # What was ahead is closed, and noticed by who looks at channels.
+    desk.states[entry(1).channel_id.hex()] = "ONCHAIN"
+    desk.user.recovering = desk.begins_recovery = False
+    assert desk.work(), "not a minute later"
+    assert desk.kinds()[-1] == ("file-ahead", "info")
+    assert not desk.work(time.monotonic() + 120)
+
+
+def test_the_operator_ends_a_recovery_and_the_file_is_still_ahead(tmp_path: Path) -> None:
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    desk.begins_recovery = True
+    assert desk.work()
+    desk.user.recovering = desk.begins_recovery = False
+    assert desk.work()
+    assert len(desk.ahead) == 2
+    assert not desk.work(), "then once a minute, as ever"
+    assert desk.work(time.monotonic() + 60)
+    assert desk.kinds() == [("file-ahead", "critical")]
+
+
 def test_what_status_shows(tmp_path: Path) -> None:
     desk = Desk(tmp_path, entry(1), entry(2))
     assert (desk.local_file.backup, desk.local_file.fault) == (None, None)
@@ -429,3 +467,42 @@ def test_other_file_of_ours_put_in_its_place_is_merged(tmp_path: Path) -> None:
     desk.ledger.have(entry(1), entry(2))
     desk.work()
     assert channels_in(tmp_path) == {1, 2, 9}
+
+
+def test_a_channel_that_lightningd_deletes_outright_leaves_the_file(tmp_path: Path) -> None:
+    """It had it a moment ago, lists it nowhere, and its output is not there: its database was not lost."""
+    desk = Desk(tmp_path, entry(1), entry(2), entry(3))
+    desk.work()
+    desk.there = {entry(3).funding}
+    desk.ledger.have(entry(1))
+    desk.work()
+    # One was deleted with its money, and stays: until that is gone.
+    assert channels_in(tmp_path) == {1, 3}
+    assert desk.kinds() == [("file-unknown-channels", "warning")]
+    desk.there = set()
+    assert not desk.work(time.monotonic() + 50)
+    desk.work(time.monotonic() + 61)
+    assert channels_in(tmp_path) == {1}
+    assert desk.kinds()[1:] == [("file-unknown-channels", "info")]
+
+
+def test_what_was_deleted_stays_while_the_chain_is_not_known(tmp_path: Path) -> None:
+    """An output that the backend has not seen yet looks spent."""
+    desk = Desk(tmp_path, entry(1), entry(2))
+    desk.work()
+    desk.lag = "its backend has 5 blocks of 9"
+    desk.ledger.have(entry(1))
+    desk.work()
+    assert channels_in(tmp_path) == {1, 2}
+    desk.lag = ""
+    desk.work(time.monotonic() + 61)
+    assert channels_in(tmp_path) == {1}
+
+
+def test_the_file_s_channels_that_this_database_never_had_stay(tmp_path: Path) -> None:
+    put(tmp_path, backup(900, entry(1), entry(2)))
+    desk = Desk(tmp_path, entry(1))
+    desk.work()
+    desk.ledger.have(entry(1), entry(4))
+    desk.work()
+    assert channels_in(tmp_path) == {1, 2, 4}

@@ -82,5 +82,3 @@ def test_the_texts_name_every_kind() -> None:
     table = re.findall(r"^\| `([a-z-]+)` \|", (root / "docs/alerts.md").read_text(), re.MULTILINE)
     assert set(table) == kinds
     assert len(table) == len(kinds)
-    paragraph = (root / "README.md").read_text().partition("The kinds:")[2].partition("[docs/alerts.md]")[0]
-    assert set(re.findall(r"`([a-z-]+)`", paragraph)) == kinds

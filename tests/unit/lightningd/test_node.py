@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peerstorage.formats.facts import ChannelFacts, Outpoint
+from peerstorage.formats.facts import ChannelFacts, Outpoint, OwnClose
 from peerstorage.lightningd import calls
 from peerstorage.lightningd.node import Node, NodeError
 from tests.simnet.common import Json
@@ -240,6 +240,10 @@ _FUNDING = {"funding_txid": "f0" * 31 + "01", "funding_outnum": 0}
 _INFLIGHT = {"funding_txid": "50" * 31 + "02", "funding_outnum": 1, "total_funding_msat": 1_165_119_000}
 _SPLICED = Outpoint(b"\2" + b"\x50" * 31, 1, 1_165_119)
 _IN_BLOCK = {"short_channel_id": "103x1x0"}
+_OURS = {"scratch_txid": "c1" * 31 + "03", "our_to_self_delay": 144}
+_CLOSE = OwnClose(b"\3" + b"\xc1" * 31, 144)
+_MUTUAL = [{"new_state": "CLOSINGD_SIGEXCHANGE"}, {"new_state": "ONCHAIN"}]
+_BROADCAST = [{"new_state": "AWAITING_UNILATERAL"}, {"new_state": "ONCHAIN"}]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +271,21 @@ _IN_BLOCK = {"short_channel_id": "103x1x0"}
             {"state": "AWAITING_UNILATERAL", "inflight": [_INFLIGHT]} | _IN_BLOCK,
             ChannelFacts(7, True, (_SPLICED,)),
         ),
+        # Our own commitment is out; another may be the one that a block has.
+        ({"state": "AWAITING_UNILATERAL"} | _IN_BLOCK | _OURS, ChannelFacts(7, True, (), _CLOSE)),
+        (
+            {"state": "ONCHAIN", "state_changes": _BROADCAST} | _IN_BLOCK | _OURS,
+            ChannelFacts(7, True, (), _CLOSE),
+        ),
+        ({"state": "ONCHAIN", "state_changes": _MUTUAL[1:]} | _IN_BLOCK | _OURS, ChannelFacts(7, True)),
+        (
+            {"state": "ONCHAIN", "state_changes": _MUTUAL + _BROADCAST} | _IN_BLOCK | _OURS,
+            ChannelFacts(7, True),
+        ),
+        ({"state": "CHANNELD_NORMAL"} | _IN_BLOCK | _OURS, ChannelFacts(7, True)),
+        ({"state": "AWAITING_UNILATERAL", "our_to_self_delay": 144} | _IN_BLOCK, ChannelFacts(7, True)),
+        ({"state": "AWAITING_UNILATERAL"} | _IN_BLOCK | _OURS | {"our_to_self_delay": 1 << 16}, None),
+        ({"state": "AWAITING_UNILATERAL"} | _IN_BLOCK | _OURS | {"scratch_txid": "c1"}, None),
         # recoverchannel made it.
         ({"state": "CHANNELD_NORMAL", "short_channel_id": "1x1x1"}, None),
         ({"state": "CHANNELD_NORMAL", "to_us_msat": None}, None),

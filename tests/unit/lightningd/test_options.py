@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from peerstorage.errors import OptionError
 from peerstorage.formats.scb import WireAddress
-from peerstorage.lightningd.options import DECLARATIONS, Friend, Options
+from peerstorage.lightningd.options import DECLARATIONS, Friend, Options, Provide
 from tests.unit.samples import POINTS
 
 ALICE, BOB = (point.hex() for point in POINTS[:2])
@@ -19,9 +19,12 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-use", "true", "use", True),
     ("peerstorage-use", "false", "use", False),
     ("peerstorage-use", "TRUE", "use", True),
-    ("peerstorage-provide", "channels", "provide", "channels"),
-    ("peerstorage-provide", "all", "provide", "all"),
-    ("peerstorage-provide", "none", "provide", "none"),
+    ("peerstorage-provide", "channels", "provide", Provide("channels")),
+    ("peerstorage-provide", "all", "provide", Provide("all")),
+    ("peerstorage-provide", "none", "provide", Provide("none")),
+    # Who names a node doesn't drop those with a channel by it.
+    ("peerstorage-provide", f"{ALICE},{BOB.upper()},{ALICE}", "provide", Provide("channels", (ALICE, BOB))),
+    ("peerstorage-provide", f"{ALICE},none", "provide", Provide("none", (ALICE,))),
     ("peerstorage-friend", ALICE, "friend", (Friend(ALICE),)),
     ("peerstorage-friend", ALICE.upper(), "friend", (Friend(ALICE),)),
     ("peerstorage-friend", f"{ALICE}@10.0.0.1:9735", "friend", (Friend(ALICE, at("10.0.0.1:9735")),)),
@@ -66,12 +69,36 @@ GOOD: list[tuple[str, str, str, object]] = [
     ("peerstorage-snapshot", "24", "snapshot", 24),
     ("peerstorage-archive", "0", "archive", 0),
     ("peerstorage-archive", "100", "archive", 100),
+    ("peerstorage-metrics", "", "metrics", ""),
+    ("peerstorage-metrics", "a folder/ps.prom", "metrics", "a folder/ps.prom"),
     ("peerstorage-on-change", "", "on_change", ""),
     ("peerstorage-on-change", "/usr/local/bin/copy it", "on_change", "/usr/local/bin/copy it"),
 ]
 BAD: list[tuple[str, list[str], str]] = [
     ("peerstorage-use", ["", "yes", "YES", "1", "true ", "True "], "allowed are true, false"),
-    ("peerstorage-provide", ["", "everyone", "Channels", "channels,all"], "allowed are channels, all, none"),
+    (
+        "peerstorage-provide",
+        [
+            *(
+                "",
+                "everyone",
+                "Channels",
+                "channels,all",
+                "channels,",
+                ",",
+                "channels, all",
+                f"channels,,{ALICE}",
+            ),
+            *(
+                f"{ALICE}@10.0.0.1:9735",
+                f"channels,{ALICE[:-2]}",
+                f"04{ALICE[2:]}",
+                f"{ALICE} ",
+                f"{ALICE}\n",
+            ),
+        ],
+        "allowed are channels, all, none, and node ids, with commas",
+    ),
     (
         "peerstorage-friend",
         [
@@ -110,6 +137,11 @@ BAD: list[tuple[str, list[str], str]] = [
     ),
     ("peerstorage-snapshot", ["", "-1", "8761", "1.5", "24h", "true"], "allowed are 0 to 8760 hours"),
     ("peerstorage-archive", ["", "-1", "101", "3.0", "all"], "allowed are 0 to 100 versions"),
+    (
+        "peerstorage-metrics",
+        ["/var/lib/node_exporter/peerstorage", "a.prom/", ".prom", "/tmp/.prom", "a\0.prom", " "],
+        "allowed is a file's path that ends in .prom",
+    ),
     (
         "peerstorage-on-change",
         ["copy", "./copy", " /copy", "~/copy", "/a\0b"],
@@ -183,3 +215,11 @@ def refusal(name: str, text: str) -> str:
 def test_any_text_is_taken_or_refused_in_words(name: str, text: str) -> None:
     said = refusal(name, text)
     assert not said or (said.startswith(f"{name}=") and ": allowed " in said)
+
+
+def test_stored_for_by_name_are_friends_and_nodes_of_provide() -> None:
+    parsed = Options.parse(
+        {"peerstorage-provide": f"none,{ALICE}", "peerstorage-friend": [BOB, f"{ALICE}@10.0.0.1:9735"]}
+    )
+    assert parsed.stored_for == {ALICE, BOB}
+    assert not Options().stored_for

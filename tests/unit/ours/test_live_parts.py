@@ -1,8 +1,7 @@
-"""Which live parts a peer gets: all where they fit, else by value and by who is near, within the room."""
+"""What of the live parts goes into a blob: as many as fit, the first ones first; and how large they are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,28 +9,21 @@ import pytest
 from peerstorage.errors import StoreError
 from peerstorage.formats import live
 from peerstorage.formats.live import LivePart
-from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.live_reading import Reading
 from peerstorage.ours import live_parts
 from peerstorage.ours.live_parts import LiveParts
+from peerstorage.ours.plan import LiveSizes
 from tests.bench.alive import _many
-from tests.unit.live_samples import entry, real, stored
+from tests.unit.live_samples import real
 
-PEERS = tuple(sorted(b"\2" + bytes([number]) * 32 for number in range(12)))
 PLENTY = 60_000
 
 
-def entries(part: LivePart) -> list[ChannelBackup]:
-    """Of other peers than those that keep them, each of another value."""
-    return [
-        replace(
-            entry(next(iter(stored(real()).values()))),
-            channel_id=channel.channel_id,
-            node_id=PEERS[number % len(PEERS)],
-            funding_sats=1_000_000 - number,
-        )
-        for number, channel in enumerate(part.channels)
-    ]
+def ids(part: LivePart) -> tuple[bytes, ...]:
+    return tuple(channel.channel_id for channel in part.channels)
+
+
+WISH = ids(real())
 
 
 def unheard(_: str) -> None:
@@ -49,58 +41,87 @@ def got(packed: bytes) -> set[bytes]:
     return {channel.channel_id for channel in live.decode(packed).channels} if packed else set()
 
 
-def test_where_all_fit_everybody_gets_all_and_the_base() -> None:
+def test_where_all_fit_all_are_there_and_the_base() -> None:
     parts = reading(real())
-    packed = parts.packed(PEERS[0], PEERS, entries(real()), 3, PLENTY)
-    assert live.decode(packed) == real()
-    assert all(parts.packed(peer, PEERS, entries(real()), 3, PLENTY) == packed for peer in PEERS)
+    assert live.decode(parts.packed(WISH, PLENTY)) == real()
+    assert live.decode(parts.packed(WISH[::-1], PLENTY)) == real(), "in whatever order they are wished for"
     assert (parts.channels, parts.fault) == (4, "")
 
 
 @pytest.mark.parametrize("room", [-50, 0, 100, 4_000, 7_000, 9_000, 12_000, 12_387, 12_388, 12_389])
-def test_it_is_never_longer_than_the_room_and_fills_it_by_value(room: int) -> None:
-    part = real()
-    packed = reading(part).packed(PEERS[0], PEERS[:1], entries(part), 3, room)
+@pytest.mark.parametrize("sized", [False, True])
+def test_it_is_never_longer_than_the_room_and_the_first_ones_come_first(room: int, sized: bool) -> None:
+    part, wish = real(), (WISH[2], WISH[0], WISH[3], WISH[1])
+    parts = reading(part)
+    assert not sized or parts.sizes()
+    packed = parts.packed(wish, room)
     assert len(packed) <= max(room, 0)
-    own, *others = part.channels
-    order = [*others, own]  # a peer's copy of its own channel proves least
     held = len(got(packed))
-    assert got(packed) == {channel.channel_id for channel in order[:held]}
-    more = LivePart(part.base, tuple(sorted(order[: held + 1], key=lambda one: one.channel_id)))
+    assert got(packed) == set(wish[:held])
+    by_id = {channel.channel_id: channel for channel in part.channels}
+    more = LivePart(part.base, tuple(by_id[one] for one in sorted(wish[: held + 1])))
     assert held == 4 or len(live.encode(more)) > room
 
 
-def test_where_not_all_fit_each_of_the_most_valuable_lies_with_replicas_peers_beside_its_own() -> None:
+@pytest.mark.parametrize("room", range(9_000, 65_000, 7_000))
+def test_of_many_as_many_as_fit(room: int) -> None:
     part = _many(40)
-    ours = entries(part)
     parts = reading(part)
-    copies: Counter[bytes] = Counter()
-    for peer in PEERS:
-        held = got(parts.packed(peer, PEERS, ours, 3, 50_000))
-        assert 16 <= len(held) <= 20
-        copies.update(one for one in held if next(e for e in ours if e.channel_id == one).node_id != peer)
-    assert all(copies[one.channel_id] >= 3 for one in ours[:30])
-    assert all(copies[one.channel_id] >= 2 for one in ours)
+    held = len(got(parts.packed(ids(part), room)))
+    assert len(live.encode(replace(part, channels=part.channels[: held + 1]))) > room
+    sizes = parts.sizes()
+    assert sizes is not None
+    assert 0 <= held - (room - sizes.base) // sizes.channel <= 2, "and hardly more than room was kept for"
 
 
-def test_one_channel_more_or_less_changes_few_blobs() -> None:
-    part = _many(40)
-    ours = entries(part)
-    before = {peer: got(reading(part).packed(peer, PEERS, ours, 3, 40_000)) for peer in PEERS}
-    less = replace(part, channels=part.channels[:-1])
-    after = {peer: got(reading(less).packed(peer, PEERS, ours[:-1], 3, 40_000)) for peer in PEERS}
-    lost = part.channels[-1].channel_id
-    assert all(after[peer] >= before[peer] - {lost} for peer in PEERS)
-
-
-def test_peers_that_are_not_counted_on_get_none() -> None:
+def test_what_is_not_wished_for_and_what_is_not_live_now_is_not_there() -> None:
     parts = reading(real())
-    assert parts.packed(b"\3" * 33, PEERS, entries(real()), 3, PLENTY) == b""
+    assert got(parts.packed((WISH[0], bytes(32), WISH[2]), PLENTY)) == {WISH[0], WISH[2]}
+    assert parts.packed((), PLENTY) == b""
+    assert parts.packed((bytes(32),), PLENTY) == b""
 
 
-def test_a_channel_that_lightningd_does_not_name_is_in_no_live_part() -> None:
-    packed = reading(real()).packed(PEERS[0], PEERS, entries(real())[1:], 3, PLENTY)
-    assert got(packed) == {channel.channel_id for channel in real().channels[1:]}
+def test_sizes_are_rounded_up_and_stay_while_it_is_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_parts, "_FRESH_SECONDS", 0.0)
+    part, fault = _many(20), ""
+
+    def read() -> Reading:
+        if fault:
+            raise StoreError(fault)
+        return Reading(part, {}, 1.0)
+
+    parts = LiveParts()
+    assert parts.sizes() is None, "nobody reads"
+    parts.start(read, unheard)
+    sizes = parts.sizes()
+    assert sizes is not None
+    base = len(live.encode(replace(part, channels=())))
+    each = (len(live.encode(part)) - base) / 20
+    assert base < sizes.base <= base + 1024
+    assert each < sizes.channel < each + 400
+    part = _many(3)
+    parts.look()
+    assert parts.sizes() == sizes
+    fault = "locked"
+    parts.look()
+    assert parts.sizes() == sizes, "a moment in which it can't be read changes no plan"
+    fault = ""
+    parts.look()
+    monkeypatch.setattr(live_parts, "_SIZED_SECONDS", 0.0)
+    assert parts.sizes() != sizes
+    part = _many(0)
+    parts.look()
+    assert parts.sizes() == LiveSizes(sizes.base, 2560)
+
+
+def test_where_it_was_never_read_there_is_no_size() -> None:
+    def read() -> Reading:
+        raise StoreError("locked")
+
+    parts = LiveParts()
+    parts.start(read, unheard)
+    assert parts.sizes() is None
+    assert parts.fault == "locked"
 
 
 def test_what_can_not_be_read_is_said_once_and_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +145,7 @@ def test_what_can_not_be_read_is_said_once_and_gives_nothing(monkeypatch: pytest
     for faults, channels in ((1, 0), (1, 0), (1, 4), (2, 0)):
         parts.look()
         assert (len(said), parts.channels) == (faults, channels)
-        assert bool(parts.packed(PEERS[0], PEERS, entries(real()), 3, PLENTY)) is bool(channels)
+        assert bool(parts.packed(WISH, PLENTY)) is bool(channels)
     assert said[0] == "backups have no live parts, so they bring back money and no channels: locked"
 
 
@@ -145,4 +166,4 @@ def test_what_was_read_a_moment_ago_will_do() -> None:
 def test_nobody_reads() -> None:
     parts = LiveParts()
     parts.look()
-    assert parts.packed(PEERS[0], PEERS, entries(real()), 3, PLENTY) == b""
+    assert parts.packed(WISH, PLENTY) == b""

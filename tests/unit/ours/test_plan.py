@@ -399,7 +399,7 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     for one in known[200:]:
         [channel] = [channel for channel in own if channel.node_id == one.node_id]
         assert made.contents[one.node_id].entries == (channel,), "in full, and nobody else's"
-    monkeypatch.setattr("peerstorage.ours.plan._NEAR_PEERS", 200)
+    monkeypatch.setattr("peerstorage.ours.nearness._NEAR_PEERS", 200)
     assert everything(plan(listed, known, 1)) == everything(made)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -11,9 +11,10 @@ import pytest
 from peerstorage.bolt.peer_storage import Message
 from peerstorage.errors import StoreError
 from peerstorage.formats.backup import decode, encode
+from peerstorage.formats.facts import CHAIN_HASHES, ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.sealing import seal, unseal
 from peerstorage.lightningd.options import Options
-from peerstorage.lightningd.store import Store
+from peerstorage.lightningd.store import NORMAL, RECOVERING, SentRecord, Store
 from peerstorage.ours import reliability, strangers
 from peerstorage.ours.user import User
 from peerstorage.plugin.status import holding
@@ -333,6 +334,8 @@ def test_what_could_not_be_judged_is_judged_when_it_is_handed_in_again(world: Wo
 def test_nothing_is_sent_while_a_copy_that_came_later_waits(world: World) -> None:
     """It came while the first was judged, and may be the better one."""
     blob = held(world, ALICE)
+    # It gets something even if it has it.
+    world.user.sender.beside_builtin = True
     world.connect(ALICE)
     world.user.connections.arrived(ALICE, blob)
     first = world.user.connections.take(ALICE)
@@ -344,6 +347,112 @@ def test_nothing_is_sent_while_a_copy_that_came_later_waits(world: World) -> Non
     world.user.retrieved(ALICE, world.user.connections.take(ALICE))
     world.run(100)
     assert len(world.got[ALICE]) == got + 1
+
+
+# Who has what it would get
+
+
+def comes_back(world: World, blob: bytes | None) -> int:
+    """How many backups a peer gets that connects and returns that."""
+    got = len(world.got[ALICE])
+    world.connect(ALICE)
+    if blob is not None:
+        world.user.retrieved(ALICE, blob)
+    world.run(100)
+    world.leave(ALICE)
+    return len(world.got[ALICE]) - got
+
+
+def knows(world: World, facts: ChannelFacts) -> None:
+    """What lightningd says of the channel, as of the next connection."""
+    world.node.channel_facts = lambda: {samples.entry(1).channel_id: facts}  # type: ignore[method-assign]
+    world.user.sender.forget_facts()
+
+
+def test_who_returns_what_it_would_get_is_sent_nothing_and_what_it_proved_is_what_it_has(
+    world: World,
+) -> None:
+    knows(world, ChannelFacts(1_000, True))
+    blob = held(world, ALICE)
+    for balance in range(3):
+        knows(world, ChannelFacts(balance, True))
+        newest = world.user.ledger.state.newest_sent
+        assert comes_back(world, blob) == 0
+        record = world.user.ledger.record(ALICE)
+        assert (record.state, record.pending_since, record.checks) == ("current", 0, balance + 1)
+        assert world.user.ledger.state.newest_sent == newest, "no timestamp is used up"
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, blob)
+    assert world.user.sender.push(ALICE, world.clock.now) == [ALICE], "the operator's word"
+
+
+def pays(world: World) -> None:
+    world.node.channels_now = {samples.entry(1).channel_id: samples.entry(1, revocations=1)}
+
+
+def opens(world: World, peer: int = 0) -> bytes:
+    entry = samples.entry(2, peer=peer)
+    world.node.channels_now[entry.channel_id] = entry
+    return entry.channel_id
+
+
+def stranger_opens(world: World) -> None:
+    world.node.unconfirmed = {opens(world, 2)}
+
+
+def opens_unlisted(world: World) -> None:
+    opens(world, 1)
+    world.node.on_socket = {MALLORY}
+
+
+def splices(world: World) -> None:
+    knows(world, ChannelFacts(1_000, False, (Outpoint(b"\x5a" * 32, 1, 1_165_119),)))
+
+
+def starts_again(world: World) -> None:
+    world.start()
+    knows(world, ChannelFacts(1_000, False))
+
+
+CHANGES: dict[str, Callable[[World], object]] = {
+    "a payment": pays,
+    "a new channel": opens,
+    "a stranger's channel": stranger_opens,
+    "an unlisted channel": opens_unlisted,
+    "a splice": splices,
+    "locked in": lambda world: knows(world, ChannelFacts(1_000, True)),
+    "a restart": starts_again,
+    "the built-in": lambda world: setattr(world.user.sender, "beside_builtin", True),
+    "its channel is normal": lambda world: world.user.channel_changed(ALICE, "CHANNELD_NORMAL", 0.0),
+    "nothing returned": lambda world: None,
+    "an older one returned": lambda world: None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_who_would_get_anything_else_is_sent_it(world: World, change: str) -> None:
+    knows(world, ChannelFacts(1_000, False))
+    older = held(world, ALICE)
+    world.user.sender.beside_builtin = True
+    assert comes_back(world, older) == 1
+    world.user.sender.beside_builtin = False
+    blob = world.got[ALICE][-1]
+    assert comes_back(world, blob) == 0
+    CHANGES[change](world)
+    returned = {"nothing returned": None, "an older one returned": older}.get(change, blob)
+    world.user.look_soon(world.clock.now)
+    world.clock.now += 1
+    assert comes_back(world, returned) == 1
+
+
+def test_who_keeps_little_is_tried_with_more_now_and_then_all_the_same(world: World) -> None:
+    world.user.ledger.remember(ALICE, SentRecord(capacity=1024, probed_at=int(world.clock.time())))
+    blob = held(world, ALICE)
+    assert len(blob) == 1024
+    assert comes_back(world, blob) == 0
+    world.clock.now += 8 * 86_400
+    assert comes_back(world, blob) == 1
+    assert len(world.got[ALICE][-1]) == 65531
 
 
 # Copies that count
@@ -403,3 +512,46 @@ def test_a_machine_that_stood_still_may_have_a_twin_whose_channels_it_does_not_k
         assert not world.user.entrance.fresh
         clock.offset += jump
         assert world.user.entrance.fresh
+
+
+@pytest.mark.parametrize(
+    ("here", "chain", "channels", "mode"),
+    [
+        ([], None, True, NORMAL),
+        ([2], None, True, RECOVERING),
+        # It says that it is of this chain: then its channels are closed.
+        ([], CHAIN_HASHES["regtest"], True, RECOVERING),
+        # There is nothing that a backup of another chain could stop.
+        ([], None, False, RECOVERING),
+    ],
+)
+def test_channels_that_this_chain_never_had_stop_nothing(
+    world: World, here: list[int], chain: bytes | None, channels: bool, mode: str
+) -> None:
+    """The same key on another chain, and a backup from there that does not say so. It is kept, and told."""
+    if channels:
+        held(world, ALICE)
+    else:
+        world.node.channels_now.clear()
+        world.start()
+    unknown = [samples.entry(number, revocations=5) for number in (2, 3)]
+    world.node.not_there = {one.funding for one in unknown if one.database_id not in here}
+    backup = samples.backup(world.user.ledger.state.newest_sent + 9, *unknown, since=0)
+    facts = NodeFacts(chain)
+    plaintext = encode(backup.timestamp, backup.entries, backup.summary, facts=facts)
+    world.connect(ALICE)
+    world.user.retrieved(ALICE, seal(KEY, plaintext))
+    state = world.user.ledger.state
+    assert (state.mode, world.user.ledger.record(ALICE).withheld) == (mode, mode == NORMAL)
+    assert world.kept("retrieved") == {ALICE}
+
+
+def test_without_the_chain_a_backup_that_does_not_say_its_own_is_a_proof(world: World) -> None:
+    held(world, ALICE)
+    unknown = samples.entry(2)
+    world.node.not_there = {unknown.funding}
+    backup = samples.foreign(world.user.ledger.state.newest_sent + 9, unknown)
+    world.connect(ALICE)
+    with patch.object(world.node, "lag", lambda: "its backend has 5 blocks of 9"):
+        world.user.retrieved(ALICE, seal(KEY, encode(backup.timestamp, backup.entries, None)))
+    assert world.user.recovering

@@ -17,6 +17,7 @@ USAGE = {
     "peerstorage-recover": "[source]",
     "peerstorage-restore": "[peers] [source] [dry_run] [wait] [force]",
     "peerstorage-resume": "[word]",
+    "peerstorage-sheet": "[file]",
     "peerstorage-status": "",
     "peerstorage-verify": "[source]",
 }

@@ -9,6 +9,7 @@ import pytest
 
 from peerstorage.formats import live
 from peerstorage.formats.backup import Backup, Summary
+from peerstorage.formats.facts import ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.opening import Source
 from peerstorage.recovery.alive import Fate, Plan, better_way, decide
@@ -164,6 +165,18 @@ def test_what_a_newer_complete_backup_does_not_name_was_closed() -> None:
     plan = decide([copy(OWNER, real(), NOW - 100), newer], heard(real()), SEED)
     assert fate(plan) is Fate.UNPROVED
     assert "does not name it" in reason(plan)
+
+
+def test_a_splice_that_the_newest_copy_has_in_flight_is_not_brought_back() -> None:
+    """Neither live parts nor the peer know of it: a live part is never made of a channel that is being spliced."""
+    outputs = (Outpoint(b"\7" * 32, 0, 1_200_000),)
+    facts = NodeFacts(channels={CHANNELS[ONE].database_id: ChannelFacts(inflight=outputs)})
+    newest = copy(FRIEND, replace(real(), channels=real().channels[1:]), NOW, of=real())
+    newest = replace(newest, backup=replace(newest.backup, facts=facts))
+    plan = decide([copy(OWNER, real(), NOW - 100), newest], heard(real()), SEED)
+    assert fate(plan) is Fate.MOVED
+    assert "spliced since" in reason(plan)
+    assert {fate(plan, one) for one in OTHERS} == {Fate.ALIVE}
 
 
 def test_channels_without_a_live_part_are_the_restores() -> None:

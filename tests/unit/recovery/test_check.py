@@ -11,6 +11,7 @@ from peerstorage.bolt.peer_storage import encode_tlvs
 from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.database import State, StoredChannel
+from peerstorage.formats.facts import ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import MAX_SHACHAIN_INDEX
 from peerstorage.recovery.check import Evidence, Funding, Judgement, Verdict, evidence, judge
@@ -170,6 +171,11 @@ def funded(kind: int, txid: bytes, flags: bytes = b"\0") -> bytes:
 
 
 SPLICED = b"\7" * 32
+SPLICING, SPLICING_TOO, OTHERS = (
+    (1 << 62).to_bytes(8, "big"),
+    (1 << 63).to_bytes(8, "big"),
+    b"\x3f" + bytes(7),
+)
 
 
 @pytest.mark.parametrize(("kind", "flags"), [(0, b""), (1, b"\0"), (1, b""), (3, b""), (5, b"\0")])
@@ -194,11 +200,58 @@ def test_tlvs_that_name_no_funding(tlvs: bytes) -> None:
 
 def test_a_splice_that_the_database_knows_is_not_a_close() -> None:
     channel = stored(state=State.CHANNELD_AWAITING_SPLICE, inflights=(SPLICED,))
-    for funding in Funding:
-        assert judge(channel, heard(reestablish(7, 6)), SECRET_OF, None, funding).verdict is Verdict.IN_FLIGHT
+    for funding, features in itertools.product(Funding, (b"", SPLICING)):
+        said = heard(reestablish(7, 6), features=features)
+        assert judge(channel, said, SECRET_OF, None, funding).verdict is Verdict.IN_FLIGHT
+
+
+@pytest.mark.parametrize("features", [SPLICING, SPLICING_TOO])
+def test_a_spent_output_and_a_peer_that_goes_on_is_a_splice(features: bytes) -> None:
+    """The peer's numbers are those of before, and it names no transaction."""
+    said = heard(reestablish(7, 6), features=features)
+    got = judge(stored(), said, SECRET_OF, None, Funding.SPENT)
+    assert (got.verdict, got.updates, got.proved) == (Verdict.BEHIND, 0, False)
+    assert "spliced since" in got.reason
+    assert judge(stored(), said, SECRET_OF, None, Funding.UNSPENT).verdict is Verdict.CURRENT
+    assert judge(stored(), said, SECRET_OF, None, Funding.MEMPOOL).verdict is Verdict.ENDED
+    # It says nothing more of the channel; or it is LND, which speaks of a closed one for some blocks.
+    assert judge(stored(), heard(features=features), SECRET_OF, None, Funding.SPENT).verdict is Verdict.CLOSED
+    lnd = heard(reestablish(7, 6), features=OTHERS)
+    assert judge(stored(), lnd, SECRET_OF, None, Funding.SPENT).verdict is Verdict.CLOSED
 
 
 # Copies
+
+
+def spliced_copy(timestamp: int, txid: bytes | None, revocations: int | None) -> Source:
+    """`revocations`: None for an entry without penalty data."""
+    one = entry(1, revocations=revocations or 0)
+    one = one.small() if revocations is None else one
+    inflight = () if txid is None else (Outpoint(txid, 0, 1_200_000),)
+    facts = NodeFacts(channels={one.database_id: ChannelFacts(inflight=inflight)})
+    return Source(f"of {timestamp}", Backup(timestamp, (one,), None, facts=facts))
+
+
+@pytest.mark.parametrize("revocations", [None, 6])
+def test_a_splice_in_flight_that_the_newest_copy_has(revocations: int | None) -> None:
+    """Before it is locked in the peer doesn't name it."""
+    copies = [spliced_copy(20, SPLICED, revocations), spliced_copy(10, None, 6)]
+    [found] = evidence(copies).values()
+    said = heard(reestablish(7, 6))
+    got = judge(stored(), said, SECRET_OF, found)
+    assert (got.verdict, got.updates, got.proved) == (Verdict.BEHIND, 0, True)
+    for funding in Funding:
+        assert judge(stored(), said, SECRET_OF, found, funding).verdict is Verdict.BEHIND
+    # The database knows it, in flight or locked in.
+    assert judge(stored(inflights=(SPLICED,)), said, SECRET_OF, found).verdict is Verdict.IN_FLIGHT
+    assert judge(stored(funding_txid=SPLICED), said, SECRET_OF, found).verdict is Verdict.CURRENT
+    # It never came to anything, by a newer copy; and one that is older than the database says nothing of it.
+    [over] = evidence([*copies, spliced_copy(30, None, 6)]).values()
+    assert judge(stored(), said, SECRET_OF, over).verdict is Verdict.CURRENT
+    [older] = evidence([spliced_copy(20, SPLICED, 5)]).values()
+    assert judge(stored(), said, SECRET_OF, older).verdict is Verdict.CURRENT
+    # Nor does it make a channel of which the peer says nothing go on.
+    assert judge(stored(), heard(), SECRET_OF, found, Funding.SPENT).verdict is Verdict.CLOSED
 
 
 def copy_with(revocations: int) -> Evidence:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from peerstorage.formats.backup import Backup
-from peerstorage.formats.facts import ChannelFacts, NodeFacts, Outpoint, OwnClose
+from peerstorage.formats.facts import ChannelFacts, Outpoint, OwnClose
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.recovery.hearing import Endpoint, Heard
@@ -43,8 +43,7 @@ class FakeNode:
 
 
 def candidate(channel: ChannelBackup, facts: ChannelFacts = ChannelFacts()) -> Candidate:  # noqa: B008
-    about = NodeFacts(channels={channel.database_id: facts})
-    return Candidate(channel, Source("peer", Backup(1, (channel,), None, facts=about)))
+    return Candidate(channel, Source("peer", Backup(1, (channel,), None)), facts)
 
 
 def looking(node: FakeNode, *channels: ChannelBackup, features: bytes = b"") -> Looking:

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from peerstorage.formats.backup import Backup, Summary, encode
+from peerstorage.formats.facts import ChannelFacts, NodeFacts, OwnClose
 from peerstorage.formats.opening import Rejected, Source, open_sources
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
@@ -1048,3 +1049,13 @@ def test_a_conflict_in_an_incomplete_backup_is_counted_once() -> None:
     result = merge(sources(newest), [], {A.database_id: C.channel_id})
     assert from_each(result) == {"B": (200, 5)}
     assert result.missing == 1
+
+
+def test_the_newest_word_on_a_channel_counts_though_an_older_copy_has_the_best_entry() -> None:
+    """A copy without penalty data says that we closed it, one with it is from before that."""
+    said = ChannelFacts(1_000, True, (), OwnClose(b"\xc1" * 32, 144))
+    older = replace(foreign(100, A), facts=NodeFacts(channels={A.database_id: ChannelFacts(2_000, True)}))
+    newer = replace(foreign(200, A.small()), facts=NodeFacts(channels={A.database_id: said}))
+    silent = foreign(300, A.small())
+    [found] = merge(sources(older, newer, silent), [], {}).candidates
+    assert (found.entry, found.facts) == (A, said)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.formats.backup import Backup, Contact
-from peerstorage.formats.facts import ChannelFacts, NodeFacts
+from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.recovery.merge import Candidate
@@ -133,8 +133,8 @@ def test_the_funding_of_a_channel_was_in_a_block(revocations: int, age: int, exp
 @pytest.mark.parametrize("locked_in", [False, True])
 def test_a_backup_that_says_whether_the_funding_is_in_a_block(locked_in: bool) -> None:
     channel = entry(1)
-    facts = NodeFacts(channels={channel.database_id: ChannelFacts(locked_in=locked_in)})
-    about = Candidate(channel, Source("peer", Backup(1, (channel,), None, facts=facts)))
+    facts = ChannelFacts(locked_in=locked_in)
+    about = Candidate(channel, Source("peer", Backup(1, (channel,), None)), facts)
     assert surely_funded(about, 100 * 86_400) is locked_in
 
 

@@ -223,6 +223,39 @@ def test_a_funded_channel_finds_room_until_the_quota_is_used_twice(
     assert not subject.has_room("alice", MAX_BLOB + 1, funded=True)
 
 
+NAMED = ("friend", "other friend", "third friend")
+
+
+@pytest.mark.parametrize(
+    ("stored", "friend", "stranger", "partner"),
+    [
+        ((), True, False, True),  # strangers have the room that three friends leave of two
+        (("friend",), True, False, True),
+        (("friend", "other friend"), False, False, True),  # friends alone fill the quota
+        (("friend", "p1", "p2"), True, False, False),
+        (("p1", "p2"), True, False, False),  # as much again is for partners, but not the friends' room
+        (("s1", "s2", "s3"), True, False, False),  # stored before friends were named
+        (("s1", "s2", "s3", "s4"), False, False, False),
+    ],
+)
+def test_friends_have_room_inside_the_quota_and_before_others(
+    stored: tuple[str, ...], friend: bool, stranger: bool, partner: bool
+) -> None:
+    subject = Provider(INTERVAL, QUOTA, dict.fromkeys(stored, 1), NAMED)
+    assert subject.has_room("third friend", MAX_BLOB) is friend
+    assert subject.has_room("stranger", MAX_BLOB) is stranger
+    assert subject.has_room("stranger", MAX_BLOB, funded=True) is partner
+    assert all(subject.has_room(name, MAX_BLOB) for name in stored)
+
+
+def test_friends_leave_strangers_what_they_do_not_need() -> None:
+    subject = Provider(INTERVAL, QUOTA, {}, ("friend",))
+    assert subject.has_room("stranger", MAX_BLOB)
+    subject = Provider(INTERVAL, QUOTA, {"stranger": 1}, ("friend",))
+    assert not subject.has_room("another stranger", MAX_BLOB)
+    assert subject.has_room("friend", MAX_BLOB)
+
+
 def test_quota_attack_small_first_then_large() -> None:
     subject = Provider(0, QUOTA, {})
     for number in range(50):

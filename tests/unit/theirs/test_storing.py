@@ -9,13 +9,13 @@ import pytest
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.lightningd.alerts import Alerts
-from peerstorage.lightningd.options import Options
+from peerstorage.lightningd.options import Options, Provide
 from peerstorage.lightningd.store import Store
 from peerstorage.theirs import storing, unwritten
 from peerstorage.theirs.storing import Storage
 from tests.unit.world import Clock, MemoryNode
 
-BUSY = Options(provide="all", write_delay=3600)
+BUSY = Options(provide=Provide("all"), write_delay=3600)
 PEERS = [f"02{number:064x}" for number in range(20)]
 
 
@@ -74,7 +74,9 @@ def test_of_a_flood_the_newest_of_each_peer_waits_and_the_worker_is_told_once(
     assert told == [True] + [False] * (len(told) - 1)
     subject.take_in()
     assert subject.provider.all_pending() == dict.fromkeys(PEERS, b"99")
-    assert not started(disk, tmp_path, Options(provide="none")).arrived(PEERS[0], b"nobody comes for it")
+    assert not started(disk, tmp_path, Options(provide=Provide("none"))).arrived(
+        PEERS[0], b"nobody comes for it"
+    )
 
 
 @pytest.fixture

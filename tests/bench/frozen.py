@@ -1,0 +1,167 @@
+"""A whole network of real nodes, bitcoind included, that can be lost again and again: its folders are kept as they
+were, and put back.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.demo.nodes import RealNetwork
+
+if TYPE_CHECKING:
+    from tests.integration.mixed import Mixed
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_COMMAND_SECONDS = 180.0
+# Nothing happened for so long: nothing will. At most so long.
+_QUIET_SECONDS, _MOST_SECONDS = 6.0, 60.0
+_BLOCKS = 6
+
+
+def lacking() -> list[str]:
+    """Programs that aren't on PATH."""
+    from tests.integration.mixed import missing
+
+    return missing()
+
+
+def about(channels: int, peers: int) -> str:
+    """The network, for those who read the figures."""
+    return (
+        f"Real nodes: one with {channels} channels with {peers} peers, four of Core Lightning (two with this "
+        "plugin, two with the built-in), three of LND, three of LDK, two channels with each, one opened by either "
+        "side, announced and private"
+    )
+
+
+def together(actions: Iterable[Callable[[], object]]) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        for done in [pool.submit(action) for action in actions]:
+            done.result()
+
+
+class Frozen:
+    """A network of tests/integration/mixed.py. `keep` what it has become; then `thaw` brings it back, all nodes up
+    but the hub."""
+
+    def __init__(self, net: RealNetwork, mixed: Mixed) -> None:
+        self._net, self.mixed = net, mixed
+        self._kept = net.folder.with_name(f"{net.folder.name}.kept")
+        self._options = dict(mixed.hub.daemon.opts)
+
+    def keep(self) -> None:
+        self._stop()
+        shutil.copytree(self._net.folder, self._kept, ignore=shutil.ignore_patterns("lightning-rpc"))
+
+    def thaw(self) -> None:
+        self._stop()
+        for path in self._net.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.copytree(self._kept, self._net.folder, dirs_exist_ok=True)
+        self._net.bitcoind.start()
+        together(peer.start for peer in self.mixed.peers.values())
+
+    def close(self) -> None:
+        shutil.rmtree(self._kept, ignore_errors=True)
+
+    def _stop(self) -> None:
+        hub, bitcoind = self.mixed.hub, self._net.bitcoind
+        together([self._stop_hub, *(peer.stop for peer in self.mixed.peers.values())])
+        assert hub.daemon.proc.poll() is not None
+        if bitcoind.proc.poll() is None:
+            bitcoind.rpc.stop()
+            bitcoind.proc.wait(60)
+
+    def _stop_hub(self) -> None:
+        if self.mixed.hub.daemon.proc.poll() is None:
+            self.mixed.hub.stop()
+
+    # The hub
+
+    def start(self, more: dict[str, Any] | None) -> None:
+        """With these options of the plugin beside its own; None: without it."""
+        hub = self.mixed.hub
+        hub.daemon.opts = self._options | (more or {})
+        if more is None:
+            hub.daemon.opts = {
+                name: value
+                for name, value in self._options.items()
+                if name not in {"plugin", "disable-plugin"} and not name.startswith("peerstorage-")
+            }
+        hub.start()
+        self.mixed.connect()
+
+    def stop(self) -> None:
+        self._stop_hub()
+
+    def lose(self, copy: Path | None = None) -> None:
+        """The hub's folder is a new machine's: hsm_secret, and a copy of the database where there is one."""
+        database = self.mixed.database
+        kept = copy.read_bytes() if copy is not None else None
+        for path in database.parent.iterdir():
+            if path.is_file() and path.name != "hsm_secret":
+                path.unlink()
+        if kept is not None:
+            database.write_bytes(kept)
+
+    def restored(self) -> tuple[int, int]:
+        """The way of static backups: everything but hsm_secret is lost, and peers close. As `settled`."""
+        self.lose()
+        self.start({})
+        peers = [f"{one.info['id']}@127.0.0.1:{one.port}" for one in self.mixed.peers.values()]
+        self.mixed.hub.rpc.call("peerstorage-restore", {"peers": peers, "wait": 0, "force": True})
+        found = self.settled()
+        self.stop()
+        return found
+
+    def run(self, *words: Any) -> tuple[int, Any, float]:
+        """`python -m peerstorage`: the exit code, the answer and the seconds."""
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "peerstorage", *map(str, words), "--json"],
+            check=False,
+            cwd=_REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+        )
+        if not done.stdout:
+            raise RuntimeError(f"{words[0]}: exit code {done.returncode}: {done.stderr}")
+        return done.returncode, json.loads(done.stdout), time.monotonic() - begun
+
+    def mine(self) -> None:
+        self._net.bitcoind.generate_block(_BLOCKS)
+
+    @property
+    def bitcoind(self) -> tuple[str, str]:
+        from pyln.testing.utils import BITCOIND_CONFIG
+
+        login = f"{BITCOIND_CONFIG['rpcuser']}:{BITCOIND_CONFIG['rpcpassword']}"
+        return "--bitcoind", f"http://{login}@127.0.0.1:{self._net.bitcoind.rpcport}"
+
+    # What has become of the channels
+
+    def settled(self) -> tuple[int, int]:
+        """How many channels are closed, or about to be, and how many can pay; once that has come to rest."""
+        found, since, begun = (-1, -1), time.monotonic(), time.monotonic()
+        while time.monotonic() - since < _QUIET_SECONDS and time.monotonic() - begun < _MOST_SECONDS:
+            now = self._count()
+            if now != found:
+                found, since = now, time.monotonic()
+            time.sleep(0.5)
+        return found
+
+    def _count(self) -> tuple[int, int]:
+        here = {one["channel_id"] for one in self.mixed.channels if one["state"] == "CHANNELD_NORMAL"}
+        there = self.mixed.open_at_peers()
+        from tests.integration.mixed import CHANNELS
+
+        return CHANNELS - len(here & there), len(self.mixed.alive() & there)
