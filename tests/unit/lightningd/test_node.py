@@ -292,6 +292,7 @@ _BROADCAST = [{"new_state": "AWAITING_UNILATERAL"}, {"new_state": "ONCHAIN"}]
         # No backup could be made of these.
         ({"state": "CHANNELD_NORMAL", "to_us_msat": -1}, None),
         ({"state": "CHANNELD_AWAITING_LOCKIN", "to_us_msat": 1 << 64}, None),
+        ({"state": "CHANNELD_NORMAL", "to_us_msat": float("inf")}, None),
         ({"state": "CHANNELD_NORMAL", "channel_id": "xy"}, None),
         ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_FUNDING | {"funding_outnum": 5}]}, None),
         ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_INFLIGHT | {"funding_txid": "50"}]}, None),
