@@ -46,8 +46,9 @@ def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
     that was never funded.
     """
     channel_id = bytes.fromhex(channel["channel_id"])
+    balance = _number(channel["to_us_msat"], 64)
     if channel["state"] in NO_CHANNEL | _AWAITING_LOCKIN:
-        return channel_id, ChannelFacts(int(channel["to_us_msat"]))
+        return channel_id, ChannelFacts(balance)
     funding = channel["funding_txid"], channel["funding_outnum"]
     splices = [
         each
@@ -55,7 +56,7 @@ def channel_facts(channel: dict[str, Any]) -> tuple[bytes, ChannelFacts]:
         if (each["funding_txid"], each["funding_outnum"]) != funding
     ]
     return channel_id, ChannelFacts(
-        int(channel["to_us_msat"]),
+        balance,
         # A channel that is used without a block (zero-conf) has none.
         True if "short_channel_id" in channel else None,
         tuple(_outpoint(each) for each in splices),
@@ -70,15 +71,23 @@ def _own_close(channel: dict[str, Any]) -> OwnClose | None:
     # Where there was nothing to broadcast there is no txid.
     if not ours or "scratch_txid" not in channel:
         return None
-    txid, delay = bytes.fromhex(channel["scratch_txid"])[::-1], int(channel["our_to_self_delay"])
-    if len(txid) != 32 or not 0 <= delay < 1 << 16:
-        raise ValueError("no close")
-    return OwnClose(txid, delay)
+    return OwnClose(_txid(channel["scratch_txid"]), _number(channel["our_to_self_delay"], 16))
 
 
 def _outpoint(inflight: dict[str, Any]) -> Outpoint:
-    txid, vout = bytes.fromhex(inflight["funding_txid"])[::-1], int(inflight["funding_outnum"])
-    sats = int(inflight["total_funding_msat"]) // 1000
-    if len(txid) != 32 or not (0 <= vout < 1 << 32 and 0 <= sats < 1 << 64):
-        raise ValueError("no output")
-    return Outpoint(txid, vout, sats)
+    txid, vout = _txid(inflight["funding_txid"]), _number(inflight["funding_outnum"], 32)
+    return Outpoint(txid, vout, _number(inflight["total_funding_msat"], 64) // 1000)
+
+
+def _number(value: Any, bits: int) -> int:
+    """As JSON may have it; not one that a backup has no room for."""
+    if isinstance(value, float) or not 0 <= (number := int(value)) < 1 << bits:
+        raise ValueError(f"{value} is no number of {bits} bits")
+    return number
+
+
+def _txid(text: str) -> bytes:
+    txid = bytes.fromhex(text)[::-1]
+    if len(txid) != 32:
+        raise ValueError(f"{text} is no txid")
+    return txid

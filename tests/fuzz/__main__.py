@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["peerstorage"]):
+with atheris.instrument_imports(include=["peerstorage", "socks"]):
     from tests.fuzz.targets import TARGETS, run
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -289,6 +289,10 @@ _BROADCAST = [{"new_state": "AWAITING_UNILATERAL"}, {"new_state": "ONCHAIN"}]
         # recoverchannel made it.
         ({"state": "CHANNELD_NORMAL", "short_channel_id": "1x1x1"}, None),
         ({"state": "CHANNELD_NORMAL", "to_us_msat": None}, None),
+        # No backup could be made of these.
+        ({"state": "CHANNELD_NORMAL", "to_us_msat": -1}, None),
+        ({"state": "CHANNELD_AWAITING_LOCKIN", "to_us_msat": 1 << 64}, None),
+        ({"state": "CHANNELD_NORMAL", "to_us_msat": float("inf")}, None),
         ({"state": "CHANNELD_NORMAL", "channel_id": "xy"}, None),
         ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_FUNDING | {"funding_outnum": 5}]}, None),
         ({"state": "CHANNELD_AWAITING_SPLICE", "inflight": [_INFLIGHT | {"funding_txid": "50"}]}, None),

@@ -14,7 +14,16 @@ from peerstorage.formats.backup import Backup
 from peerstorage.formats.facts import NodeFacts
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.store import State
-from peerstorage.ours.guard import Judgement, StartGrace, Verdict, heed, judge, resumed, settled
+from peerstorage.ours.guard import (
+    Judgement,
+    StartGrace,
+    Verdict,
+    heed,
+    judge,
+    no_new_channels,
+    resumed,
+    settled,
+)
 from tests.unit.samples import backup, entry, foreign
 
 A, B, C = (entry(number, revocations=5) for number in (1, 2, 3))
@@ -493,10 +502,29 @@ def told(timestamp: int, highest_id: int | None, *numbers: int) -> Backup:
 def test_keys_may_repeat_unless_it_is_known_that_no_database_id_was_higher(
     backups: list[Backup], may_repeat: bool
 ) -> None:
-    state = replace(RECORD, highest_id=5, mode="recovering", old=True)
+    state = replace(RECORD, highest_id=5, mode="recovering", old=True, rival_after=150)
     over = resumed(state, backups)
-    assert (over.mode, over.old, over.keys_used) == ("normal", False, may_repeat)
     closed = settled(replace(state, ahead="aa" * 32), {b"\xaa" * 32}, backups)
-    assert (closed.mode, closed.old, closed.keys_used) == ("normal", False, may_repeat)
+    for after in (over, closed):
+        assert (after.mode, after.old, after.rival_after) == ("normal", False, 0)
+        assert after.keys_used is may_repeat
     # What was true once stays.
     assert resumed(replace(state, keys_used=True), backups).keys_used
+
+
+@pytest.mark.parametrize(
+    ("state", "refused"),
+    [
+        (State(), False),
+        (RECORD, False),
+        (replace(RECORD, mode="recovering"), True),
+        (replace(RECORD, handed_over=True), True),
+        (replace(RECORD, keys_used=True), True),
+    ],
+)
+def test_no_channel_is_opened_where_its_keys_may_have_been_used(state: State, refused: bool) -> None:
+    said = no_new_channels(state)
+    assert bool(said) is refused
+    # A peer that knows of the loss could try a revoked state.
+    assert "lost" not in said
+    assert "recover" not in said
