@@ -135,6 +135,8 @@ def decide(
         if channel_id not in newest:
             reason = faults.get(channel_id, "no copy has a live part of it")
             node_id, sats = entry.node_id, entry.funding_sats
+            if _is_silent(heard.get(node_id.hex()), channel_id):
+                reason += "; its peer says nothing of it, so it may be closed already"
             rows.append(Row(channel_id, node_id, entry.funding, sats, Fate.NO_ROWS, reason))
     bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
@@ -143,6 +145,11 @@ def decide(
     used = [one.base for one in newest.values()]
     oldest = min(used, key=lambda base: live_tables.last_block(base)[0], default=None)
     return Plan(rows, bases[0] if bases else None, bases, oldest, highest, merged.rejected)
+
+
+def _is_silent(heard: Heard | None, channel_id: bytes) -> bool:
+    """Whether a peer was heard to the end and did not speak of it. Backups name closed channels for a while."""
+    return heard is not None and heard.fault is None and channel_id not in heard.channels
 
 
 def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:
