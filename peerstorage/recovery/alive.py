@@ -142,8 +142,12 @@ def decide(
             judgement = Judgement(Verdict.CLOSED, "a newer backup that is complete does not name it")
         fate, reason = _fate(judgement, _Witnesses(sources, copies, stored), quiet_for, trust)
         rows.append(_row(one, fate, reason))
-    for channel_id in sorted(named.keys() - newest.keys()):
-        rows.append(_rowless(named[channel_id], faults.get(channel_id, "no copy has a live part of it")))
+    for channel_id, entry in sorted(named.items()):
+        if channel_id not in newest:
+            reason = faults.get(channel_id, "no copy has a live part of it")
+            if _is_silent(heard.get(entry.node_id.hex()), channel_id):
+                reason += "; its peer says nothing of it, so it may be closed already"
+            rows.append(_rowless(entry, reason))
     bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
     ids += [source.backup.facts.highest_id or 0 for source in sources]
@@ -159,6 +163,11 @@ def decide(
         highest,
         merged.rejected,
     )
+
+
+def _is_silent(heard: Heard | None, channel_id: bytes) -> bool:
+    """Whether a peer was heard to the end and did not speak of it. Backups name closed channels for a while."""
+    return heard is not None and heard.fault is None and channel_id not in heard.channels
 
 
 def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:

@@ -14,7 +14,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from peerstorage.formats.opening import Source
 from peerstorage.recovery.hearing import Heard
@@ -73,14 +73,16 @@ def hanging_up(peer_ids: Sequence[str]) -> str:
     )
 
 
-def moved(before: Mapping[str, Heard], after: Mapping[str, Heard]) -> str:
+def moved(
+    before: Mapping[str, Heard], after: Mapping[str, Heard], *, living: Collection[bytes] = frozenset()
+) -> str:
     """Whether a channel moved between two hearings, by node_id in hex, as none does while the node is down: what
-    says so, or nothing."""
+    says so, or nothing. `living`: channels that this very lightningd has, which it moves itself."""
     for node_id, first in before.items():
         second = after.get(node_id)
         for channel_id, said in first.channels.items():
             now = None if second is None else second.channels.get(channel_id)
-            if now is not None and (
+            if (now is not None and channel_id not in living) and (
                 now.next_commitment_number != said.next_commitment_number
                 or now.next_revocation_number != said.next_revocation_number
             ):

@@ -239,7 +239,9 @@ class Restore:
         answered = self._way.hear(peers)
         self._user.connections.know(asked)
         after = {peer_id: self._way.heard[peer_id] for peer_id in asked & self._way.heard.keys()}
-        self._moved = self._moved or moved(before, after)
+        # After a revive lightningd itself moves what lives; with an old database it must not.
+        living = set() if self._user.old else set(map(bytes.fromhex, self._node.living_channels()))
+        self._moved = self._moved or moved(before, after, living=living)
         return len(answered)
 
     def _speakers(self, plans: Sequence[PeerPlan]) -> list[PeerPlan]:

@@ -53,6 +53,8 @@ _COINS, _COIN_BTC = 12, 0.02
 _PAYMENTS = 0.95
 _FEWEST, _MOST = 4, 9
 _CLOSING_SECONDS = 30
+# A node that just started is behind its peers, and blocks come all the time.
+_SPARE_BLOCKS = 30
 _GIVEN_UP = (
     RpcError,
     OSError,
@@ -205,7 +207,7 @@ def confirmed(user: Any) -> list[dict[str, Any]]:
 def pay(user: Any, peer: Any, channel: Channel, msat: int) -> None:
     """From the user to a peer of any kind, over this channel."""
     invoice = user.rpc.decode(peer.invoice(msat))
-    delay = invoice["min_final_cltv_expiry"] + 3
+    delay = invoice["min_final_cltv_expiry"] + _SPARE_BLOCKS
     hop = {"id": peer.info["id"], "channel": channel["short_channel_id"], "amount_msat": msat, "delay": delay}
     user.rpc.sendpay([hop], invoice["payment_hash"], payment_secret=invoice["payment_secret"])
     user.rpc.waitsendpay(invoice["payment_hash"], timeout=20)

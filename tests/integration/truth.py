@@ -297,9 +297,10 @@ class Checker:
         connected = {
             peer["id"]: peer["features"] for peer in owner.rpc.listpeers()["peers"] if peer["connected"]
         }
-        rows = owner.rpc.listpeerchannels()["channels"]
         unfunded = {
-            row["channel_id"] for row in rows if row["opener"] == "remote" and row["state"] in OPENING
+            row["channel_id"]
+            for row in owner.rpc.listpeerchannels()["channels"]
+            if row["opener"] == "remote" and row["state"] in OPENING and not _is_in_a_block(owner, row)
         }
         listed = {entry[16:80] for entry in owner.rpc.staticbackup()["scb"]}
         return Truth(
@@ -315,6 +316,10 @@ class Checker:
             expected.maybe,
             dict(expected.excused),
         )
+
+
+def _is_in_a_block(node: Any, row: Mapping[str, Any]) -> bool:
+    return node.bitcoin.rpc.gettxout(row["funding_txid"], row["funding_outnum"], False) is not None
 
 
 def _claims(said: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .channels import Channel
 from .common import RpcError, wait_for
+from .datastore import Datastore
 from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
@@ -328,6 +329,38 @@ def test_on_an_old_database_the_recovery_ends_by_the_operator_s_word_alone(tmp_p
         assert bob.channels[first.channel_id].state == "CHANNELD_NORMAL"
         alice.call("peerstorage-resume", ["discard"])
         assert mode(alice) == "normal"
+
+
+def test_channels_that_live_here_may_move_while_it_listens(tmp_path: Path) -> None:
+    """A database that was rebuilt of a copy: bob's channel lives on, carol's is only in backups."""
+    with QuickNetwork(tmp_path) as net:
+        net.autoconnect_stubs = False
+        alice = net.node("alice", options=SETTLING | {"peerstorage-file": ""})
+        bob, carol = honest(net, "bob"), honest(net, "carol")
+        first = with_channel(net, alice, bob)
+        rebuilt = alice.snapshot()
+        second = with_channel(net, alice, carol)
+        wait_until_held([bob, carol], alice, first, second, still=True)
+        alice.stop()
+        alice.rollback(rebuilt)
+        alice.datastore = Datastore()
+        alice.start()
+        net.connect(alice, bob)
+        wait_for(lambda: mode(alice) == "recovering")
+        over = threading.Event()
+
+        def pay() -> None:
+            while not over.wait(0.05):
+                first.pay()
+
+        paying = threading.Thread(target=pay)
+        paying.start()
+        try:
+            assert states(restore(alice)) == {second.channel_id: "close sent"}
+        finally:
+            over.set()
+            paying.join()
+        assert bob.channels[first.channel_id].state == "CHANNELD_NORMAL"
 
 
 def test_nothing_is_closed_before_the_chain_is_there(tmp_path: Path) -> None:

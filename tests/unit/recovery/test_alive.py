@@ -187,6 +187,18 @@ def test_channels_without_a_live_part_are_the_restores() -> None:
         channel.channel_id for channel in real().channels[2:]
     }
     assert all(row.live is None for row in plan.of(Fate.NO_ROWS))
+    assert {row.reason for row in plan.of(Fate.NO_ROWS)} == {"no copy has a live part of it"}
+
+
+def test_who_says_nothing_of_a_channel_without_a_live_part_may_have_closed_it() -> None:
+    part = replace(real(), channels=real().channels[1:])
+    sources = [copy(OWNER, part, NOW, of=real()), copy(FRIEND, part, NOW, of=real())]
+    plan = decide(sources, heard(part), SEED)
+    assert fate(plan) is Fate.NO_ROWS
+    assert "its peer says nothing of it" in reason(plan)
+    # Who was not heard to the end may yet have spoken of it.
+    cut = {node_id: replace(one, fault="hung up") for node_id, one in heard(part).items()}
+    assert reason(decide(sources, cut, SEED)) == "no copy has a live part of it"
 
 
 def test_a_live_part_of_another_schema_is_refused_by_its_version() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.recovery.old_node import SLACK, OldNode, earliest
+from peerstorage.recovery.old_node import SLACK, OldNode, earliest, moved
+from tests.unit.live_samples import heard, real
 
 
 def quiet() -> OldNode:
@@ -60,3 +61,12 @@ def test_what_was_known_before_a_restart_counts() -> None:
     old_node = OldNode({"aa": 100}, 7.0)
     assert old_node.first == {"aa": (100, 7.0)}
     assert old_node.returned("aa", 101, 8.0, after=0)
+
+
+def test_a_channel_that_moves_is_a_sign_but_for_those_that_live_here() -> None:
+    one, *others = [channel.channel_id for channel in real().channels]
+    still, later = heard(real()), heard(real(), {one: 1})
+    assert moved(still, still) == ""
+    assert one.hex() in moved(still, later)
+    assert one.hex() in moved(still, later, living=others)
+    assert moved(still, later, living={one}) == ""
