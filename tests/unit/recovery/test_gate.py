@@ -69,7 +69,9 @@ def test_who_had_its_time_is_not_held_again_and_is_watched_until_it_speaks() -> 
     connections = Connections()
     gate = Gate(5.0, connections)
     gate.is_silent("bob")
+    gate.is_silent("carol")
     assert gate.decide(User(fresh=True), "bob", offers=True) is ENTER
+    assert gate.decide(User(fresh=True), "carol", offers=True) is ENTER
     assert gate.decide(User(fresh=True), "stranger", offers=True) is HOLD
     # That nothing is known is another matter than a loss that is known.
     assert gate.decide(User(recovering=True), "silent", offers=True) is HOLD
