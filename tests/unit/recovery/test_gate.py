@@ -108,6 +108,7 @@ def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdi
     assert gate.decide(User(), "bob", offers=True) is LEAVE
     connections.judged("bob", 0)
     assert (gate.late(105.9), gate.late(106.0), gate.next_event()) == ([], ["bob"], 106.0)
+    assert gate.late(1e9) == ["bob"]
 
 
 @pytest.mark.parametrize("answer", [CONTINUE, DISCONNECT])
