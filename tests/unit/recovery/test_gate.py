@@ -139,3 +139,12 @@ def test_who_did_not_get_its_own_yet_is_not_let_in() -> None:
         gate.greeted("bob")
     assert (gate.late(105.0), gate.waiting(), gate.next_event()) == (["bob"], ["bob"], 105.0)
     gate.greeted("who left meanwhile")
+
+
+def test_at_a_stop_nobody_is_left_without_an_answer() -> None:
+    gate, hooks = Gate(5.0, Connections()), [Hook(), Hook()]
+    for name, hook in zip(("held", "waiting"), hooks, strict=True):
+        gate.hold(name, hook, 100.0, for_verdict=name == "waiting")
+    gate.release_all(DISCONNECT)
+    assert [hook.answers for hook in hooks] == [[DISCONNECT]] * 2
+    assert not gate.waiting()
