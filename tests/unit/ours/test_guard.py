@@ -121,6 +121,7 @@ CASES: list[Case] = [
     ("a twin: from a gap", RESTARTED, backup(130, A, since=100), [A], [], LOST, [], []),
     ("our own newest", RECORD, backup(200, A, since=100), [A], [], FINE, [], []),
     ("newer, of another database", RECORD, backup(201, A, since=99), [A], [], FINE, [], []),
+    ("newer, of a later database", RECORD, backup(201, A, since=101), [A], [], FINE, [], []),
     ("a twin that was acknowledged", ACKNOWLEDGED, backup(300, A, since=100), [A], [], FINE, [], []),
     (
         "the built-in's, at first: a channel that never was",

@@ -69,7 +69,9 @@ def test_who_had_its_time_is_not_held_again_and_is_watched_until_it_speaks() -> 
     connections = Connections()
     gate = Gate(5.0, connections)
     gate.is_silent("bob")
+    gate.is_silent("carol")
     assert gate.decide(User(fresh=True), "bob", offers=True) is ENTER
+    assert gate.decide(User(fresh=True), "carol", offers=True) is ENTER
     assert gate.decide(User(fresh=True), "stranger", offers=True) is HOLD
     # That nothing is known is another matter than a loss that is known.
     assert gate.decide(User(recovering=True), "silent", offers=True) is HOLD
@@ -106,6 +108,7 @@ def test_a_retrieval_ends_a_held_connection_and_not_one_that_waits_for_the_verdi
     assert gate.decide(User(), "bob", offers=True) is LEAVE
     connections.judged("bob", 0)
     assert (gate.late(105.9), gate.late(106.0), gate.next_event()) == ([], ["bob"], 106.0)
+    assert gate.late(1e9) == ["bob"]
 
 
 @pytest.mark.parametrize("answer", [CONTINUE, DISCONNECT])
@@ -136,3 +139,12 @@ def test_who_did_not_get_its_own_yet_is_not_let_in() -> None:
         gate.greeted("bob")
     assert (gate.late(105.0), gate.waiting(), gate.next_event()) == (["bob"], ["bob"], 105.0)
     gate.greeted("who left meanwhile")
+
+
+def test_at_a_stop_nobody_is_left_without_an_answer() -> None:
+    gate, hooks = Gate(5.0, Connections()), [Hook(), Hook()]
+    for name, hook in zip(("held", "waiting"), hooks, strict=True):
+        gate.hold(name, hook, 100.0, for_verdict=name == "waiting")
+    gate.release_all(DISCONNECT)
+    assert [hook.answers for hook in hooks] == [[DISCONNECT]] * 2
+    assert not gate.waiting()
