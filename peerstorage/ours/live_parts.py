@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from peerstorage.errors import StoreError
 from peerstorage.formats import live
-from peerstorage.formats.live import LivePart
+from peerstorage.formats.live import Base, LiveChannel, LivePart
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.lightningd.live_reading import Reading
 
@@ -36,6 +36,9 @@ class LiveParts:
         self._part: LivePart | None = None
         # By wish and room, of this part.
         self._packed: dict[tuple[tuple[bytes, ...], int], bytes] = {}
+        # The channels in each that was packed, and a digest of each channel.
+        self._chosen: dict[bytes, tuple[bytes, ...]] = {}
+        self._digests: dict[bytes, bytes] = {}
         self._looked_at = float("-inf")
         self.fault = "not read yet"
 
@@ -60,7 +63,8 @@ class LiveParts:
         except StoreError as error:
             self._part, fault = None, str(error)
         if self._part != before:
-            self._packed.clear()
+            for known in (self._packed, self._chosen, self._digests):
+                known.clear()
         if fault and fault != self.fault:
             self._say(f"backups have no live parts, so they bring back money and no channels: {fault}")
         self.fault = fault
@@ -85,8 +89,18 @@ class LiveParts:
         mine = [one for one in by_value if peer in _nearest(one, owners[one], large, replicas)]
         wish = (*mine, *(one for one in by_value if one not in set(mine)))[: max(room, 0) // _SHORTEST]
         if (wish, room) not in self._packed:
-            self._packed[wish, room] = _fitting(part, wish, room)
+            packed, chosen = _fitting(part, wish, room)
+            self._packed[wish, room], self._chosen[packed] = packed, chosen
         return self._packed[wish, room]
+
+    def substance(self, packed: bytes) -> bytes:
+        """Digest of what is a reason to send one that was packed just now: its channels. The wallet's rows,
+        counters and the last block move with each block and connection, and lightningd catches up with them."""
+        part = self._part
+        if part is not None and not self._digests:
+            self._digests = {one.channel_id: _digest(one) for one in part.channels}
+        chosen = self._chosen.get(packed, ())
+        return hashlib.sha256(b"".join(self._digests.get(one, one) for one in sorted(chosen))).digest()
 
 
 @lru_cache(maxsize=1 << 14)
@@ -97,8 +111,12 @@ def _nearest(channel_id: bytes, owner: bytes, large: tuple[bytes, ...], replicas
     return frozenset(ranked[:replicas])
 
 
-def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int) -> bytes:
-    """As many of these channels as fit, the first ones first."""
+def _digest(channel: LiveChannel) -> bytes:
+    return hashlib.sha256(live.unpacked(LivePart(Base(0, 0, (), {}), (channel,)))).digest()
+
+
+def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int) -> tuple[bytes, tuple[bytes, ...]]:
+    """As many of these channels as fit, the first ones first, and which they are."""
     by_id = {channel.channel_id: channel for channel in part.channels}
 
     def of(count: int) -> bytes:
@@ -114,4 +132,4 @@ def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int) -> bytes:
         else:
             too_many = count
         count = (fits + too_many) // 2
-    return best
+    return best, wish[:fits]
