@@ -8,13 +8,14 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from peerstorage.errors import StoreError
 from peerstorage.formats import live
-from peerstorage.formats.live import LivePart
+from peerstorage.formats.live import Base, LiveChannel, LivePart
 from peerstorage.lightningd.live_reading import Reading
 from peerstorage.ours.plan import LiveSizes
 
@@ -38,6 +39,9 @@ class LiveParts:
         self._part: LivePart | None = None
         # By wish and room, of this part.
         self._packed: dict[tuple[tuple[bytes, ...], int], bytes] = {}
+        # The channels in each that was packed, and a digest of each channel.
+        self._chosen: dict[bytes, tuple[bytes, ...]] = {}
+        self._digests: dict[bytes, bytes] = {}
         self._looked_at = self._sized_at = float("-inf")
         self._sizes: LiveSizes | None = None
         self.fault = "not read yet"
@@ -63,7 +67,8 @@ class LiveParts:
         except StoreError as error:
             self._part, fault = None, str(error)
         if self._part != before:
-            self._packed.clear()
+            for known in (self._packed, self._chosen, self._digests):
+                known.clear()
         if fault and fault != self.fault:
             self._say(f"backups have no live parts, so they bring back money and no channels: {fault}")
         self.fault = fault
@@ -84,8 +89,18 @@ class LiveParts:
         if self._part is None or not wish:
             return b""
         if (wish, room) not in self._packed:
-            self._packed[wish, room] = _fitting(self._part, wish, room, self._sizes or _USUAL)
+            packed, chosen = _fitting(self._part, wish, room, self._sizes or _USUAL)
+            self._packed[wish, room], self._chosen[packed] = packed, chosen
         return self._packed[wish, room]
+
+    def substance(self, packed: bytes) -> bytes:
+        """Digest of what is a reason to send one that was packed just now: its channels. The wallet's rows,
+        counters and the last block move with each block and connection, and lightningd catches up with them."""
+        part = self._part
+        if part is not None and not self._digests:
+            self._digests = {one.channel_id: _digest(one) for one in part.channels}
+        chosen = self._chosen.get(packed, ())
+        return hashlib.sha256(b"".join(self._digests.get(one, one) for one in sorted(chosen))).digest()
 
 
 def _sizes(part: LivePart) -> LiveSizes:
@@ -101,8 +116,14 @@ def _up(length: int, step: int) -> int:
     return (length // step + 1) * step
 
 
-def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int, sizes: LiveSizes) -> bytes:
-    """As many of these channels as fit, the first ones first."""
+def _digest(channel: LiveChannel) -> bytes:
+    return hashlib.sha256(live.unpacked(LivePart(Base(0, 0, (), {}), (channel,)))).digest()
+
+
+def _fitting(
+    part: LivePart, wish: tuple[bytes, ...], room: int, sizes: LiveSizes
+) -> tuple[bytes, tuple[bytes, ...]]:
+    """As many of these channels as fit, the first ones first, and which they are."""
     by_id = {channel.channel_id: channel for channel in part.channels}
     there = [by_id[one] for one in wish if one in by_id][: max(room, 0) // _SHORTEST]
 
@@ -121,4 +142,4 @@ def _fitting(part: LivePart, wish: tuple[bytes, ...], room: int, sizes: LiveSize
             too_many = count
         # By what they came to so far: half would take twice as many times.
         count = count * (room - sizes.base) // max(len(packed) - sizes.base, 1)
-    return best
+    return best, tuple(channel.channel_id for channel in there[:fits])

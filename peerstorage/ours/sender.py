@@ -316,8 +316,8 @@ class Sender:
         return made.blobs[key]
 
     def _along(self, contents: Contents, limit: int, made: _Made) -> bytes:
-        """Digest of all that goes along with the entries, but for balances, which are no reason to send, and the
-        order of the directory."""
+        """Digest of what goes along with the entries and is a reason to send: not balances, nor the order of the
+        directory, nor what moves by itself in a live part."""
         (unfunded, facts), live, key = self._parts(contents, limit, made)
         if key not in made.alongs:
             channels = {
@@ -329,7 +329,7 @@ class Sender:
                 *(entry.to_bytes() for entry in unfunded),
                 *(data for _, data in replace(facts, channels=channels).records()),
                 *directory,
-                live,
+                self.live.substance(live),
             ]
             digests = (hashlib.sha256(part).digest() for part in parts)
             made.alongs[key] = hashlib.sha256(b"".join(digests)).digest()

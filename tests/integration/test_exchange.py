@@ -25,6 +25,8 @@ from tests.integration.helpers import (
     held_blob,
     held_by_builtin,
     holds_all,
+    is_idle,
+    pay_over_each,
     row,
     secret,
     start_plugin,
@@ -232,3 +234,30 @@ def test_beside_the_builtin_ours_is_last(node_factory: Any) -> None:
     time.sleep(3)
     assert is_ours()
     assert status(l1)["mode"] == "normal"
+
+
+def test_who_returns_what_it_would_get_is_sent_nothing(node_factory: Any) -> None:
+    """Whatever blocks came since; a payment is a reason again."""
+    l1, l2 = node_factory.get_nodes(2, opts=OURS)
+    fund(l1, l2, push_sat=300_000)
+
+    def again() -> bytes | None:
+        """What the peer holds after a connection at which it proved what it held."""
+        checks = row(l1, l2)["checks"]
+        disconnect(l1, l2)
+        connect(l1, l2)
+        wait_for(lambda: row(l1, l2)["checks"] > checks)
+        time.sleep(3)
+        return held_blob(l2, l1)
+
+    # Fees may be agreed on once more.
+    first = again()
+    wait_for(lambda: is_idle(l1) and is_idle(l2))
+    first = again()
+    assert first is not None
+    assert again() == first
+    l1.bitcoin.generate_block(3)
+    assert again() == first
+    assert row(l1, l2)["state"] == "current"
+    pay_over_each(l1, l2, 1_000_000)
+    assert again() != first

@@ -167,3 +167,18 @@ def test_nobody_reads() -> None:
     parts = LiveParts()
     parts.look()
     assert parts.packed(WISH, PLENTY) == b""
+
+
+def test_a_reason_to_send_are_its_channels_and_not_what_moves_by_itself() -> None:
+    def substance(part: LivePart) -> bytes:
+        parts = reading(part)
+        return parts.substance(parts.packed(WISH, PLENTY))
+
+    part = real()
+    counted = replace(part, base=replace(part.base, tables={**part.base.tables, "vars": ()}, highest_id=99))
+    assert substance(counted) == substance(part)
+    first, *others = part.channels
+    paid = replace(first, tables={**first.tables, "channels": ()})
+    assert substance(replace(part, channels=(paid, *others))) != substance(part)
+    assert substance(replace(part, channels=tuple(others))) != substance(part)
+    assert reading(part).substance(b"") == LiveParts().substance(b"")
