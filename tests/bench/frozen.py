@@ -39,7 +39,7 @@ def about(channels: int, peers: int) -> str:
     return (
         f"Real nodes: one with {channels} channels with {peers} peers, four of Core Lightning (two with this "
         "plugin, two with the built-in), three of LND, three of LDK, two channels with each, one opened by either "
-        "side, one with each implementation announced"
+        "side, one of all announced"
     )
 
 

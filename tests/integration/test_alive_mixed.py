@@ -62,13 +62,22 @@ def lose_and_revive(lost: Mixed, moved: int) -> None:
     # Until then LND speaks of a channel that it closed, and lightningd hangs up on it.
     hub.bitcoin.generate_block(6, wait_for_mempool=moved or None)
     for _ in range(2):
-        lost.connect()
-        wait_for(lambda: lost.alive() == channels - ids)
+        await_alive(lost, channels - ids)
         lost.pay_over_living()
         await_money(hub, wallet, shared, since)
         hub.restart()
-    lost.connect()
-    wait_for(lambda: lost.alive() == lost.open_at_peers() == channels - ids)
+    await_alive(lost, channels - ids)
+    assert lost.open_at_peers() == channels - ids
+
+
+def await_alive(lost: Mixed, wanted: set[str]) -> None:
+    """Until these channels can pay, and no others. Who hangs up is called again, as lightningd would."""
+
+    def are_alive() -> bool:
+        lost.connect()
+        return lost.alive() == wanted
+
+    wait_for(are_alive)
 
 
 def close_one(lost: Mixed) -> None:
