@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from pyln.client import RpcError
+from pyln.testing.utils import wait_for
 
 from peerstorage.formats.keys import node_key
 from peerstorage.recovery.conversation import Endpoint, Limits, hear_all
@@ -167,8 +168,19 @@ class Soak:
     def begin(self) -> None:
         self.network.begin()
         self.log.line("all channels are open")
+        for name, user in self.network.users.items():
+            # While nothing moves each peer proves what it holds, and it is so.
+            wait_for(partial(self._all_prove, user))
+            for text in self.checker.look(name, user):
+                self.log.fault(f"status of {name}: {text}")
         self.traffic.start()
         self.watch.start()
+
+    def _all_prove(self, user: Any) -> bool:
+        """Whether every peer with our plugin, and the stock one, is current by its status after an audit."""
+        user.rpc.call("peerstorage-audit")
+        asked = {self.network.peers[name].info["id"] for name in (*PLUGGED, "stock")}
+        return asked <= {row["peer_id"] for row in status(user)["peers"] if row["state"] == "current"}
 
     def end(self) -> None:
         for thread in (self.traffic, self.watch):
@@ -228,7 +240,8 @@ class Soak:
         lines = [f"events: {dict(self.log.count)}", f"traffic: {dict(self.traffic.done)}"]
         lines.append(f"given up: {dict(self.traffic.failed)}")
         lines.append(
-            f"{self.checker.looks} looks at a status, in which {self.checker.rows_current} rows said current"
+            f"{self.checker.looks} looks at a status; {self.checker.rows} rows of peers that can be looked at, "
+            f"{self.checker.rows_current} of them said current"
         )
         lines.append(f"{len(self.log.faults)} fault(s)")
         return "\n".join(lines)

@@ -242,14 +242,15 @@ class Expected:
 
 class Checker:
     """`providers()`: the nodes that can be looked at, by node_id, and whether our plugin stores there; `expected`:
-    by name. `looks`: how many there were; `rows_current`: rows in them that said so, and could be looked at."""
+    by name. `looks`: how many there were; `rows`: of peers in them that could be looked at, `rows_current`:
+    those that said so."""
 
     def __init__(self, providers: Any, expected: Mapping[str, Expected], replicas: int) -> None:
         self._providers, self._expected, self._replicas = providers, expected, replicas
         self._since: dict[tuple[str, str], float] = {}
         self._keys: dict[str, bytes] = {}
         self.looks = 0
-        self.rows_current = 0
+        self.rows = self.rows_current = 0
 
     def look(self, name: str, owner: Any, patience: float = PATIENCE_SECONDS) -> list[str]:
         """What is wrong with what `owner` says, of what has not been told before. Raises what its RPC does."""
@@ -260,9 +261,9 @@ class Checker:
         settled = _claims(first) == _claims(said) and sent == again
         found = [one for one in contradictions(said, truth) if settled or not one.at_once]
         self.looks += 1
-        self.rows_current += sum(
-            row["state"] == "current" and row["peer_id"] in truth.held for row in said["peers"]
-        )
+        rows = [row for row in said["peers"] if row["peer_id"] in truth.held]
+        self.rows += len(rows)
+        self.rows_current += sum(row["state"] == "current" for row in rows)
         return self._that_last(name, found, patience)
 
     def _that_last(self, name: str, found: list[Contradiction], patience: float) -> list[str]:
