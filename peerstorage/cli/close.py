@@ -17,13 +17,13 @@ from peerstorage.cli.answers import FINE, INCOMPLETE, agreed, print_json, print_
 from peerstorage.cli.inputs import Inputs
 from peerstorage.cli.resume import CODES, Resume, prepare
 from peerstorage.cli.show import Object
+from peerstorage.database.check import Verdict
+from peerstorage.database.survey import Row, Survey
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, UsageError
-from peerstorage.recovery.check import Verdict
-from peerstorage.recovery.conversation import Heard, Told, tell
-from peerstorage.recovery.conversation import Outcome as Close
+from peerstorage.line.conversation import Heard, Told, tell
+from peerstorage.line.conversation import Outcome as Close
 from peerstorage.recovery.gather import tell_all
 from peerstorage.recovery.old_node import moved, newer_copy
-from peerstorage.recovery.survey import Row, Survey
 
 # A living node comes back to its peer within seconds, once our connection has taken the place of its own.
 LISTEN_AGAIN_AFTER = 15

@@ -16,12 +16,12 @@ from peerstorage.cli import show
 from peerstorage.cli.answers import FINE, INCOMPLETE, Command, agreed, print_json, print_lines, say, write_new
 from peerstorage.cli.inputs import Inputs
 from peerstorage.cli.seeded import Given, add_source_options, given
-from peerstorage.recovery import descriptors as described
-from peerstorage.recovery.bitcoind import Bitcoind
-from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.closings import DEFAULT_BLOCKS, Fate, Output, fates
-from peerstorage.recovery.esplora import Esplora
-from peerstorage.recovery.sweep import (
+from peerstorage.onchain import descriptors as described
+from peerstorage.onchain.bitcoind import Bitcoind
+from peerstorage.onchain.chain import Chain
+from peerstorage.onchain.closings import DEFAULT_BLOCKS, Fate, Output, fates
+from peerstorage.onchain.esplora import Esplora
+from peerstorage.onchain.sweep import (
     EMBIT_NETWORKS,
     HIGHEST_FEERATE,
     LOWEST_FEERATE,

@@ -38,17 +38,17 @@ from peerstorage.cli.onchain import (
 )
 from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.cli.seeded import Given, add_source_options, given, open_all
+from peerstorage.database.snapshot_file import is_snapshot_file
+from peerstorage.database.source import is_database, is_url
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats.keys import node_key
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.sealing import seal
+from peerstorage.line.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
+from peerstorage.onchain.chain import Chain
 from peerstorage.recovery import gather
-from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
-from peerstorage.recovery.database_source import is_database, is_url
 from peerstorage.recovery.merge import Recovered, merge
 from peerstorage.recovery.old_node import moved, newer_copy
-from peerstorage.recovery.snapshot_file import is_snapshot_file
 
 # A close is in the mempool within a second or two after the peer was told.
 _SEEN_WITHIN = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from peerstorage.errors import INVALID_PARAMS, UsageError
-from peerstorage.recovery.conversation import Proxy
+from peerstorage.line.conversation import Proxy
 
 
 def add_proxy_options(parser: argparse.ArgumentParser) -> None:

@@ -22,17 +22,17 @@ from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_jso
 from peerstorage.cli.inputs import Inputs, add_key_options
 from peerstorage.cli.onchain import add_chain_options, chain_of
 from peerstorage.cli.proxy import add_proxy_options, proxy_of
+from peerstorage.database.snapshot_file import is_snapshot_file, open_snapshot_file
+from peerstorage.database.source import is_url, read_database
+from peerstorage.database.spendings import height_for, spendings
+from peerstorage.database.survey import Outcome, Survey, check_seed, survey
 from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
 from peerstorage.formats.snapshot import SECRET_NAME
-from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all, hung_up
-from peerstorage.recovery.database_source import is_url, read_database
-from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
-from peerstorage.recovery.spendings import height_for, spendings
-from peerstorage.recovery.survey import Outcome, Survey, check_seed, survey
+from peerstorage.line.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all, hung_up
+from peerstorage.onchain.chain import Chain
 
 # They wait most of the time: for a peer to fall silent, or for one that is not there.
 _AT_ONCE = 150

@@ -37,6 +37,9 @@ from peerstorage.cli.proxy import add_proxy_options, proxy_of
 from peerstorage.cli.resume import refuse_running
 from peerstorage.cli.seeded import open_all
 from peerstorage.cli.show import Object
+from peerstorage.database.alive import Fate, Plan, Row, decide
+from peerstorage.database.rebuild import Rebuilt, rebuild
+from peerstorage.database.spendings import height_for, spendings
 from peerstorage.errors import (
     NOT_HEARD,
     SOURCE_UNREADABLE,
@@ -50,13 +53,10 @@ from peerstorage.formats.database import network_of
 from peerstorage.formats.keys import node_id, node_key
 from peerstorage.formats.live import LiveChannel
 from peerstorage.formats.opening import Source
-from peerstorage.recovery.alive import Fate, Plan, Row, decide
-from peerstorage.recovery.chain import Chain
-from peerstorage.recovery.conversation import Endpoint, Outcome, Proxy, hear_all, hung_up, tell
+from peerstorage.line.conversation import Endpoint, Outcome, Proxy, hear_all, hung_up, tell
+from peerstorage.onchain.chain import Chain
 from peerstorage.recovery.gather import Gathered, gather
 from peerstorage.recovery.old_node import hanging_up, moved, newer_copy
-from peerstorage.recovery.rebuild import Rebuilt, rebuild
-from peerstorage.recovery.spendings import height_for, spendings
 
 _CLAIM = "a peer can claim less than it knows"
 

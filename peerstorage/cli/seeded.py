@@ -11,13 +11,13 @@ from pathlib import Path
 
 from peerstorage.cli.answers import WRONG_KEY, exit_code, say
 from peerstorage.cli.inputs import Inputs, Secret, add_key_options, label
+from peerstorage.database.snapshot_file import is_snapshot_file, open_snapshot_file
+from peerstorage.database.source import is_database, is_url, read_entries
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import greenlight
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source, open_source
-from peerstorage.recovery.commitment import KeyedChannel, keyed_channels
-from peerstorage.recovery.database_source import is_database, is_url, read_entries
-from peerstorage.recovery.snapshot_file import is_snapshot_file, open_snapshot_file
+from peerstorage.onchain.commitment import KeyedChannel, keyed_channels
 
 _SOURCES = (
     "a backup: a file (of fetch, emergency.recover, one of ours, a Greenlight signer's), - for standard input, or "

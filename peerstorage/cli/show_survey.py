@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from peerstorage.cli.show import Object, at_most, time_text
+from peerstorage.database.check import Verdict
+from peerstorage.database.survey import Row, Stray, Survey
 from peerstorage.formats.database import Database
-from peerstorage.recovery.check import Verdict
-from peerstorage.recovery.hearing import Heard
-from peerstorage.recovery.survey import Row, Stray, Survey
+from peerstorage.line.hearing import Heard
 
 # What needs something done comes first.
 _ORDER = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from peerstorage.cli import show
 from peerstorage.cli.answers import FINE, Command, print_json, print_lines, say
 from peerstorage.cli.inputs import Inputs, add_key_options
+from peerstorage.database.snapshot_file import open_snapshot_file
 from peerstorage.errors import SOURCE_UNREADABLE, UsageError
-from peerstorage.recovery.snapshot_file import open_snapshot_file
 
 
 def add_command(command: Command) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from peerstorage.database.source import is_url
 from peerstorage.errors import PeerstorageError
 from peerstorage.file import versions
 from peerstorage.file.database_copy import copy, data_version
@@ -39,7 +40,6 @@ from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.user import User
-from peerstorage.recovery.database_source import is_url
 
 NAME = "lightningd.sqlite3.CHECK-BEFORE-START"
 _DATABASE = "lightningd.sqlite3"

@@ -82,7 +82,7 @@ def read_about(stream: BinaryIO, keys: Sequence[bytes]) -> About:
 
 def open_snapshot(stream: BinaryIO, keys: Sequence[bytes], write: Callable[[bytes], object]) -> About:
     """Hands the database to `write`, part by part: it is one only when this returns. To a file: see
-    peerstorage.recovery.snapshot_file.
+    peerstorage.database.snapshot_file.
 
     Raises SealError where no key fits, FormatError where it is no whole snapshot.
     """

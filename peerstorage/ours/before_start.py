@@ -17,6 +17,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from peerstorage.database.check import Verdict
+from peerstorage.database.source import is_url, read_running
+from peerstorage.database.survey import Survey, check_seed, survey
 from peerstorage.errors import NOTHING_TO_SEND, PeerstorageError, SecretError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.words import ENGLISH
@@ -24,11 +27,8 @@ from peerstorage.lightningd import asked
 from peerstorage.lightningd.alerts import NOT_CHECKED, WARNING, Alerts
 from peerstorage.lightningd.node import Node
 from peerstorage.lightningd.options import Options
+from peerstorage.line.conversation import Heard, Limits, endpoints_of, hear_all
 from peerstorage.ours.guard import Answers
-from peerstorage.recovery.check import Verdict
-from peerstorage.recovery.conversation import Heard, Limits, endpoints_of, hear_all
-from peerstorage.recovery.database_source import is_url, read_running
-from peerstorage.recovery.survey import Survey, check_seed, survey
 
 # lightningd's start waits for it: no peer that answers needs longer for the next message.
 _LIMITS = Limits(connect=5, handshake=5, quiet=1)

@@ -28,10 +28,10 @@ from peerstorage.formats.opening import open_sources
 from peerstorage.formats.scb import WireAddress
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.seed import node_key_in
+from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.plugin import export
 from peerstorage.plugin.app import App
 from peerstorage.recovery.given import Screen, Wishes
-from peerstorage.recovery.hearing import Endpoint, Heard
 from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.merge import merge
 from peerstorage.recovery.reach import Reach

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peerstorage.recovery.hearing import Heard
+from peerstorage.errors import FormatError
+from peerstorage.formats import live
+from peerstorage.formats.opening import Source
+from peerstorage.line.hearing import Heard
+from peerstorage.line.telling import Outcome
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered
 from peerstorage.recovery.plan import PeerPlan
 from peerstorage.recovery.standing import ADVICE, CLOSED, CLOSING, ENDED, OWN_CLOSE, Received, advice
-from peerstorage.recovery.telling import Outcome
 
 _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "
@@ -210,3 +214,18 @@ def _row(peer: PeerPlan, candidate: Candidate, report: Report) -> dict[str, Any]
         ),
         "addresses": [*peer.addresses, *peer.out_of_reach],
     }
+
+
+def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:
+    """What a restore of these channels says before it closes any; nothing where none has a live part."""
+    named = {one.entry.channel_id for one in lost}
+    found: set[bytes] = set()
+    for source in sources:
+        if source.backup.live:
+            with contextlib.suppress(FormatError):
+                found |= {channel.channel_id for channel in live.decode(source.backup.live).channels} & named
+    sentence = (
+        f"{len(found)} channel(s) may come back alive instead: stop lightningd, move its database away, and run "
+        "python -m peerstorage revive (docs/alive.md)"
+    )
+    return [sentence] if found else []

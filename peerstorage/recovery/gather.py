@@ -19,10 +19,10 @@ from peerstorage.errors import FormatError, PeerstorageError
 from peerstorage.formats.backup import Contact, Summary, digest, encode
 from peerstorage.formats.opening import Rejected, Source, open_source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
-from peerstorage.recovery.hearing import Endpoint, Heard
+from peerstorage.line.hearing import Endpoint, Heard
+from peerstorage.line.telling import Told
 from peerstorage.recovery.merge import Candidate, Recovered
 from peerstorage.recovery.plan import directory, plan
-from peerstorage.recovery.telling import Told
 
 # So many peers are heard and no more: a node with more channel peers than this is not known.
 MOST_PEERS = 5000

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import WireAddress
+from peerstorage.line.hearing import Endpoint
 from peerstorage.recovery.connections import Connections
-from peerstorage.recovery.hearing import Endpoint
 from peerstorage.recovery.old_node import OldNode
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from peerstorage.lightningd import asked
 from peerstorage.lightningd.node import Node
-from peerstorage.recovery.hearing import goes_on
+from peerstorage.line.hearing import goes_on
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan, surely_funded
 from peerstorage.recovery.standing import SPENT_STATES, Received, Seen

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from peerstorage.formats.opening import Source
-from peerstorage.recovery.hearing import Heard
+from peerstorage.line.hearing import Heard
 
 # Seconds by which the clocks of two machines may differ.
 SLACK = 600

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from peerstorage.errors import FormatError
 from peerstorage.lightningd.asked import network
 from peerstorage.lightningd.node import Node, NodeError
-from peerstorage.recovery.conversation import Endpoint, Heard, Limits, Outcome, Proxy, Told, hear_all, tell
-from peerstorage.recovery.hearing import goes_on
+from peerstorage.line.conversation import Endpoint, Heard, Limits, Outcome, Proxy, Told, hear_all, tell
+from peerstorage.line.hearing import goes_on
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan, surely_funded
 

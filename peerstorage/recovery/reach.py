@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 
 from peerstorage.lightningd.node import Node, NodeError
+from peerstorage.line.hearing import Heard
+from peerstorage.line.telling import Outcome
 from peerstorage.recovery.connections import Connections
 from peerstorage.recovery.gate import Gate
-from peerstorage.recovery.hearing import Heard
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan, surely_funded
 from peerstorage.recovery.standing import SPENT_STATES
-from peerstorage.recovery.telling import Outcome
 
 # After the connection the peer's channel_reestablish meets our "Unknown channel" and lightningd hangs up. The peer
 # may be held by a plugin of its own first: by ours, with peerstorage-guard=halt, for up to a minute.

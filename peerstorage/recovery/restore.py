@@ -36,7 +36,6 @@ from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.own_coins import highest_key, make_keys
 from peerstorage.lightningd.store import Store
 from peerstorage.recovery import answers, own_coins
-from peerstorage.recovery.alive import better_way
 from peerstorage.recovery.given import Screen, Side, Wishes
 from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.looking import Looking
@@ -168,7 +167,7 @@ class Restore:
         if not recovered.counted:
             self._say(UNCOUNTED)
         closing = [one for peer in ahead for one in peer.candidates]
-        for line in better_way(recovered.sources, closing):
+        for line in answers.better_way(recovered.sources, closing):
             self._say(line)
         self._say(
             f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from peerstorage.recovery.telling import Outcome
+from peerstorage.line.telling import Outcome
 
 NOT_STARTED, UNREACHABLE, WAITING = "not started", "unreachable", "waiting"
 SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from peerstorage.recovery.hearing import Heard
+from peerstorage.line.hearing import Heard
+from peerstorage.line.telling import Outcome
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan
-from peerstorage.recovery.telling import Outcome
 
 
 class Way(Protocol):

@@ -26,10 +26,10 @@ from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.formats.textform import from_text
 from peerstorage.formats.words import ENGLISH
 from peerstorage.lightningd import store
+from peerstorage.line.hearing import Endpoint, Hearing, Limits
+from peerstorage.line.telling import Outcome, Telling
 from peerstorage.ours import capacity
-from peerstorage.recovery.hearing import Endpoint, Hearing, Limits
 from peerstorage.recovery.merge import Recovered, merge
-from peerstorage.recovery.telling import Outcome, Telling
 from tests.fuzz import rows
 
 KEY = bytes(range(32))

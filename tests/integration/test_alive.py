@@ -16,12 +16,12 @@ import pytest
 from pyln.testing.utils import wait_for
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE
+from peerstorage.database import rebuild
 from peerstorage.formats import live, live_tables
 from peerstorage.formats.backup import Summary, encode
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd import live_reading
-from peerstorage.recovery import rebuild
 from tests.integration import lnd_node
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (

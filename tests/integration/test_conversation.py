@@ -15,7 +15,7 @@ from pyln.testing.utils import wait_for
 
 from peerstorage.bolt.init import INIT, PONG, type_of
 from peerstorage.formats.keys import node_id, node_key
-from peerstorage.recovery.conversation import Endpoint, Limits, Outcome, hear, tell
+from peerstorage.line.conversation import Endpoint, Limits, Outcome, hear, tell
 from tests.integration.cln_peer import ClnPeer
 from tests.integration.helpers import (
     LOSING,

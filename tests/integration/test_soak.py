@@ -27,7 +27,7 @@ from pyln.client import RpcError
 from pyln.testing.utils import wait_for
 
 from peerstorage.formats.keys import node_key
-from peerstorage.recovery.conversation import Endpoint, Limits, hear_all
+from peerstorage.line.conversation import Endpoint, Limits, hear_all
 from tests.integration.busy import PLUGGED, REPLICAS, SETTINGS, USERS, Network, Traffic
 from tests.integration.helpers import plugin_process, start_plugin, status
 from tests.integration.losses import Losses

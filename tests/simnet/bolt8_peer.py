@@ -25,7 +25,7 @@ from pyln.proto.wire import LightningConnection, PrivateKey
 from peerstorage.bolt.init import ERROR, INIT, PING, WARNING, Complaint, Init
 from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.bolt.reestablish import CHANNEL_REESTABLISH, ChannelReestablish
-from peerstorage.recovery.hearing import Endpoint
+from peerstorage.line.hearing import Endpoint
 
 from .keys import point
 

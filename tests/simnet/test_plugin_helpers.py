@@ -46,8 +46,9 @@ from peerstorage.lightningd import options
 from peerstorage.lightningd import alerts
 from peerstorage.ours import audit
 from peerstorage.file import on_change
-from peerstorage.recovery import conversation, our_line, restore
-from peerstorage.recovery.hearing import Limits
+from peerstorage.line import conversation
+from peerstorage.recovery import our_line, restore
+from peerstorage.line.hearing import Limits
 from peerstorage.ours import user
 from peerstorage.file import local_file
 from peerstorage.file import snapshots

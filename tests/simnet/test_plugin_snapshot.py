@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from peerstorage.cli.main import main
-from peerstorage.recovery.snapshot_file import open_snapshot_file
+from peerstorage.database.snapshot_file import open_snapshot_file
 
 from . import keys
 from .common import wait_for

@@ -27,8 +27,8 @@ from peerstorage.formats.database import StoredChannel
 from peerstorage.formats.scb import WireAddress
 from peerstorage.formats.sealing import seal
 from peerstorage.formats.snapshot import SECRET_NAME, About, seal_snapshot
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent
-from peerstorage.recovery.conversation import Limits, hear_all, tell
+from peerstorage.line.conversation import Limits, hear_all, tell
+from peerstorage.onchain.chain import Outpoint, Spend, Unspent
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
 from tests.unit.databases import SEED, Made, stored
 from tests.unit.samples import POINTS, entry, summary

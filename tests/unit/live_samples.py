@@ -19,7 +19,7 @@ from peerstorage.formats.keys import node_id, node_key
 from peerstorage.formats.live import LiveChannel, LivePart, Row, Value
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
-from peerstorage.recovery.hearing import Endpoint, Heard
+from peerstorage.line.hearing import Endpoint, Heard
 
 SEED = bytes(range(32))
 _VECTORS = Path(__file__).resolve().parents[1] / "vectors/live.json"

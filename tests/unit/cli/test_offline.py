@@ -27,13 +27,13 @@ from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import derive_key, seal
 from peerstorage.formats.snapshot import SECRET_NAME, About, seal_snapshot
 from peerstorage.formats.words import ENGLISH as WORDS
-from peerstorage.recovery import conversation
-from peerstorage.recovery.conversation import Limits
+from peerstorage.line import conversation
+from peerstorage.line.conversation import Limits
 from tests.simnet.bolt8_peer import Bolt8Peer, PeerChannel
 from tests.unit.conftest import Run
 from tests.unit.formats.test_database_entries import tables
 from tests.unit.http_server import Server
-from tests.unit.recovery.test_chain import Node, block
+from tests.unit.onchain.test_chain import Node, block
 from tests.unit.samples import vectors
 
 CASES = vectors("channels.json")["channels"]

@@ -22,8 +22,8 @@ from peerstorage.formats.backup import Summary, encode
 from peerstorage.formats.keys import sealing_keys
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.sealing import seal
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent
-from peerstorage.recovery.conversation import Endpoint, Heard, Outcome, Told
+from peerstorage.line.conversation import Endpoint, Heard, Outcome, Told
+from peerstorage.onchain.chain import Outpoint, Spend, Unspent
 from tests.unit.live_samples import SEED, entry, heard, mine, moved, real, stored
 
 NOW = 1_700_000_000

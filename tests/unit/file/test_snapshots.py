@@ -19,13 +19,13 @@ from typing import Any, cast
 
 import pytest
 
+from peerstorage.database.snapshot_file import open_snapshot_file
 from peerstorage.file import database_copy, snapshots
 from peerstorage.file.snapshots import NAME, Snapshots
 from peerstorage.formats.sealing import seal
 from peerstorage.formats.snapshot import About, read_about, seal_snapshot
 from peerstorage.lightningd.alerts import Alerts
 from peerstorage.lightningd.options import Options
-from peerstorage.recovery.snapshot_file import open_snapshot_file
 from tests.unit.file.test_database_copy import make
 from tests.unit.samples import KEY
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from peerstorage.database import source as database_source
+from peerstorage.database.source import read_database
 from peerstorage.errors import FormatError, PeerstorageError, UsageError
 from peerstorage.formats import keys
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import COLUMNS, State
-from peerstorage.recovery import database_source
-from peerstorage.recovery.database_source import read_database
 from tests.unit.databases import NODE_ID, REAL, Made, channel_id, real, stored
 from tests.unit.samples import POINTS
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from peerstorage.database.source import is_database, read_entries
 from peerstorage.errors import FormatError
 from peerstorage.formats.database import State
 from peerstorage.formats.database_entries import parse_entries
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery.database_source import is_database, read_entries
 from tests.unit.databases import real
 from tests.unit.samples import NO_POINT, recorded
 

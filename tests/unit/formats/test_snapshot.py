@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peerstorage.database.snapshot_file import open_snapshot_file
 from peerstorage.errors import FormatError, PeerstorageError, SealError
 from peerstorage.formats import snapshot
 from peerstorage.formats.keys import sealing_keys, seed_of_hsm_secret
@@ -27,7 +28,6 @@ from peerstorage.formats.snapshot import (
     seal_snapshot,
 )
 from peerstorage.formats.words import ENGLISH
-from peerstorage.recovery.snapshot_file import open_snapshot_file
 from tests.unit.conftest import REAL_NODE, Run
 from tests.unit.samples import KEY
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from peerstorage.bolt.reestablish import ChannelReestablish
+from peerstorage.database.survey import survey
 from peerstorage.errors import PeerstorageError
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import Database, State, StoredChannel
+from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.ours import before_start
 from peerstorage.ours.before_start import ask_peers, concluded
 from peerstorage.ours.guard import Answers
-from peerstorage.recovery.hearing import Endpoint, Heard
-from peerstorage.recovery.survey import survey
 from tests.unit.databases import NODE_ID, REGTEST, SEED, Made, stored
 from tests.unit.samples import POINTS
 

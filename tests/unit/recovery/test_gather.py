@@ -13,8 +13,8 @@ from peerstorage.formats.backup import Backup, Contact, decode, digest, encode
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.formats.sealing import seal
+from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.recovery.gather import Gathered, addresses, document, gather, others
-from peerstorage.recovery.hearing import Endpoint, Heard
 from peerstorage.recovery.merge import Recovered, merge
 from tests.unit.samples import KEY, POINTS, backup, entry, foreign, summary
 

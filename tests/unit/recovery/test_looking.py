@@ -9,7 +9,7 @@ from peerstorage.formats.backup import Backup
 from peerstorage.formats.facts import ChannelFacts, Outpoint, OwnClose
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery.hearing import Endpoint, Heard
+from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan

@@ -12,12 +12,13 @@ import pytest
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery import conversation, our_line
-from peerstorage.recovery.hearing import Heard, Limits
+from peerstorage.line import conversation
+from peerstorage.line.hearing import Heard, Limits
+from peerstorage.line.telling import Outcome
+from peerstorage.recovery import our_line
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.our_line import OurLine, endpoints
 from peerstorage.recovery.plan import PeerPlan
-from peerstorage.recovery.telling import Outcome
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
 from tests.unit.samples import POINTS, entry
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peerstorage.line.telling import Outcome
 from peerstorage.recovery.standing import (
     ADVICE,
     CLOSED,
@@ -21,7 +22,6 @@ from peerstorage.recovery.standing import (
     Seen,
     advice,
 )
-from peerstorage.recovery.telling import Outcome
 
 HANDED = "CHANNELD_NORMAL"
 

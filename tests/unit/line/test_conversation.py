@@ -18,8 +18,8 @@ from peerstorage.bolt.init import ERROR, INIT, PING, PONG, WARNING, Complaint, t
 from peerstorage.bolt.peer_storage import PEER_STORAGE_RETRIEVAL, Message
 from peerstorage.bolt.reestablish import CHANNEL_REESTABLISH, ChannelReestablish
 from peerstorage.bolt.transport import Deadline, Line
-from peerstorage.recovery import conversation
-from peerstorage.recovery.conversation import Endpoint, Heard, Limits, Outcome, hear, hear_all, tell
+from peerstorage.line import conversation
+from peerstorage.line.conversation import Endpoint, Heard, Limits, Outcome, hear, hear_all, tell
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
 
 KEY = b"\x11" * 32

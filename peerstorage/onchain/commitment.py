@@ -30,7 +30,7 @@ from peerstorage.formats.channel_keys import (
 )
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery.chain import Outpoint
+from peerstorage.onchain.chain import Outpoint
 
 # BOLT 9.
 _STATIC_REMOTEKEY, _ANCHOR_OUTPUTS, _ANCHORS, _SCID_ALIAS, _ZEROCONF = 12, 20, 22, 46, 50

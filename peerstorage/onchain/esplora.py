@@ -17,8 +17,8 @@ from typing import Any
 from embit.transaction import Transaction
 
 from peerstorage.errors import ChainError
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent
-from peerstorage.recovery.http import Address, request
+from peerstorage.onchain.chain import Outpoint, Spend, Unspent
+from peerstorage.onchain.http import Address, request
 
 # The first blocks of the chains, by lightningd's names.
 _GENESIS = {

@@ -11,9 +11,9 @@ from embit.script import Script
 from embit.transaction import Transaction
 
 from peerstorage.errors import UsageError
-from peerstorage.recovery.chain import Outpoint
-from peerstorage.recovery.commitment import Claim, p2wsh, to_local
-from peerstorage.recovery.sweep import script_of_address, sweep
+from peerstorage.onchain.chain import Outpoint
+from peerstorage.onchain.commitment import Claim, p2wsh, to_local
+from peerstorage.onchain.sweep import script_of_address, sweep
 
 KEY = bytes(range(1, 33))
 PUBLIC = ec.PrivateKey(KEY).sec()

@@ -23,8 +23,8 @@ from embit import compact
 from embit.transaction import Transaction
 
 from peerstorage.errors import ChainError
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent
-from peerstorage.recovery.http import Address, request
+from peerstorage.onchain.chain import Outpoint, Spend, Unspent
+from peerstorage.onchain.http import Address, request
 
 # bitcoind's names of the chains, and lightningd's.
 _NETWORKS = {

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from peerstorage.bolt.init import ERROR, WARNING, Complaint, Init, type_of
 from peerstorage.bolt.reestablish import CHANNEL_REESTABLISH, ChannelReestablish
-from peerstorage.recovery.hearing import Endpoint, Hearing, Limits
-from peerstorage.recovery.telling import Outcome, Telling
+from peerstorage.line.hearing import Endpoint, Hearing, Limits
+from peerstorage.line.telling import Outcome, Telling
 
 ONE = b"\x01" * 32
 AT = Endpoint("02" * 33, "127.0.0.1", 9735)

@@ -32,7 +32,7 @@ from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.formats.database import State, StoredChannel
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import MAX_SHACHAIN_INDEX, ChannelBackup
-from peerstorage.recovery.hearing import Heard, goes_on
+from peerstorage.line.hearing import Heard, goes_on
 
 _ZEROS = bytes(32)
 _NONE: frozenset[bytes] = frozenset()

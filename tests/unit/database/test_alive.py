@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from peerstorage.database.alive import Fate, Plan, decide
 from peerstorage.formats import live
 from peerstorage.formats.backup import Backup, Summary
 from peerstorage.formats.facts import ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.live import LivePart
 from peerstorage.formats.opening import Source
-from peerstorage.recovery.alive import Fate, Plan, better_way, decide
-from peerstorage.recovery.hearing import Heard
+from peerstorage.line.hearing import Heard
+from peerstorage.recovery import answers
 from peerstorage.recovery.merge import Candidate
 from tests.unit.live_samples import SEED, copy, entry, heard, moved, real, stored
 
@@ -290,7 +291,7 @@ def test_a_restore_names_the_better_way_for_those_of_its_channels_that_have_a_li
     damaged = Source("x", replace(copy("x", real(), NOW).backup, live=b"\1\0"))
     sources = [copy(OWNER, part, NOW, of=real()), copy(FRIEND, None, NOW), damaged]
     lost = [Candidate(entry(channel), sources[0]) for channel in CHANNELS.values()]
-    [sentence] = better_way(sources, lost)
+    [sentence] = answers.better_way(sources, lost)
     assert sentence.startswith("2 channel(s) may come back alive instead")
     gone = [one for one in lost if one.entry.channel_id == real().channels[2].channel_id]
-    assert better_way(sources, gone) == better_way([damaged], lost) == []
+    assert answers.better_way(sources, gone) == answers.better_way([damaged], lost) == []

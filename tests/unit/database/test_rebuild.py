@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from peerstorage.database import rebuild
 from peerstorage.errors import FormatError
 from peerstorage.formats import live_tables
 from peerstorage.formats.live import Base, Value
 from peerstorage.lightningd import live_reading
-from peerstorage.recovery import rebuild
 from tests.unit.live_samples import changed, database, moved, real
 
 FIRST = real().channels[0].channel_id

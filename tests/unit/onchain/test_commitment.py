@@ -13,7 +13,7 @@ from peerstorage.formats.keys import seed_of_hsm_secret
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.words import ENGLISH as WORDS
-from peerstorage.recovery.commitment import KeyedChannel, ToRemote, closing, keyed_channels, to_local
+from peerstorage.onchain.commitment import KeyedChannel, ToRemote, closing, keyed_channels, to_local
 from tests.unit.samples import POINTS, entry, named, vectors
 
 CHANNELS = vectors("channels.json")["channels"]

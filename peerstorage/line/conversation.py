@@ -22,8 +22,8 @@ from peerstorage.bolt.init import Init
 from peerstorage.bolt.proxy import Proxy
 from peerstorage.bolt.transport import CALLED_OFF, HUNG_UP, Deadline, Line, dial
 from peerstorage.errors import LineError, MessageError
-from peerstorage.recovery.hearing import Endpoint, Heard, Hearing, Limits, Said, endpoints_of
-from peerstorage.recovery.telling import Outcome, Telling, Told
+from peerstorage.line.hearing import Endpoint, Heard, Hearing, Limits, Said, endpoints_of
+from peerstorage.line.telling import Outcome, Telling, Told
 
 __all__ = [
     "Endpoint",

@@ -9,13 +9,13 @@ import pytest
 
 from peerstorage.bolt.peer_storage import encode_tlvs
 from peerstorage.bolt.reestablish import ChannelReestablish
+from peerstorage.database.check import Evidence, Funding, Judgement, Verdict, evidence, judge
 from peerstorage.formats.backup import Backup
 from peerstorage.formats.database import State, StoredChannel
 from peerstorage.formats.facts import ChannelFacts, NodeFacts, Outpoint
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import MAX_SHACHAIN_INDEX
-from peerstorage.recovery.check import Evidence, Funding, Judgement, Verdict, evidence, judge
-from peerstorage.recovery.hearing import Endpoint, Heard, Said
+from peerstorage.line.hearing import Endpoint, Heard, Said
 from tests.unit.databases import channel_id, own_keys, stored
 from tests.unit.samples import POINTS, entry
 

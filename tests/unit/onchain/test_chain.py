@@ -13,11 +13,11 @@ from embit.script import Script
 from embit.transaction import Transaction, TransactionInput, TransactionOutput
 
 from peerstorage.errors import ChainError, UsageError
-from peerstorage.recovery import http
-from peerstorage.recovery.bitcoind import Bitcoind, spend_in
-from peerstorage.recovery.chain import Outpoint, Spend, Unspent
-from peerstorage.recovery.esplora import Esplora
-from peerstorage.recovery.http import Address
+from peerstorage.onchain import http
+from peerstorage.onchain.bitcoind import Bitcoind, spend_in
+from peerstorage.onchain.chain import Outpoint, Spend, Unspent
+from peerstorage.onchain.esplora import Esplora
+from peerstorage.onchain.http import Address
 from tests.unit.http_server import Server
 
 FUNDING = Outpoint("ab" * 31 + "01", 1)

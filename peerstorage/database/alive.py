@@ -18,12 +18,12 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+from peerstorage.database.check import Funding, Judgement, Verdict, evidence, judge
 from peerstorage.errors import FormatError
 from peerstorage.formats import live, live_tables
 from peerstorage.formats.channel_keys import ChannelKeys
@@ -31,9 +31,8 @@ from peerstorage.formats.database import StoredChannel
 from peerstorage.formats.live import Base, LiveChannel, LivePart
 from peerstorage.formats.opening import Rejected, Source
 from peerstorage.formats.scb import ChannelBackup
-from peerstorage.recovery.check import Funding, Judgement, Verdict, evidence, judge
-from peerstorage.recovery.hearing import Heard
-from peerstorage.recovery.merge import Candidate, merge
+from peerstorage.line.hearing import Heard
+from peerstorage.recovery.merge import merge
 
 _NOT_ASKED: Mapping[bytes, Funding] = MappingProxyType({})
 
@@ -142,12 +141,9 @@ def decide(
             judgement = Judgement(Verdict.CLOSED, "a newer backup that is complete does not name it")
         fate, reason = _fate(judgement, _Witnesses(sources, copies, stored), quiet_for, trust)
         rows.append(_row(one, fate, reason))
-    for channel_id, entry in sorted(named.items()):
-        if channel_id not in newest:
-            reason = faults.get(channel_id, "no copy has a live part of it")
-            if _is_silent(heard.get(entry.node_id.hex()), channel_id):
-                reason += "; its peer says nothing of it, so it may be closed already"
-            rows.append(_rowless(entry, reason))
+    for channel_id in sorted(named.keys() - newest.keys()):
+        reason = faults.get(channel_id, "no copy has a live part of it")
+        rows.append(_rowless(named[channel_id], reason, heard))
     bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
     ids += [source.backup.facts.highest_id or 0 for source in sources]
@@ -170,28 +166,15 @@ def _is_silent(heard: Heard | None, channel_id: bytes) -> bool:
     return heard is not None and heard.fault is None and channel_id not in heard.channels
 
 
-def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str]:
-    """What a restore of these channels says before it closes any; nothing where none has a live part."""
-    named = {one.entry.channel_id for one in lost}
-    found: set[bytes] = set()
-    for source in sources:
-        if source.backup.live:
-            with contextlib.suppress(FormatError):
-                found |= {channel.channel_id for channel in live.decode(source.backup.live).channels} & named
-    sentence = (
-        f"{len(found)} channel(s) may come back alive instead: stop lightningd, move its database away, and run "
-        "python -m peerstorage revive (docs/alive.md)"
-    )
-    return [sentence] if found else []
-
-
 def _row(one: _Newest, fate: Fate, reason: str) -> Row:
     stored = one.stored
     channel_id, node_id = stored.channel_id, stored.node_id
     return Row(channel_id, node_id, stored.funding, stored.funding_sats, fate, reason, one.live)
 
 
-def _rowless(entry: ChannelBackup, reason: str) -> Row:
+def _rowless(entry: ChannelBackup, reason: str, heard: Mapping[str, Heard]) -> Row:
+    if _is_silent(heard.get(entry.node_id.hex()), entry.channel_id):
+        reason += "; its peer says nothing of it, so it may be closed already"
     return Row(entry.channel_id, entry.node_id, entry.funding, entry.funding_sats, Fate.NO_ROWS, reason)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peerstorage.errors import FormatError
-from peerstorage.recovery.hearing import Endpoint
+from peerstorage.line.hearing import Endpoint
 
 ID = "028d7500dd4c12685d1f568b4c2b5048e8534b873319f3a8daa612b469132ec7f7"
 TOR = "pg6mmjiyjmcrsslvykfwnntlaru7p5svn6y2ymmju6nubxndf4pscryd.onion"

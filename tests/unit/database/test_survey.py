@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from peerstorage.bolt.reestablish import ChannelReestablish
+from peerstorage.database.check import Funding
+from peerstorage.database.survey import Outcome, Survey, survey
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import Database, StoredChannel
-from peerstorage.recovery.check import Funding
-from peerstorage.recovery.hearing import Endpoint, Heard
-from peerstorage.recovery.survey import Outcome, Survey, survey
+from peerstorage.line.hearing import Endpoint, Heard
 from tests.unit.databases import NODE_ID, REGTEST, SEED, stored
 from tests.unit.samples import POINTS
 

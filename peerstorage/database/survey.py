@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from peerstorage.database.check import Evidence, Funding, Judgement, Verdict, evidence, judge
 from peerstorage.errors import FormatError, PeerstorageError, SecretError
 from peerstorage.formats import keys
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import Database, StoredChannel
 from peerstorage.formats.opening import Rejected, Source, open_source
-from peerstorage.recovery.check import Evidence, Funding, Judgement, Verdict, evidence, judge
-from peerstorage.recovery.hearing import Heard, can_splice
+from peerstorage.line.hearing import Heard, can_splice
 from peerstorage.recovery.old_node import hanging_up
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from embit import ec
 from embit.descriptor.checksum import add_checksum
 
-from peerstorage.recovery.commitment import KeyedChannel
-from peerstorage.recovery.sweep import EMBIT_NETWORKS
+from peerstorage.onchain.commitment import KeyedChannel
+from peerstorage.onchain.sweep import EMBIT_NETWORKS
 
 # A channel stays in backups until lightningd forgets it, a hundred blocks after its last output was spent. So its
 # close can have been in a block before the backup was made.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from peerstorage.recovery.chain import Chain, Unspent
-from peerstorage.recovery.commitment import Claim, Closing, KeyedChannel, closing
+from peerstorage.onchain.chain import Chain, Unspent
+from peerstorage.onchain.commitment import Claim, Closing, KeyedChannel, closing
 
 # Eight weeks of blocks: where nobody says since when, closes are looked for so far back.
 DEFAULT_BLOCKS = 8064

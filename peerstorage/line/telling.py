@@ -30,7 +30,7 @@ from enum import Enum, StrEnum, auto
 
 from peerstorage.bolt.init import ERROR, Complaint
 from peerstorage.bolt.reestablish import ChannelReestablish
-from peerstorage.recovery.hearing import Heard, Hearing
+from peerstorage.line.hearing import Heard, Hearing
 
 _TEXT = b"we lost the data of this channel: please close it"
 

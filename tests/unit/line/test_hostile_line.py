@@ -17,12 +17,12 @@ import pytest
 from peerstorage.bolt.init import ERROR, INIT, PING, WARNING, Complaint, Init
 from peerstorage.bolt.peer_storage import MAX_BLOB, PEER_STORAGE_RETRIEVAL, Message, encode_tlvs
 from peerstorage.bolt.reestablish import ChannelReestablish
+from peerstorage.database.check import Verdict
+from peerstorage.database.survey import Survey, survey
 from peerstorage.formats.database import Database
-from peerstorage.recovery import conversation
-from peerstorage.recovery.check import Verdict
-from peerstorage.recovery.conversation import Endpoint, Limits, Outcome, hear, hear_all, tell
-from peerstorage.recovery.hearing import Heard
-from peerstorage.recovery.survey import Survey, survey
+from peerstorage.line import conversation
+from peerstorage.line.conversation import Endpoint, Limits, Outcome, hear, hear_all, tell
+from peerstorage.line.hearing import Heard
 from tests.simnet.bolt8_peer import Bolt8Peer, Knobs, PeerChannel
 from tests.unit.databases import NODE_ID, REGTEST, SEED, channel_id, own_keys, stored
 from tests.unit.samples import POINTS

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from peerstorage.database.check import Funding
 from peerstorage.errors import ChainError
 from peerstorage.formats.database import StoredChannel
-from peerstorage.recovery.chain import Chain, Outpoint
-from peerstorage.recovery.check import Funding
+from peerstorage.onchain.chain import Chain, Outpoint
 
 
 def height_for(chain: Chain, network: str, seen: int) -> int:

@@ -20,7 +20,7 @@ from embit.script import Script, Witness, address_to_scriptpubkey
 from embit.transaction import SIGHASH, Transaction, TransactionInput, TransactionOutput
 
 from peerstorage.errors import INVALID_PARAMS, UsageError
-from peerstorage.recovery.commitment import Claim
+from peerstorage.onchain.commitment import Claim
 
 # sat/vB. Below the first no node relays, and above the second it is a mistake.
 LOWEST_FEERATE, HIGHEST_FEERATE = Decimal("0.1"), Decimal(2000)
