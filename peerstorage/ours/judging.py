@@ -3,6 +3,9 @@
 Rules:
 - Closed channels count, and what recoverchannel made, or lightningd leaves out, knows no more than the backup that
   it was taken from: so an old database can't be told by these.
+- The same holds for what lightningd itself knows to be behind, as channels that `revive` made to be paid out, but
+  only against backups of another life: where this very database had gone further it is an old copy, though a peer
+  has told lightningd first.
 - A backup that does not say its chain (an old one, the built-in's) may be of another one. From channels of which
   this chain has no output nothing is concluded against a database that has some of its own.
 """
@@ -37,7 +40,9 @@ def judge_now(
     if judgement.verdict is Verdict.FINE:
         return judgement
     look()
-    recovered = {bytes.fromhex(channel_id) for channel_id in node.recovered_channels()} | given_up(node)
+    recovered = {bytes.fromhex(channel_id) for channel_id in node.recovered_channels()}
+    if backup.summary is not None and backup.summary.since != ledger.state.since:
+        recovered |= given_up(node)
     ended = ended_channel_ids(node)
     over = (judgement.ahead | judgement.unknown) & (ended - recovered)
     gone = ended | recovered | ledger.unlisted.keys()
