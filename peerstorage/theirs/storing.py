@@ -242,7 +242,8 @@ class Storage:
         if blob is None:
             return
         welcome = self._options.provide.word != "channels" or peer_id in self.named
-        welcome = welcome or self._node.has_channel_with(peer_id)
+        # What is kept of a peer whose last channel is over is brought up to date: it counts on that until it goes.
+        welcome = welcome or peer_id in self.metas or self._node.has_channel_with(peer_id)
         if not welcome and not leaving and self.provider.doubts(peer_id, now):
             return
         reason = self._no_room(peer_id, len(blob)) if welcome else _NO_CHANNEL

@@ -117,6 +117,23 @@ def test_backup_that_comes_a_moment_before_the_channel_is_stored(tmp_path: Path)
         assert not log_lines(alice, "is not stored")
 
 
+def test_what_is_kept_is_brought_up_to_date_after_the_last_channel(tmp_path: Path) -> None:
+    """The peer counts on it for as long as it is kept."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=QUICK), net.raw_peer("bob")
+        net.connect(alice, bob)
+        channel = net.open_channel(alice, bob)
+        give(bob, alice, b"with a channel")
+        stored(alice, bob, b"with a channel")
+        net.close_channel(channel)
+        give(bob, alice, b"without")
+        stored(alice, bob, b"without")
+        assert not log_lines(alice, "is not stored")
+        alice.call("peerstorage-forget", [bob.node_id])
+        give(bob, alice, b"now it is nobody")
+        alice.wait_for_log("is not stored: there is no channel")
+
+
 def test_refused_peer_that_leaves_is_in_nobodys_way(tmp_path: Path) -> None:
     """And its backup is not looked at for a channel that comes later."""
     with QuickNetwork(tmp_path) as net:
