@@ -22,7 +22,6 @@ LACKING = lacking
 _AGES = ((300, 6), (30, 3), (1, 1))
 _QUICK_AGES = ((12, 3), (1, 1))
 _PLAIN = "started, without this plugin"
-# Those that should close nothing come last: a network without a close is as good as one that was put back.
 _GUARDS = {
     "warn": "started, peerstorage-guard=warn (default)",
     "check": "started, peerstorage-guard=check",
@@ -100,15 +99,13 @@ def _rows(network: _Network, frozen: Frozen, ages: Sequence[int], note: Note) ->
     found: dict[str, list[str]] = {name: [] for name in (_PLAIN, *_GUARDS.values(), _CLOSE)}
     for age in ages:
         ways = {_PLAIN: None} | {name: {"peerstorage-guard": guard} for guard, name in _GUARDS.items()}
-        lost = "all"
         for name, options in ways.items():
-            if lost != "0":
-                frozen.thaw()
+            # Even where nothing closed: fees were updated, and with that channels moved on.
+            frozen.thaw()
             lost, able = network.started(age, options)
             found[name] += [lost, able]
             note(f"{age} payments old, {name}: lost {lost}, can pay {able}, can't {dict(frozen.waiting)}")
-        if lost != "0":
-            frozen.thaw()
+        frozen.thaw()
         found[_CLOSE] += network.closed(age)
         note(f"{age} payments old, {_CLOSE}: lost {found[_CLOSE][-2]}, can pay {found[_CLOSE][-1]}")
     note(_SEED)
