@@ -254,7 +254,9 @@ def _last_words(node: Any) -> str:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="make soak runs it: statuses are not all found true yet (4 copies, really 3)")
+@pytest.mark.skipif(
+    not SOAK, reason="make soak runs it: statuses are not all found true yet (4 copies, really 3)"
+)
 @pytest.mark.timeout(1200 + 60 * MINUTES * 1.5)
 def test_losses_in_a_busy_network(node_factory: Any, lnd_node: Any, ldk_node: Any, tmp_path: Path) -> None:
     seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 1_000_000))
