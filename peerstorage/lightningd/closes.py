@@ -11,7 +11,8 @@ _SPENT = {"FUNDING_SPEND_SEEN", "ONCHAIN", "CLOSED"}
 def given_up(node: Node) -> set[bytes]:
     """Of channels that lightningd itself knows to be behind their peers, as those that were rebuilt to be paid
     out: it waits for the peer's close and broadcasts nothing, nothing of it can be lost to an old database."""
-    rows = node.call("listpeerchannels")["channels"]
+    only = {"channels": [{"channel_id": True, "lost_state": True}]}
+    rows = node.call("listpeerchannels", only)["channels"]
     return {bytes.fromhex(row["channel_id"]) for row in rows if row.get("lost_state")}
 
 

@@ -48,6 +48,8 @@ _PEER_IS_GONE = -32600
 _MOST_UNFUNDED = 10
 # Facts of channels ride along: lightningd is asked for them no more often than that.
 _FACTS_SECONDS = 60.0
+# The wallet's oldest coin is in no earlier block than it was, and to ask for it takes a list of all coins.
+_COIN_SECONDS = 3600.0
 
 
 # Channels that are not funded yet, and facts of the node.
@@ -93,7 +95,7 @@ class Sender:
         # The highest index of a wallet's key, and the height of its oldest coin.
         self._key_index: int | None = None
         self._oldest_coin: int | None = None
-        self._facts_at = float("-inf")
+        self._facts_at = self._coin_at = float("-inf")
         # The built-in sends its own at each connection, so ours has to come after it.
         self.beside_builtin = False
 
@@ -157,7 +159,7 @@ class Sender:
 
     def forget_facts(self) -> None:
         """They are not what they were: the next backup has them anew."""
-        self._facts_at = float("-inf")
+        self._facts_at = self._coin_at = float("-inf")
 
     def _ask_facts(self) -> None:
         """No backup waits for what only rides along."""
@@ -168,7 +170,9 @@ class Sender:
                 self._facts = self._node.channel_facts()
             with contextlib.suppress(NodeError):
                 self._key_index = own_coins.highest_key(self._node, self._key_index or 0)
-                self._oldest_coin = own_coins.oldest_coin(self._node)
+                if now - self._coin_at >= _COIN_SECONDS:
+                    self._oldest_coin = own_coins.oldest_coin(self._node)
+                    self._coin_at = now
 
     def _send_now(self, peers: list[str], now: float) -> list[str]:
         self._ask_facts()

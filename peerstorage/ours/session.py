@@ -146,8 +146,7 @@ class Sessions:
         """The blobs of these peers changed; None: of all."""
         for peer_id in self._peers if peer_ids is None else peer_ids:
             if peer_id in self._peers:
-                self._peers[peer_id].dirty, self._peers[peer_id].merely_here = True, False
-                self._enqueue(peer_id)
+                self._make_due(peer_id)
 
     def penalty_moved(self, replicas: int, among: Collection[str] | None = None) -> None:
         """Penalty data in the blobs of these peers (None: of all) moved on: `replicas` settled ones get it, those
@@ -165,9 +164,8 @@ class Sessions:
         ]
         able.sort(key=self._turn)
         for peer_id in able[: max(0, count)]:
-            self._peers[peer_id].dirty = self._peers[peer_id].chosen = True
-            self._peers[peer_id].merely_here = False
-            self._enqueue(peer_id)
+            self._peers[peer_id].chosen = True
+            self._make_due(peer_id)
 
     def _turn(self, peer_id: str) -> tuple[bool, bool, float]:
         """Who is due anyway needs no message more."""
@@ -180,8 +178,13 @@ class Sessions:
 
     def push(self, peer_id: str, now: float) -> None:
         """The operator wants it sent now: the interval doesn't count."""
-        self._peers[peer_id].dirty, self._peers[peer_id].merely_here = True, False
         self._last_sent[peer_id] = now - self._interval
+        self._make_due(peer_id)
+
+    def _make_due(self, peer_id: str) -> None:
+        """For more than that it connected."""
+        peer = self._peers[peer_id]
+        peer.dirty, peer.merely_here = True, False
         self._enqueue(peer_id)
 
     def is_merely_here(self, peer_id: str) -> bool:
