@@ -34,8 +34,9 @@ def version(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
-def replace(path: Path, data: bytes, archive: int) -> None:
-    """Makes `data` the newest version and keeps `archive` earlier ones. Raises OSError."""
+def replace(path: Path, data: bytes, archive: int | None) -> None:
+    """Makes `data` the newest version and keeps `archive` earlier ones; None: there are none of it, and what has
+    the name of one is somebody else's. Raises OSError."""
     temporary = beside(path)
     create(temporary, data)
     put_in_place(path, temporary, archive)
@@ -48,8 +49,8 @@ def beside(path: Path) -> Path:
     return temporary
 
 
-def put_in_place(path: Path, temporary: Path, archive: int) -> None:
-    """Makes a file that is on the disk the newest version and keeps `archive` earlier ones. Raises OSError."""
+def put_in_place(path: Path, temporary: Path, archive: int | None) -> None:
+    """As replace, with a file that is on the disk."""
     try:
         if archive:
             _archive(path)
@@ -58,6 +59,8 @@ def put_in_place(path: Path, temporary: Path, archive: int) -> None:
         _remove(temporary)
         raise
     sync_folder(path)
+    if archive is None:
+        return
     number = archive + 1
     while os.path.lexists(version(path, number)):
         os.unlink(version(path, number))

@@ -142,4 +142,4 @@ def _replace(path: Path, data: bytes, node_id: str) -> None:
             f"{path} is there already and is no recovery sheet of this node, so it is not overwritten: name "
             "another file",
         )
-    versions.replace(path, data, 0)
+    versions.replace(path, data, None)

@@ -216,6 +216,16 @@ def test_it_is_written_for_the_owner_alone_and_replaces_nothing_but_itself(
     assert set(tmp_path.iterdir()) == known | {tmp_path / name for name in (*others, "folder.txt")}
 
 
+def test_what_is_named_like_an_earlier_version_of_it_is_somebody_elses(world: World, tmp_path: Path) -> None:
+    """Nothing but the local file, and snapshots, have earlier versions beside them."""
+    world.holds(ALICE, "10.0.0.1:9735")
+    world.hour()
+    (tmp_path / "sheet.txt.1").write_text("my own notes")
+    for _ in range(2):
+        world.write(tmp_path / "sheet.txt")
+    assert (tmp_path / "sheet.txt.1").read_text() == "my own notes"
+
+
 def test_without_segno_the_text_can_still_be_had(world: World, tmp_path: Path) -> None:
     world.holds(ALICE, "10.0.0.1:9735")
     world.hour()
