@@ -38,6 +38,7 @@ from peerstorage.cli.resume import refuse_running
 from peerstorage.cli.seeded import open_all
 from peerstorage.cli.show import Object
 from peerstorage.database.alive import Fate, Plan, Row, decide
+from peerstorage.database.check import Funding
 from peerstorage.database.rebuild import Rebuilt, rebuild
 from peerstorage.database.spendings import height_for, spendings
 from peerstorage.errors import (
@@ -49,9 +50,9 @@ from peerstorage.errors import (
     UsageError,
 )
 from peerstorage.formats import live_tables
-from peerstorage.formats.database import network_of
+from peerstorage.formats.database import StoredChannel, network_of
 from peerstorage.formats.keys import node_id, node_key
-from peerstorage.formats.live import LiveChannel
+from peerstorage.formats.live import Base, LiveChannel
 from peerstorage.formats.opening import Source
 from peerstorage.line.conversation import Endpoint, Outcome, Proxy, hear_all, hung_up, tell
 from peerstorage.onchain.chain import Chain
@@ -122,21 +123,22 @@ class _Lost:
 
     def plan(self, gathered: Gathered) -> Plan:
         options = self.options
-        decided = partial(
-            decide,
+        return decide(
             gathered.sources,
             gathered.heard,
             self.seed,
             quiet_for=options.quiet_for,
             trust=options.trust,
+            ask=None if self.chain is None else partial(_fundings, self.chain),
         )
-        plan = decided()
-        if self.chain is None or plan.base is None:
-            return plan
-        genesis = live_tables.variables(plan.base).get("genesis_hash")
-        network = network_of(genesis) if isinstance(genesis, bytes) else "an unknown network"
-        height_for(self.chain, network, live_tables.last_block(plan.base)[0])
-        return decided(fundings=spendings(self.chain, plan.stored))
+
+
+def _fundings(chain: Chain, base: Base, channels: Sequence[StoredChannel]) -> dict[bytes, Funding]:
+    """Raises ChainError, also where the chain is another one or has not caught up."""
+    genesis = live_tables.variables(base).get("genesis_hash")
+    network = network_of(genesis) if isinstance(genesis, bytes) else "an unknown network"
+    height_for(chain, network, live_tables.last_block(base)[0])
+    return spendings(chain, channels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,9 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from types import MappingProxyType
 
 from peerstorage.database.check import Funding, Judgement, Verdict, evidence, judge
 from peerstorage.errors import FormatError
@@ -34,7 +33,8 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.line.hearing import Heard
 from peerstorage.recovery.merge import merge
 
-_NOT_ASKED: Mapping[bytes, Funding] = MappingProxyType({})
+# What the chain says, by channel_id, of the channels of a base.
+Ask = Callable[[Base, Sequence[StoredChannel]], Mapping[bytes, Funding]]
 
 
 class Fate(StrEnum):
@@ -60,12 +60,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`rows`: those of the newest copies first. `stored`: the channels by their newest live parts. `base`: of the
-    newest copy; None where no copy has a live part. `bases`: of all copies. `scan_from`: of the oldest copy that a
-    row is of. `highest_id`: of any channel that any copy names. `rejected`: what can't be used, and why."""
+    """`rows`: those of the newest copies first. `base`: of the newest copy; None where no copy has a live part.
+    `bases`: of all copies. `scan_from`: of the oldest copy that a row is of. `highest_id`: of any channel that any
+    copy names. `rejected`: what can't be used, and why."""
 
     rows: Sequence[Row]
-    stored: Sequence[StoredChannel]
     base: Base | None
     bases: Sequence[Base]
     scan_from: Base | None
@@ -117,16 +116,19 @@ def decide(
     *,
     quiet_for: int = 0,
     trust: bool = False,
-    fundings: Mapping[bytes, Funding] = _NOT_ASKED,
+    ask: Ask | None = None,
 ) -> Plan:
     """The fate of every channel that any source names. `sources`: named by the node_id of the peer that returned
-    them, in hex, or by a file's path; `heard`: what peers said, by node_id; `fundings`: what the chain says, by
-    channel_id, where it was asked."""
+    them, in hex, or by a file's path; `heard`: what peers said, by node_id; `ask`: where there is a chain to
+    be asked. Raises what it raises."""
     copies, rejected = _open(sources)
     newest, faults = _newest(copies)
     best = evidence(sources)
     merged = merge(sources, rejected, {})
     named = {one.entry.channel_id: one.entry for one in merged.candidates}
+    bases = [copy.part.base for copy in copies]
+    stored_channels = [one.stored for one in newest.values()]
+    fundings = ask(bases[0], stored_channels) if ask is not None and bases else {}
     known = {entry.channel_id for source in sources for entry in source.backup.entries}
     rows = []
     for channel_id, one in sorted(newest.items(), key=lambda item: (-item[1].timestamp, item[0])):
@@ -144,21 +146,12 @@ def decide(
     for channel_id in sorted(named.keys() - newest.keys()):
         reason = faults.get(channel_id, "no copy has a live part of it")
         rows.append(_rowless(named[channel_id], reason, heard))
-    bases = [copy.part.base for copy in copies]
     ids = [entry.database_id for source in sources for entry in source.backup.entries]
     ids += [source.backup.facts.highest_id or 0 for source in sources]
     highest = max((*ids, *(base.highest_id for base in bases)), default=0)
     used = [one.base for one in newest.values()]
     oldest = min(used, key=lambda base: live_tables.last_block(base)[0], default=None)
-    return Plan(
-        rows,
-        [one.stored for one in newest.values()],
-        bases[0] if bases else None,
-        bases,
-        oldest,
-        highest,
-        merged.rejected,
-    )
+    return Plan(rows, bases[0] if bases else None, bases, oldest, highest, merged.rejected)
 
 
 def _is_silent(heard: Heard | None, channel_id: bytes) -> bool:
