@@ -4,23 +4,22 @@ were, and put back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.bench.result import Note
 from tests.demo.nodes import RealNetwork
 
 if TYPE_CHECKING:
     from tests.integration.mixed import Mixed
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
 _COMMAND_SECONDS = 180.0
 # Nothing happened for so long: nothing will. At most so long.
 _QUIET_SECONDS, _MOST_SECONDS = 6.0, 30.0
@@ -49,12 +48,27 @@ def together(actions: Iterable[Callable[[], object]]) -> None:
             done.result()
 
 
+@contextlib.contextmanager
+def frozen_network(name: str, note: Note) -> Iterator[Frozen]:
+    """For one benchmark, and gone after it."""
+    from tests.integration.mixed import CHANNELS, PEERS, mixed
+
+    note(f"{CHANNELS} channels with {PEERS} peers")
+    with (
+        RealNetwork(name) as net,
+        mixed(net.nodes, net.bitcoind, net.folder) as found,
+        contextlib.closing(Frozen(net, found)) as frozen,
+    ):
+        yield frozen
+
+
 class Frozen:
     """A network of tests/integration/mixed.py. `keep` what it has become; then `thaw` brings it back, all nodes up
     but the hub."""
 
     def __init__(self, net: RealNetwork, mixed: Mixed) -> None:
         self._net, self.mixed = net, mixed
+        self.folder = net.folder
         self._kept = net.folder.with_name(f"{net.folder.name}.kept")
         self._options = dict(mixed.hub.daemon.opts)
         # Of the channels that are open and can't pay, how many are with which kind of peer.
@@ -127,15 +141,10 @@ class Frozen:
 
     def run(self, *words: Any) -> tuple[int, Any, float]:
         """`python -m peerstorage`: the exit code, the answer and the seconds."""
+        from tests.integration.offline import command
+
         begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "peerstorage", *map(str, words), "--json"],
-            check=False,
-            cwd=_REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=_COMMAND_SECONDS,
-        )
+        done = command(*words, "--json", seconds=_COMMAND_SECONDS)
         if not done.stdout:
             raise RuntimeError(f"{words[0]}: exit code {done.returncode}: {done.stderr}")
         return done.returncode, json.loads(done.stdout), time.monotonic() - begun
@@ -145,10 +154,9 @@ class Frozen:
 
     @property
     def bitcoind(self) -> tuple[str, str]:
-        from pyln.testing.utils import BITCOIND_CONFIG
+        from tests.integration.offline import bitcoind_of
 
-        login = f"{BITCOIND_CONFIG['rpcuser']}:{BITCOIND_CONFIG['rpcpassword']}"
-        return "--bitcoind", f"http://{login}@127.0.0.1:{self._net.bitcoind.rpcport}"
+        return bitcoind_of(self.mixed.hub)
 
     # What has become of the channels
 

@@ -10,9 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.bench.frozen import Frozen, about, lacking
+from tests.bench.frozen import Frozen, about, frozen_network, lacking
 from tests.bench.result import Note, Result, Table
-from tests.demo.nodes import RealNetwork
 
 NAME = "old-copy"
 NEEDS_NODES = True
@@ -36,9 +35,9 @@ _SEED = "no copy: peerstorage-restore from the seed"
 class _Network:
     """The frozen network, with the copies in it; rows of the table come from it."""
 
-    def __init__(self, net: RealNetwork, frozen: Frozen) -> None:
+    def __init__(self, frozen: Frozen) -> None:
         self._frozen = frozen
-        self._copies = net.folder / "copies"
+        self._copies = frozen.folder / "copies"
         self.moved: dict[int, int] = {}
         self.seconds: list[float] = []
 
@@ -115,16 +114,11 @@ def _rows(network: _Network, frozen: Frozen, ages: Sequence[int], note: Note) ->
 
 
 def run(quick: bool, note: Note) -> Result:
-    from tests.integration.mixed import CHANNELS, PEERS, mixed
+    from tests.integration.mixed import CHANNELS, PEERS
 
     ages = _QUICK_AGES if quick else _AGES
-    note(f"{CHANNELS} channels with {PEERS} peers")
-    with (
-        RealNetwork(NAME) as net,
-        mixed(net.nodes, net.bitcoind, net.folder) as found,
-        closing(Frozen(net, found)) as frozen,
-    ):
-        network = _Network(net, frozen)
+    with frozen_network(NAME, note) as frozen:
+        network = _Network(frozen)
         network.live(ages, note)
         frozen.keep()
         rows = _rows(network, frozen, [age for age, _ in reversed(ages)], note)

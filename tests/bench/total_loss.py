@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 from tests.bench import result
-from tests.bench.frozen import Frozen, about, lacking
+from tests.bench.frozen import Frozen, about, frozen_network, lacking
 from tests.bench.result import Chart, Note, Panel, Result, Table
-from tests.demo.nodes import RealNetwork
 from tests.demo.screen import wait_until
 
 NAME = "total-loss"
@@ -46,15 +43,11 @@ def _lost(frozen: Frozen, moved: int) -> tuple[int, int, float]:
 
 
 def run(quick: bool, note: Note) -> Result:
-    from tests.integration.mixed import CHANNELS, PEERS, mixed
+    from tests.integration.mixed import CHANNELS, PEERS
 
     steps = _QUICK_MOVED if quick else _MOVED
-    note(f"{CHANNELS} channels with {PEERS} peers")
-    with (
-        RealNetwork(NAME) as net,
-        mixed(net.nodes, net.bitcoind, net.folder) as found,
-        closing(Frozen(net, found)) as frozen,
-    ):
+    with frozen_network(NAME, note) as frozen:
+        found = frozen.mixed
         found.pay_in_turn(found.channels, CHANNELS)
         found.be_paid(found.peers)
         found.await_copies()

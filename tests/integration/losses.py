@@ -12,20 +12,18 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from pyln.testing.utils import BITCOIND_CONFIG, wait_for
+from pyln.testing.utils import wait_for
 
 from tests.integration.busy import Network, amount, normal, pay, pay_back
-from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import lose_everything, put_back, status
 from tests.integration.money import Share, await_money, coins, shares, spend_all
+from tests.integration.offline import bitcoind_of, command
 
 Told = Callable[[str], None]
 _BURIED = 6
@@ -160,14 +158,14 @@ class Losses:
             assert behind == moved, answer
             network.leaving |= moved
             close = (
-                _run("close", old, "--behind", "--yes", "--json", *_bitcoind(network), codes=(0,))
+                _run("close", old, "--behind", "--yes", "--json", *bitcoind_of(network), codes=(0,))
                 if moved
                 else {}
             )
             lost = _of(before, moved)
             network.await_spent(share.funding for share in lost)
             network.mine(_BURIED)
-            answer = _run("check", old, "--json", *_bitcoind(network), codes=(0,))
+            answer = _run("check", old, "--json", *bitcoind_of(network), codes=(0,))
             put_back(user, old)
             network.lost_what_it_held(name)
             self._expect(name, "normal")
@@ -317,21 +315,9 @@ def _differ(one: Path, other: Path) -> set[str]:
     return {channel_id for channel_id, counts in new.items() if old.get(channel_id) != counts}
 
 
-def _bitcoind(network: Network) -> tuple[str, str]:
-    login = f"{BITCOIND_CONFIG['rpcuser']}:{BITCOIND_CONFIG['rpcpassword']}"
-    return "--bitcoind", f"http://{login}@127.0.0.1:{network.bitcoin.rpcport}"
-
-
 def _run(*words: Any, codes: tuple[int, ...]) -> dict[str, Any]:
     """What a command answers with --json."""
-    done = subprocess.run(
-        [sys.executable, "-m", "peerstorage", *map(str, words)],
-        check=False,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=_PATIENCE,
-    )
+    done = command(*words, seconds=_PATIENCE)
     assert done.returncode in codes, f"{words[0]}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -6,7 +6,6 @@ import contextlib
 import json
 import sqlite3
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd import live_reading
 from tests.integration import lnd_node
-from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     LOSING,
     OURS,
@@ -44,6 +42,7 @@ from tests.integration.helpers import (
 )
 from tests.integration.lnd_node import LndNode
 from tests.integration.money import Share, await_money, coins, shares, spend_all
+from tests.integration.offline import command
 from tests.integration.raw_peer import storage
 from tests.soak import SOAK
 
@@ -120,14 +119,13 @@ def network(node_factory: Any, options: dict[str, Any]) -> Node:
     return Node(alice, {peer.info["id"]: peer for peer in (bob, carol)})
 
 
-def run(lost: Node, *options: str, command: str = "revive") -> tuple[int, dict[str, Any]]:
+def run(lost: Node, *options: str, name: str = "revive") -> tuple[int, dict[str, Any]]:
     """As the operator runs it, with the address of one peer; the exit code and the answer."""
     peer = next(iter(lost.peers.values()))
-    words = [sys.executable, "-m", "peerstorage", command, f"{peer.info['id']}@127.0.0.1:{peer.port}"]
-    words += ["--json", "--out", str(lost.database), *options]
-    if command == "revive":
+    words = [name, f"{peer.info['id']}@127.0.0.1:{peer.port}", "--json", "--out", lost.database, *options]
+    if name == "revive":
         words.append("--yes")
-    done = subprocess.run(words, check=False, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = command(*words)
     print(done.stderr)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}
 

@@ -8,8 +8,6 @@ five and all 20 moved, each on a network of its own.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ import pytest
 from pyln.testing.utils import wait_for
 
 from tests.integration import mixed
-from tests.integration.conftest import PLUGIN, REPOSITORY
+from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import lose_everything
 from tests.integration.mixed import CHANNELS, Mixed
 from tests.integration.money import await_money, coins, shares, spend_all
-from tests.integration.test_resume import bitcoind_of
+from tests.integration.offline import bitcoind_of, command
 from tests.soak import SOAK
 
 LOSSES: list[tuple[int, ...]] = [(0,), (1,), (5,), (CHANNELS,)] if SOAK else [(0, 3)]
@@ -30,9 +28,8 @@ LOSSES: list[tuple[int, ...]] = [(0,), (1,), (5,), (CHANNELS,)] if SOAK else [(0
 def revive(lost: Mixed) -> dict[str, str]:
     """By channel_id what becomes of it."""
     peer = next(iter(lost.peers.values()))
-    words = [sys.executable, "-m", "peerstorage", "revive", f"{peer.info['id']}@127.0.0.1:{peer.port}"]
-    words += ["--json", "--yes", "--out", str(lost.database), *bitcoind_of(lost.hub)]
-    done = subprocess.run(words, check=False, cwd=REPOSITORY, capture_output=True, text=True, timeout=180)
+    words = ["revive", f"{peer.info['id']}@127.0.0.1:{peer.port}", "--json", "--yes", "--out", lost.database]
+    done = command(*words, *bitcoind_of(lost.hub), seconds=180)
     print(done.stderr)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)

@@ -32,7 +32,8 @@ from tests.integration.helpers import (
     states,
     status,
 )
-from tests.integration.test_resume import bitcoind_of, check, copied, database_of, run, verdicts
+from tests.integration.offline import bitcoind_of
+from tests.integration.test_resume import check, copied, database_of, run, verdicts
 
 _WATCHED: dict[str, Any] = OURS | {"plugin": [PLUGIN, str(REPOSITORY / "tests/integration/alert_log.py")]}
 HALT: dict[str, Any] = _WATCHED | {"peerstorage-guard": "halt"}

@@ -12,14 +12,13 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from pyln.testing.utils import BITCOIND_CONFIG, wait_for
+from pyln.testing.utils import wait_for
 
 from tests.integration.cln_peer import ClnPeer
 from tests.integration.conftest import REPOSITORY
@@ -35,6 +34,7 @@ from tests.integration.helpers import (
     states,
 )
 from tests.integration.money import await_money, coins, shares
+from tests.integration.offline import bitcoind_of, command
 
 KILLS = 50 if os.environ.get("PEERSTORAGE_SOAK") == "1" else 5
 AMOUNTS = itertools.count(1_000_001)
@@ -48,21 +48,9 @@ def peer(request: Any) -> Any:
 
 
 def run(*words: Any, code: int | None = None) -> subprocess.CompletedProcess[str]:
-    answer = subprocess.run(
-        [sys.executable, "-m", "peerstorage", *map(str, words)],
-        check=False,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    answer = command(*words)
     assert code is None or answer.returncode == code, answer.stdout + answer.stderr
     return answer
-
-
-def bitcoind_of(node: Any) -> tuple[str, str]:
-    login = f"{BITCOIND_CONFIG['rpcuser']}:{BITCOIND_CONFIG['rpcpassword']}"
-    return "--bitcoind", f"http://{login}@127.0.0.1:{node.bitcoin.rpcport}"
 
 
 def check(database: Path, *words: str) -> Any:

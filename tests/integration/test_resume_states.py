@@ -22,8 +22,8 @@ from tests.integration.helpers import (
     states,
 )
 from tests.integration.money import await_money, coins, shares
+from tests.integration.offline import bitcoind_of
 from tests.integration.test_resume import (
-    bitcoind_of,
     check,
     copied,
     database_of,
