@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import combinations
+from math import comb
 from operator import or_
 
 from peerstorage.formats.backup import Backup, digest
@@ -28,6 +30,9 @@ from peerstorage.formats.scb import ChannelBackup
 UNCOUNTED = (
     "no backup here says how many channels there were (the built-in's don't): this is all as far as is known"
 )
+# Of the channels that older backups name, those are sought that the newest counts: ways to choose them, times
+# channels. That is a second's work.
+_MOST_CHOSEN = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +184,23 @@ def _entries(backup: Backup) -> Counter[bytes]:
 
 
 def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
-    """What the newest shares of a database say together, where they name just what the newest of them counts. An
-    older one may be needed for that (it had no reason to change), and may name what was closed since."""
+    """What the newest shares of a database say together, where they name what the newest of them counts. An older
+    one may be needed for that (it had no reason to change), and may name what was closed since: a channel that ends
+    a moment before the loss is still named by all who had to wait for their next update."""
     newest = backups[0].summary
     assert newest is not None  # noqa: S101  only those are here
     channels: Counter[bytes] = Counter()
-    for backup in backups:
-        channels |= _entries(backup)
-        if channels.total() >= newest.channels:
+    for backup in () if newest.complete else backups:
+        more = channels | _entries(backup)
+        if more == channels:
+            continue
+        channels = more
+        if comb(channels.total(), newest.channels) * newest.channels > _MOST_CHOSEN:
             break
-    if newest.complete or digest(channels.elements()) != newest.digest:
-        return None
-    return _Closing(newest.since, backups[0].timestamp, frozenset(channels))
+        for part in combinations(channels.elements(), newest.channels):
+            if digest(part) == newest.digest:
+                return _Closing(newest.since, backups[0].timestamp, frozenset(part))
+    return None
 
 
 def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: frozenset[bytes]) -> int:

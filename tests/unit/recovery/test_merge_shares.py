@@ -173,6 +173,45 @@ def test_a_share_from_before_the_closing_that_is_still_needed() -> None:
     assert result.complete
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+def test_the_newest_share_alone_knows_of_what_closed_just_before_the_loss(closed: int) -> None:
+    """All others had everything, and were to get their next update a moment later."""
+    everything = [entry(number, sats=number * 1000) for number in range(1, 14)]
+    left = everything[closed:]
+    result = merge(found(backup(100, *everything), share(110, *left[:3], of=left)), [], {})
+    assert ids(result) == {one.channel_id for one in left}
+    assert (result.missing, result.complete) == (0, True)
+    assert {one.reason[:72] for one in result.rejected} == {
+        f"channel {one.channel_id.hex()}" for one in everything[:closed]
+    }
+
+
+def test_shares_of_the_day_before_the_last_close_are_read_on_to_the_one_that_is_needed() -> None:
+    """After two of them there are as many as the newest counts, but not these."""
+    result = merge(
+        found(share(90, C, of=[A, B, C, D]), share(100, B, D, of=[A, B, C, D]), share(150, A, of=[A, B, C])),
+        [],
+        {},
+    )
+    assert ids(result) == {one.channel_id for one in (A, B, C)}
+    assert (result.missing, result.complete) == (0, True)
+
+
+def test_what_closed_does_not_make_up_for_what_was_opened() -> None:
+    opened = entry(9)
+    result = merge(found(backup(100, A, B, C), share(110, A, of=[A, B, opened])), [], {})
+    assert ids(result) == {one.channel_id for one in (A, B, C)}
+    assert (result.missing, result.complete) == (1, False)
+
+
+def test_too_many_that_may_have_closed_are_not_sought() -> None:
+    """Of 40 any 20: nobody waits for that."""
+    everything = [entry(number, sats=number * 1000) for number in range(1, 41)]
+    result = merge(found(backup(100, *everything), share(110, of=everything[20:])), [], {})
+    assert len(ids(result)) == 40
+    assert (result.missing, result.complete) == (1, False)
+
+
 def test_shares_that_lack_one_close_nothing() -> None:
     result = merge(found(share(100, C, D, of=[A, B, C, D]), share(150, A, of=[A, B, C])), [], {})
     assert ids(result) == {one.channel_id for one in (A, C, D)}
