@@ -185,8 +185,8 @@ def _entries(backup: Backup) -> Counter[bytes]:
 
 def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
     """What the newest shares of a database say together, where they name what the newest of them counts. An older
-    one may be needed for that (it had no reason to change), and may name what was closed since: a channel that ends
-    a moment before the loss is still named by all who had to wait for their next update."""
+    one may be needed for that (it had no reason to change), and may name what was closed since: a channel that
+    ends a moment before the loss is still named by all who had to wait for their next update."""
     newest = backups[0].summary
     assert newest is not None  # noqa: S101  only those are here
     channels: Counter[bytes] = Counter()

@@ -5,6 +5,10 @@ Rules:
 - Coins that came of a close are not spent before it is forgotten, a hundred blocks later, else a restart may crash
   lightningd (docs/facts.md). So mutual closes pay elsewhere, and a node that was lost opens nothing until then.
 - A channel that closes and was not asked to is a fault.
+- Who opens a channel waits until both sides have it open: LND pays over one as soon as it has it. lightningd,
+  while it has it as pending, refuses that but never takes the HTLC out again, and LND closes the channel a minute
+  later.
+- Of the daemons' logs nothing stays in memory, and nothing is written twice: hours of them are gigabytes.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import subprocess
 import threading
 from collections import Counter
@@ -37,6 +42,9 @@ _ANY: dict[str, Any] = KILLED | {
     "broken_log": r"^(?!.*plugin-plugin\.py)",
     # LDK's fees on regtest are none that lightningd would take.
     "ignore-fee-limits": "true",
+    "log-level": "debug",
+    # See Network.
+    "start": False,
 }
 SETTINGS: dict[str, str] = {
     "peerstorage-interval": "5",
@@ -53,6 +61,9 @@ _COINS, _COIN_BTC = 12, 0.02
 _PAYMENTS = 0.95
 _FEWEST, _MOST = 4, 9
 _CLOSING_SECONDS = 30
+# So long may one step take: nobody else gets its user meanwhile.
+_STEP_SECONDS = 200
+_HANGING = 64
 # A node that just started is behind its peers, and blocks come all the time.
 _SPARE_BLOCKS = 30
 _GIVEN_UP = (
@@ -65,6 +76,7 @@ _GIVEN_UP = (
     LdkError,
     subprocess.SubprocessError,
 )
+_OUR_FAULT = re.compile(r"Traceback|\*\*BROKEN\*\* plugin-plugin\.py")
 _AMOUNTS = itertools.count(1_000_003, 1_009)
 _LOCKED_IN = "CHANNELD_NORMAL"
 _CLOSING = {"CHANNELD_SHUTTING_DOWN", "CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"}
@@ -83,8 +95,11 @@ class Network:
             zip(names, node_factory.get_nodes(len(names), opts=options), strict=True)
         )
         for node in self.nodes.values():
-            # What is said to plugins fills the disk of a machine that does this for hours.
+            # What is said to plugins, and the log on standard output too, fill the disk of a machine that does
+            # this for hours.
             node.daemon.opts.pop("dev-save-plugin-io", None)
+            node.daemon.opts["log-file"] = str(Path(node.daemon.lightning_dir) / "log")
+            node.start()
         self.bitcoin = lnd.bitcoin
         self.peers: dict[str, Any] = {name: ClnPeer(self.nodes[name]) for name in (*PLUGGED, "stock")}
         self.peers |= {"lnd": lnd, "ldk": ldk}
@@ -93,7 +108,7 @@ class Network:
         self.leaving: set[str] = set()
         self.frozen: set[str] = set()
         self.elsewhere = self.bitcoin.rpc.getnewaddress()
-        self.executor = ThreadPoolExecutor(thread_name_prefix="close")
+        self.executor = ThreadPoolExecutor(_HANGING)
 
     @property
     def users(self) -> dict[str, Any]:
@@ -175,6 +190,15 @@ class Network:
                         self.leaving.add(channel["channel_id"])
                         yield f"{name}: channel {channel['channel_id'][:8]}: {channel['status']}"
 
+    def read_logs(self) -> Iterator[str]:
+        """What is wrong by the logs since this was last asked; these lines are forgotten."""
+        for name, node in self.nodes.items():
+            daemon = node.daemon
+            daemon.logs_catchup()
+            yield from (f"{name}: {line}" for line in daemon.logs if _OUR_FAULT.search(line))
+            daemon.logs.clear()
+            daemon.logsearch_start = 0
+
     def lost_what_it_held(self, name: str) -> None:
         """Whatever others last proved of this node is not to be counted on until they meet it again."""
         node_id = self.nodes[name].info["id"]
@@ -242,7 +266,7 @@ class Traffic(threading.Thread):
             step = self._pay
             try:
                 step = self._next(name)
-                step(name)
+                self._network.executor.submit(step, name).result(_STEP_SECONDS)
                 self.done[step.__name__.strip("_")] += 1
             except _GIVEN_UP:
                 self.failed[step.__name__.strip("_")] += 1
@@ -281,12 +305,16 @@ class Traffic(threading.Thread):
         peer = self._chance.choice(list(self._network.peers.values()))
         options = {"push_msat": _PUSHED * 1000, "announce": self._chance.random() < 0.5}
         self._network.nodes[name].rpc.fundchannel(peer.info["id"], _SATS, **options)
-        self._network.mine(6)
+        self._await_open(name)
 
     def _open_to(self, name: str) -> None:
         peer = self._chance.choice(list(self._network.peers.values()))
         peer.open_to(self._network.nodes[name], _SATS, _PUSHED, announce=self._chance.random() < 0.5)
+        self._await_open(name)
+
+    def _await_open(self, name: str) -> None:
         self._network.mine(6)
+        self._network.await_open(self._network.nodes[name])
 
     def _close(self, name: str) -> None:
         user, channel, _ = self._pick(name)

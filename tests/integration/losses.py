@@ -134,7 +134,7 @@ class Losses:
         with self._network.locks[name]:
             folder = Path(self._network.nodes[name].daemon.lightning_dir)
             kept = folder.with_name(f"{folder.name}-failed-{int(time.time())}")
-            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("lightning-rpc", "plugin-io"))
+            shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("lightning-rpc", "log"))
             self._tell(f"{name} begins anew; as it was: {kept}")
             self._begin_anew(name)
 

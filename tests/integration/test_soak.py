@@ -38,6 +38,8 @@ from tests.soak import SOAK
 MINUTES = float(os.environ.get("SOAK_MINUTES", "120")) if SOAK else 0.0
 LOSS_MINUTES = float(os.environ.get("SOAK_LOSS_MINUTES", "10"))
 _LOOK_SECONDS = 2.0
+# One step of the traffic may take as long.
+_END_SECONDS = 240
 _LONGEST_PAUSE = 20.0 if SOAK else 4.0
 _FIRST_SECONDS = 60.0 if SOAK else 15.0
 # How old the copy of the database gets, seconds.
@@ -185,7 +187,7 @@ class Soak:
     def end(self) -> None:
         for thread in (self.traffic, self.watch):
             thread.over.set()
-            thread.join(90)
+            thread.join(_END_SECONDS)
 
     def run(self, minutes: float) -> None:
         """Trouble, and then the three losses, again and again; always one of each at least."""
@@ -195,7 +197,7 @@ class Soak:
             while (now := time.monotonic()) < next_losses:
                 time.sleep(min(self.chance.uniform(0, _LONGEST_PAUSE), next_losses - now))
                 self.attempt(self.trouble.next)
-                self.look_around()
+                self.attempt(self.look_around)
             next_losses = now + LOSS_MINUTES * 60
             self.lose_each()
             if time.monotonic() >= over:
@@ -212,7 +214,7 @@ class Soak:
         for name in sorted(self.losses.recovering):
             self.lose(name, partial(self.losses.renew, name))
         self.attempt(self.losses.thaw)
-        self.look_around()
+        self.attempt(self.look_around)
 
     def lose(self, name: str, loss: Callable[[], None]) -> None:
         if not self.attempt(loss):
@@ -235,6 +237,8 @@ class Soak:
                 self.attempt(node.start)
         for text in self.network.unasked():
             self.log.fault(f"closed by itself: {text}")
+        for text in self.network.read_logs():
+            self.log.fault(f"in the log of {text}")
 
     def summary(self) -> str:
         lines = [f"events: {dict(self.log.count)}", f"traffic: {dict(self.traffic.done)}"]
@@ -269,10 +273,8 @@ def test_losses_in_a_busy_network(node_factory: Any, lnd_node: Any, ldk_node: An
         soak.run(MINUTES)
     finally:
         soak.end()
+        soak.attempt(soak.look_around)
         for line in soak.summary().splitlines():
             log.line(line)
-    for name, node in network.nodes.items():
-        if node.daemon.is_in_log("Traceback"):
-            log.fault(f"a traceback in the log of {name}")
     assert soak.checker.rows_current, "nothing was checked"
     assert not log.faults, "\n".join(log.faults)

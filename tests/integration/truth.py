@@ -5,7 +5,8 @@ Rules:
   `todo` that may be true in a soak, and when each is; any other is a contradiction.
 - What a peer proved is compared with what lies in that peer's own datastore, opened with the node's key. LDK and
   LND can't be looked at so: what they return on a line of our own, while the node is down, is.
-- A peer that lost its data, or was killed, excuses its row until its next check: nobody can know it sooner.
+- A peer that lost its data, or was killed, can't be looked at until its next check: nobody can know it sooner. A
+  blob that comes while its plugin is down is lost, and the node that sent it goes on counting on it.
 - What needs a moment to get around (a connection, a blob that is being written) is a contradiction only when it
   lasts.
 """
@@ -17,7 +18,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peerstorage.bolt.peer_storage import offers_storage
@@ -96,8 +97,17 @@ def read_held(key: bytes, blob: bytes | None) -> Held | None:
     return Held(digest, backup.timestamp, frozenset(entry.channel_id.hex() for entry in backup.entries))
 
 
+def as_far_as_seen(said: Mapping[str, Any], truth: Truth) -> Truth:
+    """Without what those peers hold that are excused until their next check; `excused` has no others."""
+    checks = {row["peer_id"]: row["checks"] for row in said["peers"]}
+    excused = {one: number for one, number in truth.excused.items() if checks.get(one) == number}
+    held = {one: held for one, held in truth.held.items() if one not in excused}
+    return replace(truth, held=held, excused=excused)
+
+
 def contradictions(said: Mapping[str, Any], truth: Truth) -> list[Contradiction]:
     """`said`: the answer of peerstorage-status."""
+    truth = as_far_as_seen(said, truth)
     found = [*_of_mode(said, truth), *_of_todo(said["todo"], truth)]
     for row in said["peers"]:
         found += _of_row(row, truth)
@@ -125,7 +135,7 @@ def _of_row(row: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]:
         yield Contradiction(f"connected {peer_id}", f"{name}: connected is {row['connected']}")
     if peer_id in truth.connected and row["offers"] != offers_storage(truth.connected[peer_id]):
         yield Contradiction(f"offers {peer_id}", f"{name}: offers is {row['offers']}")
-    if peer_id not in truth.held or truth.excused.get(peer_id) == row["checks"]:
+    if peer_id not in truth.held:
         return
     held, sent = truth.held[peer_id], truth.sent.get(peer_id, {})
     if row["state"] == "current":
@@ -163,11 +173,12 @@ def _of_copies(said: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]
     unseen = [
         row for row in said["peers"] if row["peer_id"] not in truth.held and row["channels"]
     ] + strangers
+    hidden = sum(row["channels"] if row["peer_id"] in truth.excused else _UNSEEN_CHANNELS for row in unseen)
     if known != len(truth.channels):
         yield Contradiction("backup", f"{known} channels, lightningd lists {len(truth.channels)}")
         return
     without = claimed["channels_without_copy"]
-    if without + len(unseen) * _UNSEEN_CHANNELS < truth.uncovered or without > truth.uncovered:
+    if without + hidden < truth.uncovered or without > truth.uncovered:
         yield Contradiction("without", f"{without} channels without a copy, really {truth.uncovered}")
     enough = sum(truth.copies(each) + len(unseen) >= truth.replicas for each in truth.channels)
     if claimed["channels_with_enough_copies"] > enough:
@@ -175,7 +186,7 @@ def _of_copies(said: Mapping[str, Any], truth: Truth) -> Iterator[Contradiction]
             "enough", f"{claimed['channels_with_enough_copies']} channels with enough copies, really {enough}"
         )
     if match := re.match(r"If this node were lost now, (\d+) of (\d+) ", said["summary"]):
-        covered = known - truth.uncovered + len(unseen) * _UNSEEN_CHANNELS
+        covered = known - truth.uncovered + hidden
         if int(match[1]) > covered:
             yield Contradiction("summary covers", f"{said['summary']!r}, really {covered}")
 
@@ -261,7 +272,8 @@ class Checker:
         settled = _claims(first) == _claims(said) and sent == again
         found = [one for one in contradictions(said, truth) if settled or not one.at_once]
         self.looks += 1
-        rows = [row for row in said["peers"] if row["peer_id"] in truth.held]
+        seen = as_far_as_seen(said, truth).held
+        rows = [row for row in said["peers"] if row["peer_id"] in seen]
         self.rows += len(rows)
         self.rows_current += sum(row["state"] == "current" for row in rows)
         return self._that_last(name, found, patience)
