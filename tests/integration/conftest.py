@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.soak import SOAK
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = str(REPOSITORY / "plugin.py")
 _MISSING = [
@@ -24,7 +26,8 @@ else:
     if not (lightningd.parent.parent / "libexec/c-lightning/plugins/cln-grpc").exists():
         # Without the Rust plugins lightningd doesn't know the options that pyln-testing sets for them.
         os.environ["RUST"] = "0"
-    os.environ.setdefault("TIMEOUT", "60")
+    # Hours long a machine is not always quick.
+    os.environ.setdefault("TIMEOUT", "240" if SOAK else "60")
     from pyln.testing import utils
     from pyln.testing.fixtures import *  # noqa: F403
     from pyln.testing.utils import LightningNode
