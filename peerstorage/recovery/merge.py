@@ -22,7 +22,7 @@ from itertools import combinations
 from math import comb
 from operator import or_
 
-from peerstorage.formats.backup import Backup, digest
+from peerstorage.formats.backup import Backup, Summary, digest
 from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.opening import Rejected, Source
 from peerstorage.formats.scb import ChannelBackup
@@ -111,7 +111,10 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
     unusable = frozenset(best) - there
     gone = [reason for channel_id, reason in closed.items() if channel_id not in best]
     return Recovered(
-        tuple(kept), tuple(sources), (*rejected, *conflicts, *gone), _missing(sources, there, unusable)
+        tuple(kept),
+        tuple(sources),
+        (*rejected, *conflicts, *gone),
+        _missing(sources, there, unusable, frozenset(in_use.values())),
     )
 
 
@@ -192,22 +195,32 @@ def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
     channels: Counter[bytes] = Counter()
     for backup in () if newest.complete else backups:
         more = channels | _entries(backup)
-        if more == channels:
-            continue
-        channels = more
-        if comb(channels.total(), newest.channels) * newest.channels > _MOST_CHOSEN:
-            break
-        for part in combinations(channels.elements(), newest.channels):
-            if digest(part) == newest.digest:
-                return _Closing(newest.since, backups[0].timestamp, frozenset(part))
+        if more != channels:
+            channels = more
+            counted = _counted(newest, channels)
+            if counted is not None:
+                return _Closing(newest.since, backups[0].timestamp, counted)
     return None
 
 
-def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: frozenset[bytes]) -> int:
+def _counted(summary: Summary, channels: Counter[bytes]) -> frozenset[bytes] | None:
+    """Those that a summary counts, of channels among which they all are, by its digest; None: they are not, or it
+    would take too long to tell."""
+    if comb(channels.total(), summary.channels) * summary.channels <= _MOST_CHOSEN:
+        for chosen in combinations(channels.elements(), summary.channels):
+            if digest(chosen) == summary.digest:
+                return frozenset(chosen)
+    return None
+
+
+def _missing(
+    sources: Sequence[Source], there: frozenset[bytes], unusable: frozenset[bytes], in_use: frozenset[bytes]
+) -> int:
     """How many channels must exist that are not there. Where that can't be known exactly, at least one.
 
     Each database speaks for itself, by its newest summary: what one says is complete does not make up for what
-    another counts. `unusable`: channels with an entry that can't be handed over.
+    another counts. `unusable`: channels with an entry that can't be handed over; `in_use`: those of the live
+    database.
     """
     silent = [source.backup for source in sources if source.backup.summary is None]
     built_in = frozenset().union(*(backup.channel_ids for backup in silent))
@@ -223,9 +236,10 @@ def _missing(sources: Sequence[Source], there: frozenset[bytes], unusable: froze
             continue
         named: Counter[bytes] = reduce(or_, map(_entries, backups))
         mine = Counter({key: count for key, count in named.items() if key in there or key in unusable})
-        # What else is there may be closed by now, so it makes up for nothing but where the digest says so.
-        more = mine | Counter(there & built_in)
-        if newest.summary.digest not in {digest(mine.elements()), digest(more.elements())}:
+        # What else is there may be closed by now, so it makes up for nothing but where the digest says so. What a
+        # revive brought back alive is named by copies of the lost database alone, and counted by this one's too.
+        more = mine | Counter(there & built_in) | Counter(in_use)
+        if _counted(newest.summary, mine) is None and _counted(newest.summary, more) is None:
             uncounted += max(1, newest.summary.channels - mine.total())
     uncounted += max((backup.lost for backup in silent if backup.timestamp > newest_timestamp), default=0)
     return len(missing) + uncounted

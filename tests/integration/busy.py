@@ -132,11 +132,19 @@ class Network:
 
     def furnish(self, user: Any) -> None:
         self.give_coins(user)
-        for peer in self.peers.values():
-            connect(user, peer)
-        funding = {"amount": _SATS, "push_msat": _PUSHED * 1000}
-        user.rpc.multifundchannel([funding | {"id": peer.info["id"]} for peer in self.peers.values()])
+        wait_for(lambda: self._open_to_each(user), timeout=_STEP_SECONDS)
         self.await_open(user)
+
+    def _open_to_each(self, user: Any) -> bool:
+        """Whether it worked: LND takes no channel before it has the last block, and the others go on mining."""
+        for peer in self.peers.values():
+            wait_for(peer.is_synced)
+        funding = {"amount": _SATS, "push_msat": _PUSHED * 1000}
+        with contextlib.suppress(RpcError):
+            self.connect_all(user)
+            user.rpc.multifundchannel([funding | {"id": peer.info["id"]} for peer in self.peers.values()])
+            return True
+        return False
 
     def give_coins(self, user: Any) -> None:
         addresses = {user.rpc.newaddr("bech32")["bech32"]: _COIN_BTC for _ in range(_COINS)}

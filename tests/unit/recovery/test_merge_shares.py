@@ -197,6 +197,19 @@ def test_shares_of_the_day_before_the_last_close_are_read_on_to_the_one_that_is_
     assert (result.missing, result.complete) == (0, True)
 
 
+def test_what_lives_in_the_database_of_a_revive_is_not_missing() -> None:
+    """Copies of the lost database name all; of the new one only a small peer has a share yet."""
+    everything = [entry(number, sats=number * 1000) for number in range(1, 9)]
+    living = everything[1:]
+    returned = found(backup(100, *everything), share(300, *living[:3], of=living, since=290))
+    in_use = {one.database_id: one.channel_id for one in living} | {1008: bytes(32)}
+    result = merge(returned, [], in_use)
+    assert ids(result) == {one.channel_id for one in everything}
+    assert (result.missing, result.complete) == (0, True)
+    del in_use[living[-1].database_id]
+    assert merge(returned, [], in_use).missing == 4
+
+
 def test_what_closed_does_not_make_up_for_what_was_opened() -> None:
     opened = entry(9)
     result = merge(found(backup(100, A, B, C), share(110, A, of=[A, B, opened])), [], {})
