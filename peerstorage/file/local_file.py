@@ -92,8 +92,8 @@ class LocalFile:
         self._marks: Marks | None = None
         self._handed_at = self._retry_at = float("-inf")
         self._rerun_at = float("inf")
-        # For the worker: a recovery goes on that the file began or goes along with.
-        self._is_proof = False
+        # For the worker: the file was found ahead; a recovery goes on that it began or goes along with.
+        self._is_ahead = self._is_proof = False
         # Channels that lightningd had since this process runs, which it does not outlive.
         self._seen: set[bytes] = set()
         # For the thread: what it knows the file to hold, by its SHA-256, and whether the program was run.
@@ -103,6 +103,8 @@ class LocalFile:
     # On the worker
 
     def next_event(self) -> float:
+        if self._user.recovering and self._is_ahead:
+            self._is_proof = True  # whoever proved it first
         return min(self._due(), self._rerun_at)
 
     def _due(self) -> float:
@@ -140,7 +142,8 @@ class LocalFile:
         )
         there = live.unlisted.union(entry.channel_id for entry in live.channels)
         self._seen |= there
-        self._marks, self._handed_at, self._is_proof = ledger.marks, now, False
+        self._marks, self._handed_at = ledger.marks, now
+        self._is_ahead = self._is_proof = False
         self._attempts.put(replace(live, forgotten=frozenset(self._seen - there)))
 
     def flush(self, seconds: float) -> None:
@@ -177,6 +180,7 @@ class LocalFile:
             # Once these channels are closed, or the chain is known, the file has to let go of them.
             self._try_again_later()
         if following is not None and following.ahead:
+            self._is_ahead = True
             self._ahead(following.backup)
             self._is_proof = self._user.recovering
 

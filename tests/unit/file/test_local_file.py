@@ -293,6 +293,20 @@ def test_when_the_recovery_that_it_proved_is_over_it_warns_no_longer(tmp_path: P
     assert not desk.work(time.monotonic() + 120)
 
 
+def test_nor_when_a_peer_proved_it_a_moment_later(tmp_path: Path) -> None:
+    """The file was looked at first, and what it has began no recovery yet."""
+    put(tmp_path, backup(5, entry(1, revocations=7)))
+    desk = Desk(tmp_path, entry(1, revocations=3))
+    assert desk.work()
+    desk.user.recovering = True
+    assert not desk.work()
+    desk.states[entry(1).channel_id.hex()] = "ONCHAIN"
+    desk.user.recovering = False
+    assert desk.work(), "not a minute later"
+    assert desk.kinds() == [("file-ahead", "critical"), ("file-ahead", "info")]
+    assert not desk.work(time.monotonic() + 120)
+
+
 def test_the_operator_ends_a_recovery_and_the_file_is_still_ahead(tmp_path: Path) -> None:
     put(tmp_path, backup(5, entry(1, revocations=7)))
     desk = Desk(tmp_path, entry(1, revocations=3))
