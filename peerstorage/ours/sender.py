@@ -270,9 +270,18 @@ class Sender:
     ) -> bytes:
         unfunded, facts = beside
         summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
-        entries = (*contents.entries, *unfunded)
+        entries, compacted = contents.written()
         directory = self._placement.directory[: contents.contacts]
-        return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
+        return format_.encode(
+            timestamp,
+            (*entries, *unfunded),
+            summary,
+            length,
+            directory,
+            facts=facts,
+            live=live,
+            compact=compacted,
+        )
 
     def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
         """What is there beside the plan comes along where there is room: it counts for least, but splices in
