@@ -4,7 +4,7 @@ Rules, in this order:
 - A peer's blob has its own channels in any case, then the directory, then others.
 - An entry in full is as lightningd has it, with basepoints and penalty data; its small form is a compact one
   (compact.py). All channels in full where they fit; else all of them in the small form, where that takes at most a
-  third of a large blob, and as many in full as fit; else a share.
+  fifth of a large blob, and as many in full as fit; else a share.
 - Shares: each channel has an order of peers (rendezvous hashing); its copies go to the first of them with room, so
   that it lies with `replicas` peers. Where there is less room the most valuable channels come first, but none gets
   a second copy before each has one. Small peers are asked only where the large ones are full, and strangers only
@@ -40,8 +40,11 @@ from peerstorage.ours.peers import partners
 SMALL_PEER = 8192
 # The directory gets at most this part of a large blob, and this part of a small one's room.
 _DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
-# All channels in the small form get at most this part of a large one.
-_ALL_OF_LARGE = 3
+# All channels in the small form get at most this part of a large one, so that live parts have room.
+_ALL_OF_LARGE = 5
+# Bytes kept for what goes along beside the plan (sender.py): in any blob the node's facts, in a large one also
+# those of some channels whose money wouldn't be found without them.
+_BESIDE_SMALL, _BESIDE_LARGE = 64, 1024
 # From this tier on peers are strangers; odd ones are small.
 _STRANGER = 2
 
@@ -245,7 +248,8 @@ def _start(
     for number in begun:
         blob = blobs[number]
         capacity = min(blob.peer.capacity, MAX_BLOB)
-        room = blob.room = capacity - OVERHEAD - FIXED_LENGTH
+        beside = _BESIDE_SMALL if blob.is_small else _BESIDE_LARGE
+        room = blob.room = capacity - OVERHEAD - FIXED_LENGTH - beside
         blob.own = own.get(blob.peer.node_id, [])
         all_fit = small <= (room if blob.is_small else room // _ALL_OF_LARGE)
         for channel in holders if all_fit else blob.own:
