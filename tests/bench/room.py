@@ -120,7 +120,7 @@ def run(quick: bool, note: Note) -> Result:
         [
             f"{row[0]} channels, {row[1]} peers, {row[2]} of them LDK: {row[3]} come back."
             for row in rows
-            if row[2] == "50 %"
+            if (row[0], row[2]) == (rows[-1][0], "50 %")
         ],
         [
             Table(
