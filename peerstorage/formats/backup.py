@@ -15,11 +15,12 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, NODE_ID_LENGTH, Reader, decode_tlvs, encode_tlvs, is_point
 from peerstorage.errors import FormatError
+from peerstorage.formats import compact as compact_
 from peerstorage.formats.facts import NOTHING, NodeFacts
 from peerstorage.formats.facts import read as read_facts
 from peerstorage.formats.scb import NOWHERE, ChannelBackup, WireAddress
@@ -31,7 +32,7 @@ VERSION = 1
 _VERSION_MASK = 0x5555555555555555
 
 MAGIC = b"psx1"
-_SUMMARY, _DIRECTORY, _PADDING, _FILL, _LIVE = 1, 3, 5, 7, 21
+_SUMMARY, _DIRECTORY, _PADDING, _FILL, _LIVE, _COMPACT = 1, 3, 5, 7, 21, 23
 _SUMMARY_LENGTH = 4 + 1 + 4 + 32
 
 MAX_TIMESTAMP = 0xFFFFFFFF
@@ -164,8 +165,10 @@ def encode(
     *,
     facts: NodeFacts = NOTHING,
     live: bytes = b"",
+    compact: Sequence[ChannelBackup] = (),
 ) -> bytes:
-    """The plaintext of a backup, padded to `length` bytes; None: not padded.
+    """The plaintext of a backup, padded to `length` bytes; None: not padded. `compact`: entries that go into the
+    extension instead (compact.py).
 
     `summary`: None where nobody knows how many channels there are, as in what was gathered of the built-in's.
     """
@@ -184,7 +187,10 @@ def encode(
     if directory:
         records.append((_DIRECTORY, b"".join(contact.to_bytes() for contact in directory)))
     content = container + MAGIC + encode_tlvs(records)
-    rest = encode_tlvs([*facts.records(), *([(_LIVE, live)] if live else [])])
+    more = [(_LIVE, live)] if live else []
+    if compact:
+        more.append((_COMPACT, compact_.encode(compact)))
+    rest = encode_tlvs([*facts.records(), *more])
     padding = b"" if length is None else _padding(length - len(content) - len(rest))
     return content + padding + rest
 
@@ -252,7 +258,7 @@ def decode(plaintext: bytes) -> Backup:
             faults.append(f"entry {number + 1} of {count}, channel {walked.channel_id.hex()}: {error}")
         else:
             entries.append(entry)
-    lost, found = count - len(entries), tuple(entries)
+    lost = count - len(entries)
     summary: Summary | None = None
     directory: tuple[Contact, ...] = ()
     facts, live = NOTHING, b""
@@ -260,13 +266,22 @@ def decode(plaintext: bytes) -> Backup:
         records = _extension(plaintext[reader.offset :])
         directory = _directory(records.get(_DIRECTORY, b""), faults)
         facts, live = read_facts(records, faults), records.get(_LIVE, b"")
+        lost += _add_compact(entries, records, faults)
         summary = Summary.from_bytes(records[_SUMMARY]) if _SUMMARY in records else None
         if summary is not None and summary.complete and not lost:
             _check_complete(summary, entries)
     except FormatError as error:
         summary = None
         faults.append(f"extension: {error}")
+    found = tuple(entries)
     return Backup(timestamp, found, summary, directory, legacy, tuple(faults), lost, version, facts, live)
+
+
+def _add_compact(entries: list[ChannelBackup], records: Mapping[int, bytes], faults: list[str]) -> int:
+    """Appends those of the extension; how many of them are lost."""
+    more, lost = compact_.decode(records[_COMPACT], faults) if _COMPACT in records else ([], 0)
+    entries += more
+    return lost
 
 
 def _check_complete(summary: Summary, entries: Sequence[ChannelBackup]) -> None:

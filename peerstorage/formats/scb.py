@@ -31,7 +31,7 @@ MAX_DATABASE_ID = (1 << 31) - 2
 MAX_SATS = 21_000_000 * 100_000_000
 MAX_CHANNEL_TYPE = 256
 
-_TLV_SHACHAIN, _TLV_BASEPOINTS, _TLV_OPENER, _TLV_TO_SELF_DELAY = 1, 3, 5, 7
+_TLV_SHACHAIN, _TLV_BASEPOINTS, TLV_OPENER, TLV_TO_SELF_DELAY = 1, 3, 5, 7
 _BASEPOINTS = 4
 
 _IPV4, _IPV6, _TOR_V2, _TOR_V3, _DNS = 1, 2, 3, 4, 5
@@ -243,12 +243,13 @@ class ChannelBackup:
             )
         )
 
-    def _tlv(self, kind: int) -> bytes | None:
+    def tlv(self, kind: int) -> bytes | None:
+        """The value of this type, if it is there."""
         return next((value for number, value in self.tlvs if number == kind), None)
 
     @property
     def shachain(self) -> Shachain | None:
-        value = self._tlv(_TLV_SHACHAIN)
+        value = self.tlv(_TLV_SHACHAIN)
         return None if value is None else Shachain.from_bytes(value)
 
     @property
@@ -260,7 +261,7 @@ class ChannelBackup:
     @property
     def basepoints(self) -> tuple[bytes, bytes, bytes, bytes] | None:
         """The peer's: revocation, payment, htlc, delayed payment; None where the entry has none."""
-        value = self._tlv(_TLV_BASEPOINTS)
+        value = self.tlv(_TLV_BASEPOINTS)
         if value is None:
             return None
         revocation, payment, htlc, delayed = (
@@ -270,13 +271,13 @@ class ChannelBackup:
 
     @property
     def opened_by_us(self) -> bool | None:
-        value = self._tlv(_TLV_OPENER)
+        value = self.tlv(TLV_OPENER)
         return None if value is None else value == b"\0"
 
     @property
     def to_self_delay(self) -> int | None:
         """For how many blocks our output of our own commitment is locked: what the peer asked for."""
-        value = self._tlv(_TLV_TO_SELF_DELAY)
+        value = self.tlv(TLV_TO_SELF_DELAY)
         return None if value is None else int.from_bytes(value, "big")
 
     @property
@@ -287,6 +288,12 @@ class ChannelBackup:
     def small(self) -> ChannelBackup:
         """The entry without penalty data: enough to get our balance back, not to punish."""
         return replace(self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] != _TLV_SHACHAIN))
+
+    def bare(self) -> ChannelBackup:
+        """The entry without basepoints either: enough for our balance on the peer's close, but not on our own."""
+        return replace(
+            self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] not in {_TLV_SHACHAIN, _TLV_BASEPOINTS})
+        )
 
     def for_recoverchannel(self) -> ChannelBackup:
         """The entry as it has to be handed over, so that lightningd sweeps our balance after the peer's close.
@@ -321,16 +328,16 @@ class ChannelBackup:
         self._check_small_tlvs()
 
     def _check_small_tlvs(self) -> None:
-        basepoints = self._tlv(_TLV_BASEPOINTS)
+        basepoints = self.tlv(_TLV_BASEPOINTS)
         if basepoints is not None:
             if len(basepoints) != _BASEPOINTS * NODE_ID_LENGTH:
                 raise FormatError(f"basepoints of {len(basepoints)} bytes: {_BASEPOINTS} points are 132")
             for start in range(0, len(basepoints), NODE_ID_LENGTH):
                 if not is_point(basepoints[start : start + NODE_ID_LENGTH]):
                     raise FormatError(f"basepoint {start // NODE_ID_LENGTH} is no point of secp256k1")
-        opener = self._tlv(_TLV_OPENER)
+        opener = self.tlv(TLV_OPENER)
         if opener is not None and opener not in {b"\0", b"\1"}:
             raise FormatError(f"opener {opener.hex()} is neither 00 (local) nor 01 (remote)")
-        delay = self._tlv(_TLV_TO_SELF_DELAY)
+        delay = self.tlv(TLV_TO_SELF_DELAY)
         if delay is not None and len(delay) != 2:
             raise FormatError(f"remote_to_self_delay of {len(delay)} bytes: it is a u16")

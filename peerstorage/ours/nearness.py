@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from peerstorage.formats import compact
 from peerstorage.formats.scb import ChannelBackup
 
-# A blob has room for 227 channels (IPv4, small form). Of a large peer's order about twice as many are worked out,
-# of a channel's order about so many peers or more; who is beyond that is asked only where these are full.
-_NEAR_CHANNELS, _NEAR_PEERS = 512, 16
+# Of a large peer's order about so many channels are worked out, of a channel's order about so many peers or more;
+# who is beyond that is asked only where these are full.
+_NEAR_CHANNELS, _NEAR_PEERS = 128, 8
 # A channel with less than 2^11 revocations counts as quiet. Each doubling is one secret more, of so many bytes.
 _QUIET_SECRETS, _SECRET = 11, 40
 _SCORES = 1 << 64
@@ -26,8 +27,10 @@ _MASK = _SCORES - 1
 class Channel:
     """A channel and its place in the order of value. Where the database has two entries of it they stay together.
     `worth`: its place in the order of live parts, by value, but halved with each doubling of the revocations of a
-    busy one: of what always moves no copy is ever current. `ranks`: numbers of the ranked peers near it, the
-    nearest first."""
+    busy one: of what always moves no copy is ever current. `full`, `small`: its entries in these forms, the latter
+    compact where `peer` isn't empty, which a blob says once for all channels with it. `length`: of the small form
+    without `peer`; `more`: how much longer the full one is, 0 where it is the same; `ranks`: numbers of the ranked
+    peers near it, the nearest first."""
 
     channel_id: bytes
     order: tuple[int, bytes]
@@ -35,7 +38,8 @@ class Channel:
     full: tuple[ChannelBackup, ...]
     small: tuple[ChannelBackup, ...]
     length: int
-    penalty_length: int
+    peer: bytes
+    more: int
     hash: int
     ranks: tuple[int, ...]
 
@@ -86,9 +90,9 @@ def scores_of(channels: Iterable[ChannelBackup], peers: tuple[bytes, ...], known
 
 
 def _channel(full: tuple[ChannelBackup, ...], hashes: Sequence[int], limit: int) -> Channel:
-    small = tuple(entry.small() for entry in full)
-    length = sum(len(entry.to_bytes()) for entry in small)
-    penalty_length = sum(len(entry.to_bytes()) for entry in full) - length
+    small, length, peer = _small(full)
+    full_length = _length(full)
+    secrets = (full_length - _length([entry.small() for entry in full])) // _SECRET
     sats = max(entry.funding_sats for entry in full)
     own_hash = hash_of(full[0].channel_id)
     # Written out, not a call of score: it runs for every pair.
@@ -96,14 +100,28 @@ def _channel(full: tuple[ChannelBackup, ...], hashes: Sequence[int], limit: int)
     return Channel(
         full[0].channel_id,
         (-sats, full[0].channel_id),
-        (-(sats >> max(penalty_length // _SECRET - _QUIET_SECRETS, 0)), full[0].channel_id),
+        (-(sats >> max(secrets - _QUIET_SECRETS, 0)), full[0].channel_id),
         full,
         small,
         length,
-        penalty_length,
+        peer,
+        full_length - length if small != full else 0,
         own_hash,
         tuple(near[one] for one in sorted(near)),
     )
+
+
+def _small(full: tuple[ChannelBackup, ...]) -> tuple[tuple[ChannelBackup, ...], int, bytes]:
+    """The small form: a compact entry where that says every byte and less than all, else without penalty data."""
+    bare = full[0].bare()
+    if full != (bare,) and len(full) == 1 and compact.is_compact(bare):
+        return (bare,), len(compact.channel_of(bare)), compact.peer_of(bare)
+    small = tuple(entry.small() for entry in full)
+    return small, _length(small), b""
+
+
+def _length(entries: Iterable[ChannelBackup]) -> int:
+    return sum(len(entry.to_bytes()) for entry in entries)
 
 
 def _nearest(known: Scores, gone: Sequence[Channel], new: Sequence[Channel]) -> list[list[Channel]]:

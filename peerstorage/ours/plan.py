@@ -2,8 +2,9 @@
 
 Rules, in this order:
 - A peer's blob has its own channels in any case, then the directory, then others.
-- All channels in full where they fit; else, where they fit without penalty data (the small form), all of them with
-  the penalty data of as many as fit; else a share.
+- An entry in full is as lightningd has it, with basepoints and penalty data; its small form is a compact one
+  (compact.py). All channels in full where they fit; else all of them in the small form, where that takes at most a
+  fifth of a large blob, and as many in full as fit; else a share.
 - Shares: each channel has an order of peers (rendezvous hashing); its copies go to the first of them with room, so
   that it lies with `replicas` peers. Where there is less room the most valuable channels come first, but none gets
   a second copy before each has one. Small peers are asked only where the large ones are full, and strangers only
@@ -28,6 +29,7 @@ from itertools import accumulate, islice
 from operator import attrgetter
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, bigsize
+from peerstorage.formats import compact
 from peerstorage.formats.backup import FIXED_LENGTH
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD
@@ -38,6 +40,11 @@ from peerstorage.ours.peers import partners
 SMALL_PEER = 8192
 # The directory gets at most this part of a large blob, and this part of a small one's room.
 _DIRECTORY_OF_LARGE, _DIRECTORY_OF_SMALL = 16, 3
+# All channels in the small form get at most this part of a large one, so that live parts have room.
+_ALL_OF_LARGE = 5
+# Bytes kept for what goes along beside the plan (sender.py): in any blob the node's facts, in a large one also
+# those of some channels whose money wouldn't be found without them.
+_BESIDE_SMALL, _BESIDE_LARGE = 64, 1024
 # From this tier on peers are strangers; odd ones are small.
 _STRANGER = 2
 
@@ -62,15 +69,21 @@ class LiveSizes:
 @dataclass(frozen=True, slots=True)
 class Contents:
     """What one blob holds: entries, the most valuable channels first; how many of them are in full; how many had
-    no room; how many records of the directory; the channel_ids whose live parts go along as far as they fit, the
-    first ones first: room was kept for about `room_for` of them. Equal where the blobs are."""
+    no room; how many records of the directory; the channel_ids of compact entries; those whose live parts go along
+    as far as they fit, the first ones first: room was kept for `room_for` or so. Equal where the blobs are."""
 
     entries: tuple[ChannelBackup, ...]
     full: int = field(compare=False)
     left_out: int = field(compare=False)
     contacts: int = 0
+    compact: frozenset[bytes] = frozenset()
     live: tuple[bytes, ...] = ()
     room_for: int = field(default=0, compare=False)
+
+    def written(self) -> tuple[list[ChannelBackup], list[ChannelBackup]]:
+        """The entries as lightningd has them, and those that are written compactly."""
+        entries = [entry for entry in self.entries if entry.channel_id not in self.compact]
+        return entries, [entry for entry in self.entries if entry.channel_id in self.compact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +148,9 @@ def plan(
 
 @dataclass(slots=True, eq=False)
 class _Blob:
-    """A blob while it is filled. `tier`: the lower the sooner its peer is asked; `held`: the channels that it
-    holds, and whether in full; `wish`: what its room is filled up with; `live`: those whose
-    live parts have room, None where none go along."""
+    """A blob while it is filled. `tier`: the lower the sooner its peer is asked; `peers`: with how many channels
+    compact entries are, by what is said of their peer; `held`: the channels that it holds, and whether in full;
+    `wish`: what its room is filled up with; `live`: those whose live parts have room, None where none go along."""
 
     peer: StoragePeer
     tier: int
@@ -146,6 +159,7 @@ class _Blob:
     room: int = 0
     contacts: int = 0
     own: list[Channel] = field(default_factory=list)
+    peers: dict[bytes, int] = field(default_factory=dict)
     held: dict[Channel, bool] = field(default_factory=dict)
     live: list[Channel] | None = None
 
@@ -156,29 +170,52 @@ class _Blob:
     def distance(self, channel: Channel) -> tuple[int, int]:
         return self.tier, score(self.hash, channel.hash)
 
+    def takes(self, channel: Channel) -> bool:
+        """Whether it has room for one that it doesn't hold yet."""
+        fits = channel.length <= self.room and channel.length + self._beside(channel, 0) <= self.room
+        return fits and channel not in self.held
+
     def add(self, channel: Channel) -> bool:
-        if channel.length > self.room or channel in self.held:
+        if not self.takes(channel):
             return False
-        self.held[channel] = not channel.penalty_length
-        self.room -= channel.length
+        self.room -= channel.length + self._beside(channel, 0)
+        if channel.peer:
+            self.peers[channel.peer] = self.peers.get(channel.peer, 0) + 1
+        self.held[channel] = not channel.more
         return True
 
+    def _beside(self, channel: Channel, others: int) -> int:
+        """What comes and goes with a compact entry, where there are so many others with its peer; and with all."""
+        if not channel.peer or self.peers.get(channel.peer, 0) > others:
+            return 0
+        return len(channel.peer) + 1 + compact.OVERHEAD * (len(self.peers) == others)
+
     def upgrade(self, channel: Channel) -> bool:
-        """Adds the penalty data of a channel that it holds."""
-        if channel.penalty_length > self.room or self.held.get(channel, True):
+        """Makes a channel that it holds one in full."""
+        if self.held.get(channel, True) or self._missing(channel) > self.room:
             return False
-        self.held[channel] = True
-        self.room -= channel.penalty_length
+        self._have_in_full(channel)
         return True
+
+    def _missing(self, channel: Channel) -> int:
+        """Bytes that are not here yet of a channel in full."""
+        if channel not in self.held:
+            return channel.length + channel.more
+        return 0 if self.held[channel] else channel.more - self._beside(channel, 1)
+
+    def _have_in_full(self, channel: Channel) -> None:
+        self.room -= self._missing(channel)
+        if channel.peer and not self.held.get(channel, True):
+            self.peers[channel.peer] -= 1
+            if not self.peers[channel.peer]:
+                del self.peers[channel.peer]
+        self.held[channel] = True
 
     def keep_room(self, channel: Channel, sizes: LiveSizes) -> None:
         """For its live part, and for what of the channel is not here yet."""
-        missing = channel.length * (channel not in self.held)
-        missing += channel.penalty_length * (not self.held.get(channel, False))
         live = sizes.channel if self.live else sizes.base + sizes.channel
-        if self.live is not None and missing + live <= self.room:
-            self.add(channel)
-            self.upgrade(channel)
+        if self.live is not None and self._missing(channel) + live <= self.room:
+            self._have_in_full(channel)
             self.live.append(channel)
             self.room -= live
 
@@ -203,15 +240,19 @@ def _start(
     own: dict[bytes, list[Channel]] = {}
     for channel in holders:
         own.setdefault(channel.full[0].node_id, []).append(channel)
-    small = sum(channel.length for channel in holders)
-    full = small + sum(channel.penalty_length for channel in holders)
+    peers = {channel.peer for channel in holders if channel.peer}
+    small = sum(channel.length for channel in holders) + sum(len(peer) + 1 for peer in peers)
+    small += compact.OVERHEAD * bool(peers)
+    full = sum(channel.length + channel.more for channel in holders)
     found: dict[Channel, list[int]] = {channel: [] for channel in holders}
     for number in begun:
         blob = blobs[number]
         capacity = min(blob.peer.capacity, MAX_BLOB)
-        room = blob.room = capacity - OVERHEAD - FIXED_LENGTH
+        beside = _BESIDE_SMALL if blob.is_small else _BESIDE_LARGE
+        room = blob.room = capacity - OVERHEAD - FIXED_LENGTH - beside
         blob.own = own.get(blob.peer.node_id, [])
-        for channel in blob.wish if small <= room else blob.own:
+        all_fit = small <= (room if blob.is_small else room // _ALL_OF_LARGE)
+        for channel in holders if all_fit else blob.own:
             if blob.add(channel):
                 found[channel].append(number)
         limit = room // _DIRECTORY_OF_SMALL if blob.is_small else capacity // _DIRECTORY_OF_LARGE
@@ -243,11 +284,7 @@ def _spread(blobs: Sequence[_Blob], holders: Mapping[Channel, list[int]], replic
                     break
             else:
                 with_room = [number for number in with_room if blobs[number].room >= shortest]
-                able = [
-                    number
-                    for number in with_room
-                    if blobs[number].room >= channel.length and channel not in blobs[number].held
-                ]
+                able = [number for number in with_room if blobs[number].takes(channel)]
                 if able:
                     best = min(able, key=lambda number: blobs[number].distance(channel))
                     blobs[best].add(channel)
@@ -305,7 +342,13 @@ def _fill(blob: _Blob, shortest: int, total: int, known: _Filled | None) -> _Fil
     ]
     full = sum(len(channel.full) for channel in channels if blob.held[channel])
     contents = Contents(
-        tuple(entries), full, total - len(entries), blob.contacts, _live_order(blob), len(live or ())
+        tuple(entries),
+        full,
+        total - len(entries),
+        blob.contacts,
+        frozenset(one.channel_id for one in channels if one.peer and not blob.held[one]),
+        _live_order(blob),
+        len(live or ()),
     )
     return _Filled(room, held, wish, live, contents)
 

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from peerstorage.bolt.peer_storage import PEER_STORAGE, Message
 from peerstorage.errors import (
@@ -52,8 +53,13 @@ _FACTS_SECONDS = 60.0
 _COIN_SECONDS = 3600.0
 
 
-# Channels that are not funded yet, and facts of the node.
-_Beside = tuple[Sequence[ChannelBackup], NodeFacts]
+class _Beside(NamedTuple):
+    """Channels that are not funded yet, facts of the node, and entries with basepoints, that are compact else, of
+    channels that we closed ourselves: without them the money of such a close can't be swept."""
+
+    unfunded: Sequence[ChannelBackup] = ()
+    facts: NodeFacts = NOTHING
+    closed: Sequence[ChannelBackup] = ()
 
 
 @dataclass(slots=True)
@@ -268,11 +274,18 @@ class Sender:
         length: int | None = None,
         live: bytes = b"",
     ) -> bytes:
-        unfunded, facts = beside
-        summary = self._ledger.summary(complete=not contents.left_out, more=unfunded)
-        entries = (*contents.entries, *unfunded)
-        directory = self._placement.directory[: contents.contacts]
-        return format_.encode(timestamp, entries, summary, length, directory, facts=facts, live=live)
+        entries, compacted = contents.written()
+        closed = {entry.channel_id for entry in beside.closed}
+        return format_.encode(
+            timestamp,
+            (*entries, *beside.closed, *beside.unfunded),
+            self._ledger.summary(complete=not contents.left_out, more=beside.unfunded),
+            length,
+            self._placement.directory[: contents.contacts],
+            facts=beside.facts,
+            live=live,
+            compact=[entry for entry in compacted if entry.channel_id not in closed],
+        )
 
     def _beside(self, contents: Contents, limit: int) -> tuple[_Beside, int]:
         """What is there beside the plan comes along where there is room: it counts for least, but splices in
@@ -294,7 +307,20 @@ class Sender:
         }
         more, less = replace(facts, channels=channels), replace(facts, channels=moved)
         last = NodeFacts(channels=moved)
-        for beside in ((unfunded, more), (unfunded, less), ((), less), ((), last), ((), NOTHING)):
+        ours = {number for number, one in moved.items() if one.own_close is not None}
+        closed = [
+            entry.small()
+            for entry in self._ledger.channels
+            if entry.database_id in ours and entry.channel_id in contents.compact
+        ]
+        for beside in (
+            _Beside(unfunded, more, closed),
+            _Beside(unfunded, less, closed),
+            _Beside((), less, closed),
+            _Beside((), last, closed),
+            _Beside((), last),
+            _Beside(),
+        ):
             shortest = len(self._encode(0, contents, beside)) + format_.SMALLEST_PADDING
             if shortest + OVERHEAD <= limit:
                 break
@@ -322,7 +348,7 @@ class Sender:
     def _along(self, contents: Contents, limit: int, made: _Made) -> bytes:
         """Digest of what goes along with the entries and is a reason to send: not balances, nor the order of the
         directory, nor what moves by itself in a live part."""
-        (unfunded, facts), live, key = self._parts(contents, limit, made)
+        (unfunded, facts, closed), live, key = self._parts(contents, limit, made)
         if key not in made.alongs:
             channels = {
                 number: replace(one, balance_msat=None) for number, one in (facts.channels or {}).items()
@@ -330,7 +356,7 @@ class Sender:
             directory = sorted(one.to_bytes() for one in self._placement.directory[: contents.contacts])
             parts = [
                 self._ledger.summary(complete=not contents.left_out, more=unfunded).to_bytes(),
-                *(entry.to_bytes() for entry in unfunded),
+                *(entry.to_bytes() for entry in (*unfunded, *closed)),
                 *(data for _, data in replace(facts, channels=channels).records()),
                 *directory,
                 self.live.substance(live),

@@ -2,8 +2,9 @@
 
 Rules:
 - Whatever is given to recoverchannel was validated field by field: it aborts lightningd on anything else.
-- Per channel the entry with the most revocations wins, then the newest, of those with the funding output that
-  the newest names: a splice keeps the channel_id, and an output that is spent is worth nothing.
+- Per channel the entry with the most revocations wins, then one with basepoints, then the newest, of those with
+  the funding output that the newest names: a splice keeps the channel_id, and an output that is spent is worth
+  nothing.
 - A channel that a newer *complete* backup of the same database no longer names is closed; shares that together
   are what the newest of them counts are as good as complete. Silence of the built-in's backups proves nothing: a
   fresh node's is empty.
@@ -50,9 +51,11 @@ class Candidate:
         return self.entry.for_recoverchannel().to_bytes().hex()
 
     @property
-    def rank(self) -> tuple[int, int, bool]:
-        """The more the better: revocations, then age, then penalty data even where nothing was revoked yet."""
-        return self.entry.revocations, self.source.backup.timestamp, self.entry.shachain is not None
+    def rank(self) -> tuple[int, bool, int, bool]:
+        """The more the better: revocations, then basepoints, which compact entries lack and which never change,
+        then age, then penalty data even where nothing was revoked yet."""
+        entry, timestamp = self.entry, self.source.backup.timestamp
+        return entry.revocations, entry.basepoints is not None, timestamp, entry.shachain is not None
 
 
 @dataclass(frozen=True, slots=True)

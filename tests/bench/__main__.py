@@ -30,6 +30,7 @@ from tests.bench import (
     placement,
     recovering,
     restore,
+    room,
     snapshot,
     stored,
     total_loss,
@@ -55,6 +56,7 @@ class Benchmark(Protocol):
 BENCHMARKS: tuple[Benchmark, ...] = (
     codec,
     placement,
+    room,
     memory,
     stored,
     load,

@@ -57,8 +57,9 @@ def _encode(channels: list[ChannelBackup]) -> bytes:
     contents = _fit(channels)
     ids = digest(channel.channel_id for channel in channels)
     summary = Summary(len(channels), contents.left_out == 0, 1, ids)
-    length = FIXED_LENGTH + sum(len(entry.to_bytes()) for entry in contents.entries)
-    return encode(1_700_000_000, contents.entries, summary, padded_length(length, "full"))
+    entries, compacted = contents.written()
+    length = FIXED_LENGTH + sum(len(entry.to_bytes()) for entry in entries)
+    return encode(1_700_000_000, entries, summary, padded_length(length, "full"), compact=compacted)
 
 
 def run(quick: bool, note: Note) -> Result:

@@ -18,7 +18,7 @@ from peerstorage.bolt import init, peer_storage
 from peerstorage.bolt.reestablish import ChannelReestablish
 from peerstorage.bolt.transport import HUNG_UP, Handshake
 from peerstorage.errors import FormatError, LineError, MessageError, PeerstorageError, SealError
-from peerstorage.formats import greenlight, keys
+from peerstorage.formats import compact, greenlight, keys
 from peerstorage.formats.backup import MAGIC, Backup, decode, encode, unpadded
 from peerstorage.formats.opening import Source, open_source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
@@ -85,6 +85,17 @@ def backup(data: bytes) -> None:
     if read.summary is not None and not read.legacy and read.version == 1:
         written = encode(read.timestamp, read.entries, read.summary, None, read.directory)
         assert decode(written) == read
+
+
+def compact_entries(data: bytes) -> None:
+    faults: list[str] = []
+    found, lost = compact.decode(data, faults)
+    assert bool(lost) is bool(faults)
+    for one in found:
+        _harmless(one)
+    if not faults:
+        again, _ = compact.decode(compact.encode(found), faults)
+        assert sorted(one.to_bytes() for one in again) == sorted(one.to_bytes() for one in found)
 
 
 def recovery(data: bytes) -> None:
@@ -342,6 +353,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         tlvs,
         entry,
         backup,
+        compact_entries,
         recovery,
         address,
         sealed,

@@ -5,6 +5,7 @@ An independent codec: what the plugin under test writes is not read with the plu
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nacl import bindings as sodium
@@ -175,11 +176,43 @@ def encode_container(timestamp: int, entries: list[bytes]) -> bytes:
 
 def decode_container(data: bytes) -> tuple[int, list[Entry]]:
     """Timestamp and entries; what follows the last entry is ignored."""
-    reader = Reader(data)
+    return _read_container(Reader(data))
+
+
+def _read_container(reader: Reader) -> tuple[int, list[Entry]]:
     if reader.number(2) != MODERN or reader.number(8) & 0x5555555555555555 != 1:
         raise MalformedError("not a modern static channel backup of version 1")
     stamp = reader.number(4)
     return stamp, [read_entry(reader) for _ in range(reader.number(2))]
+
+
+def channel_ids(data: bytes) -> set[str]:
+    """All that a backup of the plugin's names: in its entries, and in record 23 of its extension."""
+    reader = Reader(data)
+    ids = {entry.channel_id for entry in _read_container(reader)[1]}
+    if data[reader.at : reader.at + 4] != b"psx1":
+        return ids
+    reader.take(4)
+    while reader.at < len(data):
+        kind, value = _read_bigsize(reader), reader.take(_read_bigsize(reader))
+        if kind == 23:
+            ids |= set(_compact_ids(Reader(value)))
+    return ids
+
+
+def _compact_ids(reader: Reader) -> Iterator[str]:
+    left = _read_bigsize(reader)
+    while left:
+        reader.take(33)
+        _read_address(reader)
+        for _ in range(_read_bigsize(reader)):
+            flags, _number = reader.number(1), _read_bigsize(reader)
+            own = reader.take(32 * (flags & 1))
+            txid, outnum = reader.take(32), _read_bigsize(reader)
+            _sats, _type = _read_bigsize(reader), reader.take(_read_bigsize(reader))
+            reader.take(2 * (flags >> 3 & 1))
+            yield own.hex() or (int.from_bytes(txid, "big") ^ outnum).to_bytes(32, "big").hex()
+            left -= 1
 
 
 def seal(key: bytes, plaintext: bytes) -> bytes:

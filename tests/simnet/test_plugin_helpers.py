@@ -127,8 +127,10 @@ def backup_of(owner: Node, blob: bytes) -> tuple[int, list[Entry]]:
 
 
 def ids_in(owner: Node, blob: bytes) -> set[str]:
-    """The channels that a sealed backup names."""
-    return {entry.channel_id for entry in backup_of(owner, blob)[1]}
+    """The channels that a sealed backup names, be they in compact entries."""
+    plaintext = backup_format.unseal(secret(owner), blob)
+    assert plaintext is not None, "it does not open with the owner's key"
+    return backup_format.channel_ids(plaintext)
 
 
 def secret(node: Node) -> bytes:

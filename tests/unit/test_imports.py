@@ -34,6 +34,7 @@ PURE = {
         "backup",
         "channel_keys",
         "codex32",
+        "compact",
         "database",
         "database_entries",
         "facts",

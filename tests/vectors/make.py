@@ -58,6 +58,8 @@ def size(value: int) -> bytes:
         return struct.pack(">B", value)
     if value < 0x10000:
         return struct.pack(">BH", 0xFD, value)
+    if value >> 32:
+        return struct.pack(">BQ", 0xFF, value)
     return struct.pack(">BI", 0xFE, value)
 
 
@@ -748,6 +750,103 @@ def facts(ours: bytes, one: Case) -> list[tuple[str, bytes, Case]]:
     ]
 
 
+def bare(number: int, sats: int, tlvs: bytes, vout: int = 0, channel_id: bytes | None = None) -> bytes:
+    """An entry without penalty data and basepoints, whose channel_id is that of its funding output."""
+    txid = bytes([number]) * 32
+    return b"".join(
+        (
+            struct.pack(">Q", number),
+            channel_id or txid[:30] + struct.pack(">H", vout ^ number * 257),
+            POINT,
+            b"\1\x7f\0\0\1\x26\x07",
+            txid,
+            struct.pack(">IQ", vout, sats),
+            b"\0\3\x40\x10\0",
+            struct.pack(">I", len(tlvs)) + tlvs,
+        )
+    )
+
+
+def compact() -> list[tuple[str, bytes, Case]]:
+    """Cases of record 23: an entry as it is, then three compact ones of one peer."""
+    other = b"\xee" * 32
+    entries = [
+        bare(2, 70_000, tlv(5, b"\0") + tlv(7, b"\0\x90"), vout=1),
+        bare(3, 252, tlv(5, b"\1")),
+        bare(4, 5_000_000_000, b"", channel_id=other),
+    ]
+    peer = POINT + b"\1\x7f\0\0\1\x26\x07"
+    kind = b"\3\x40\x10\0"
+    channels = [
+        b"\x0a" + size(2) + b"\2" * 32 + size(1) + size(70_000) + kind + b"\0\x90",
+        b"\x06" + size(3) + b"\3" * 32 + size(0) + size(252) + kind,
+        b"\x01" + size(4) + other + b"\4" * 32 + size(0) + size(5_000_000_000) + kind,
+    ]
+    ids = [ID, *(entry[8:40] for entry in entries)]
+    four = summary(4, 1, 1_700_000_000, ids)
+    start = OURS + tlv(1, four)
+    usual: Case = {
+        "timestamp": 1_800_000_000,
+        "legacy": False,
+        "entries": [ONE.hex(), *(entry.hex() for entry in entries)],
+        "directory": [],
+        "facts": {},
+        "summary": told(4, True, four),
+        "faults": [],
+        "lost": 0,
+    }
+    whole = size(3) + peer + size(3) + b"".join(channels)
+    split = size(3) + b"".join(peer + size(1) + channel for channel in channels)
+    first = {**usual, "entries": usual["entries"][:2], "lost": 2}
+    unknown = channels[1].replace(b"\x06", b"\x16", 1)
+    fault = "compact entries: 1 of 3 can be read"
+    return [
+        ("compact entries", start + tlv(23, whole), usual),
+        ("compact entries, their peer said thrice", start + tlv(23, split), usual),
+        (
+            "compact entries with an unknown flag: what comes after it is out of reach",
+            start + tlv(23, size(3) + peer + size(3) + channels[0] + unknown + channels[2]),
+            {**first, "faults": [fault + ", and none after them: flags 0x16 are unknown"]},
+        ),
+        (
+            "compact entries, cut",
+            start + tlv(23, whole[: -len(channels[2])]),
+            {
+                **usual,
+                "entries": usual["entries"][:3],
+                "lost": 1,
+                "faults": ["compact entries: 2 of 3 can be read"],
+            },
+        ),
+        (
+            "a compact entry that recoverchannel must not get hides no other",
+            start + tlv(23, whole.replace(b"\x0a\2", b"\x0a\0", 1)),
+            {
+                **usual,
+                "entries": [ONE.hex(), *(entry.hex() for entry in entries[1:])],
+                "lost": 1,
+                "faults": ["compact entry of channel " + ids[1].hex() + ": database id 0 is impossible"],
+            },
+        ),
+        (
+            "compact entries that are fewer than counted",
+            start + tlv(23, whole.replace(size(3), size(4), 1)),
+            {**usual, "lost": 1, "faults": ["compact entries: 3 are there, 4 are counted"]},
+        ),
+        (
+            "no compact entries in a record of its own",
+            OURS + tlv(1, SUMMARY) + tlv(23, b"\0"),
+            {
+                **usual,
+                "entries": [ONE.hex()],
+                "summary": told(1, True, SUMMARY),
+                "lost": 1,
+                "faults": ["compact entries: 0 of 0 can be read, and none after them: 0 compact entries"],
+            },
+        ),
+    ]
+
+
 def backups() -> list[Case]:
     ours = OURS + tlv(1, SUMMARY)
     usual: Case = {
@@ -941,6 +1040,7 @@ def backups() -> list[Case]:
             container([ONE, ONE], num=1),
             plain,
         ),
+        *compact(),
         (
             "a legacy backup that says it is modern",
             container([entry(legacy=True, unused=b"\0")]),

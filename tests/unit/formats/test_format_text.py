@@ -173,16 +173,74 @@ def read(plaintext: bytes) -> dict[str, Any]:
         else:
             ids.append(entry["channel_id"])
             result["entries"].append(modern(entry).hex())
+    lost = count - len(ids)
     try:
         records = extension(data)
         result["directory"], broken = directory(records.get(3, b""))
         result["faults"] += broken
         result["facts"], broken_facts = node_facts(records)
         result["faults"] += broken_facts
-        summary = summarized(records, ids, len(ids) < count)
+        if 23 in records:
+            more, missing, faults = compact(records[23])
+            ids += [entry["channel_id"] for entry in more]
+            result["entries"] += [modern(entry).hex() for entry in more]
+            lost, result["faults"] = lost + missing, result["faults"] + faults
+        summary = summarized(records, ids, lost > 0)
     except BrokenError:
         result["faults"] += 1
-    return result | {"lost": count - len(ids), "summary": summary}
+    return result | {"lost": lost, "summary": summary}
+
+
+def compact(value: bytes) -> tuple[list[dict[str, Any]], int, int]:
+    """TLV 23 of the extension: entries, how many are lost, how many faults there are."""
+    data, total, walked, faults = Bytes(value), 0, 0, 0
+    found: list[dict[str, Any]] = []
+    try:
+        number = data.bigsize()
+        must(0 < number <= len(data.data))
+        total = number
+        while data.data:
+            node_id, address = data.take(33), data.address()
+            channels = data.bigsize()
+            must(0 < channels <= len(data.data))
+            for _ in range(channels):
+                entry = compact_entry(data) | {"node_id": node_id, "address": address}
+                walked += 1
+                try:
+                    check(entry)
+                except BrokenError:
+                    faults += 1
+                else:
+                    found.append(entry)
+        must(walked == total)
+    except BrokenError:
+        return found, max(total - len(found), 1), faults + 1
+    return found, total - len(found), faults
+
+
+def compact_entry(data: Bytes) -> dict[str, Any]:
+    flags = data.number(1)
+    must(flags < 16 and flags & 6 != 4)
+    number = data.bigsize()
+    channel_id = data.take(32) if flags & 1 else None
+    txid, vout, sats = data.take(32), data.bigsize(), data.bigsize()
+    must(vout < 1 << 32)
+    derived = None
+    if vout < 1 << 16:
+        derived = txid[:30] + struct.pack(">H", vout ^ struct.unpack(">H", txid[30:])[0])
+    must(channel_id != derived and (channel_id or derived) is not None)
+    channel_type = data.take(data.bigsize())
+    stream = b"" if not flags & 2 else b"\5\1" + bytes([flags >> 2 & 1])
+    stream += b"\7\2" + data.take(2) if flags & 8 else b""
+    return {
+        "id": number,
+        "channel_id": channel_id or derived,
+        "txid": txid,
+        "vout": struct.pack(">I", vout),
+        "sats": sats,
+        "channel_type": channel_type,
+        "stream": stream,
+    }
 
 
 def extension(data: Bytes) -> dict[int, bytes]:

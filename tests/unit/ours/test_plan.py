@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, encode_tlvs
+from peerstorage.formats import compact
 from peerstorage.formats.backup import FIXED_LENGTH, MAX_ENTRIES, decode, encode, padded_length
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.ours.plan import SMALL_PEER, Contents, Plan, StoragePeer, plan
 from tests.unit.samples import KEY, POINTS, addresses, entry, summary
 
-SMALLEST = OVERHEAD + FIXED_LENGTH
+# What a small blob has beside entries, directory and live parts, with 64 bytes for the node's facts.
+SMALLEST = OVERHEAD + FIXED_LENGTH + 64
 BULK = (1 << 63) + 1
 
 
@@ -36,8 +38,38 @@ def value(channel: ChannelBackup) -> tuple[int, bytes]:
     return -channel.funding_sats, channel.channel_id
 
 
-def smalls(channels: Sequence[ChannelBackup]) -> list[ChannelBackup]:
-    return [channel.small() for channel in channels]
+def small(channel: ChannelBackup) -> ChannelBackup:
+    """Its small form: without basepoints where it can be said compactly then, and was not without them before."""
+    bare = channel.bare()
+    return bare if bare != channel and compact.is_compact(bare) else channel.small()
+
+
+def is_said_compactly(channel: ChannelBackup) -> bool:
+    return small(channel) == channel.bare() != channel
+
+
+def charged(compacted: Sequence[ChannelBackup]) -> int:
+    """The bytes that are reckoned with for compact entries: those that they take, but for a few for all."""
+    peers = {compact.peer_of(channel) for channel in compacted}
+    beside = compact.OVERHEAD * bool(compacted) + sum(len(peer) + 1 for peer in peers)
+    return beside + sum(len(compact.channel_of(channel)) for channel in compacted)
+
+
+def smallest(channels: Sequence[ChannelBackup]) -> int:
+    """The bytes of their small forms."""
+    others = [small(channel) for channel in channels if not is_said_compactly(channel)]
+    return total(others) + charged([small(channel) for channel in channels if is_said_compactly(channel)])
+
+
+def alone(channel: ChannelBackup) -> int:
+    """The bytes of its small form, but for what is said once for several."""
+    form = small(channel)
+    return len(compact.channel_of(form)) if is_said_compactly(channel) else size(form)
+
+
+def of(contents: Contents, listed: Sequence[ChannelBackup]) -> list[ChannelBackup]:
+    """What it holds, as lightningd has it."""
+    return [channel for channel in listed if channel.channel_id in ids(contents)]
 
 
 def peer(number: int, capacity: int = MAX_BLOB) -> StoragePeer:
@@ -60,6 +92,16 @@ def many(
     ]
 
 
+def plain(channel: ChannelBackup) -> ChannelBackup:
+    """One that can't be compact: lightningd said something of it that is not known here."""
+    return replace(channel, tlvs=(*channel.tlvs, (9, b"")))
+
+
+def room_of(capacity: int) -> int:
+    """For entries, directory and live parts. In a large blob 1,024 bytes are for what goes along beside them."""
+    return min(capacity, MAX_BLOB) - OVERHEAD - FIXED_LENGTH - (64 if capacity < SMALL_PEER else 1024)
+
+
 def directory(contents: Contents, contacts: Sequence[int]) -> int:
     """Bytes of the directory in a blob."""
     value = bytes(sum(contacts[: contents.contacts]))
@@ -67,8 +109,9 @@ def directory(contents: Contents, contacts: Sequence[int]) -> int:
 
 
 def free(contents: Contents, capacity: int, contacts: Sequence[int] = ()) -> int:
-    room = min(capacity, MAX_BLOB) - SMALLEST
-    return room - total(contents.entries) - directory(contents, contacts)
+    room = room_of(capacity)
+    entries, compacted = contents.written()
+    return room - total(entries) - charged(compacted) - directory(contents, contacts)
 
 
 def ids(contents: Contents) -> set[bytes]:
@@ -116,6 +159,8 @@ def bulky(draw: st.DrawFn) -> ChannelBackup:
             address=addresses,
         )
     )
+    if draw(st.integers(0, 5)) == 5:
+        channel = channel.bare()
     bulk = draw(st.sampled_from([0, 0, 1000, 3000]))
     return replace(channel, tlvs=(*channel.tlvs, (BULK, bytes(bulk)))) if bulk else channel
 
@@ -144,7 +189,7 @@ def test_never_more_than_fits_and_nothing_invented(
 ) -> None:
     made = plan(listed, known, replicas, contacts)
     assert set(made.contents) == {one.node_id for one in known}
-    forms = {channel.channel_id: (channel, channel.small()) for channel in listed}
+    forms = {channel.channel_id: (channel, small(channel)) for channel in listed}
     for one in known:
         contents = made.contents[one.node_id]
         assert free(contents, one.capacity, contacts) >= 0 or (contents.entries, contents.contacts) == ((), 0)
@@ -176,12 +221,16 @@ def test_what_fits_can_be_sealed_to_the_capacity(
     told = summary(listed, complete=not contents.left_out)
     extra = directory(contents, [40] * contacts)
     for padding in ("full", "bucket", "none"):
-        shortest = len(encode(1, contents.entries, told)) + 2 + extra
+        entries, compacted = contents.written()
+        shortest = len(encode(1, entries, told, compact=compacted)) + 2 + extra
         length = padded_length(shortest, padding, capacity)
-        blob = seal(KEY, encode(1, contents.entries, told, None if length is None else length - extra))
+        length = None if length is None else length - extra
+        blob = seal(KEY, encode(1, entries, told, length, compact=compacted))
         assert len(blob) + extra <= capacity
         assert len(blob) + extra == capacity or padding != "full"
-        assert decode(unseal(KEY, blob)).entries == contents.entries
+        read = decode(unseal(KEY, blob))
+        assert set(read.entries) == set(contents.entries)
+        assert (read.faults, read.lost) == ((), 0)
 
 
 # In full, in small, or a share
@@ -194,15 +243,15 @@ def test_everything_where_it_fits(
     made = plan(listed, known, replicas, contacts)
     for one in known:
         contents = made.contents[one.node_id]
-        room = min(one.capacity, MAX_BLOB) - SMALLEST
+        room = room_of(one.capacity)
         if total(listed) <= room:
             assert set(contents.entries) == set(listed)
-        elif total(smalls(listed)) <= room:
+        elif smallest(listed) <= (room if one.capacity < SMALL_PEER else room // 5):
             assert not contents.left_out
             left = free(contents, one.capacity, contacts)
             for channel in listed:
-                penalty_data = size(channel) - size(channel.small())
-                assert channel in contents.entries or penalty_data > left, "as many in full as fit"
+                more = size(channel) - alone(channel)
+                assert channel in contents.entries or more > left, "as many in full as fit"
 
 
 @given(channel_lists, peer_lists, replica_counts, contact_lists)
@@ -213,13 +262,15 @@ def test_a_peer_holds_its_own_channels_before_anything_else(
     for one in known:
         contents = made.contents[one.node_id]
         own = sorted((channel for channel in listed if channel.node_id == one.node_id), key=value)
-        room = one.capacity - SMALLEST
-        for channel in smalls(own):
-            assert (channel.channel_id in ids(contents)) is (size(channel) <= room)
-            room -= size(channel) if size(channel) <= room else 0
+        room = room_of(one.capacity)
+        fitting: list[ChannelBackup] = []
+        for channel in own:
+            fits = smallest([*fitting, channel]) <= room
+            assert (channel.channel_id in ids(contents)) is fits
+            fitting += [channel] * fits
         here = in_full(contents, listed)
         others = any(
-            channel.channel_id in here and channel != channel.small()
+            channel.channel_id in here and channel != small(channel)
             for channel in listed
             if channel.node_id != one.node_id
         )
@@ -227,7 +278,7 @@ def test_a_peer_holds_its_own_channels_before_anything_else(
             spare = free(contents, one.capacity, contacts)
             for channel in own:
                 if channel.channel_id in ids(contents) - here:
-                    assert size(channel) - size(channel.small()) > spare, "its own penalty data first"
+                    assert size(channel) - alone(channel) > spare, "its own penalty data first"
 
 
 @given(channel_lists, peer_lists, replica_counts, contact_lists)
@@ -238,10 +289,10 @@ def test_no_penalty_data_where_a_channel_could_get_a_copy_that_it_needs(
     thin = lacking(made, listed, replicas)
     for one in known:
         contents = made.contents[one.node_id]
-        room = min(one.capacity, MAX_BLOB) - SMALLEST - directory(contents, contacts)
+        room = room_of(one.capacity) - directory(contents, contacts)
         for channel in listed:
             if channel.channel_id in thin and channel.channel_id not in ids(contents):
-                assert size(channel.small()) + total(smalls(contents.entries)) > room
+                assert smallest([*of(contents, listed), channel]) > room
 
 
 @given(st.integers(1, 60), st.lists(st.integers(0, 8000), max_size=6), replica_counts)
@@ -252,7 +303,8 @@ def test_one_copy_of_everything_before_second_copies_and_value_decides(
     listed = many(count)
     known = [peer(number, capacity) for number, capacity in enumerate(sizes)]
     made = plan(listed, known, replicas)
-    rooms = [min(count, max(0, capacity - SMALLEST) // size(listed[0].small())) for capacity in sizes]
+    beside = smallest(listed[:1]) - alone(listed[0])
+    rooms = [min(count, max(0, room_of(capacity) - beside) // alone(listed[0])) for capacity in sizes]
     counted = copies(made)
     by_value = [counted[channel.channel_id] for channel in sorted(listed, key=value)]
     if sum(rooms) <= count:
@@ -286,14 +338,14 @@ def test_where_all_fit_in_small_the_penalty_data_of_every_channel_lies_somewhere
     known = peers(20)
     made = plan(listed, known, 3)
     assert {contents.left_out for contents in made.contents.values()} == {0}
-    assert max(contents.full for contents in made.contents.values()) < 30
+    assert max(contents.full for contents in made.contents.values()) < 100
     full = {frozenset(in_full(contents, listed)) for contents in made.contents.values()}
     assert set().union(*full) == {channel.channel_id for channel in listed}
     assert len(full) == len(known)
 
 
 def test_penalty_data_of_own_channels_comes_first() -> None:
-    known = peers(20)
+    known = peers(2)
     listed = many(225, known)
     for node_id, contents in plan(listed, known, 3).contents.items():
         assert contents.full
@@ -302,28 +354,30 @@ def test_penalty_data_of_own_channels_comes_first() -> None:
 
 def test_a_peer_s_own_channel_counts_as_one_copy_of_it() -> None:
     """Ten have that; so the other ones get theirs before these get a second, be they worth more or not."""
-    length = size(entry(1))
+    length = size(plain(entry(1)))
     known = [peer(0, SMALLEST + 20 * length), peer(1, SMALLEST + 10 * length)]
-    others = many(20)
-    own = [replace(entry(number, sats=1_000_000), node_id=known[0].node_id) for number in range(100, 110)]
+    others = list(map(plain, many(20)))
+    own = [
+        plain(replace(entry(number, sats=1_000_000), node_id=known[0].node_id)) for number in range(100, 110)
+    ]
     made = plan([*own, *others], known, 2)
     listed = [*own, *others]
     assert not lacking(made, listed, 1)
     assert len(lacking(made, listed, 2)) == 30
 
 
-@pytest.mark.parametrize(
-    ("busy", "left_out"), [(1, 0), (50, 0), (94, 0), (96, 0), (238, 0), (239, 1), (300, 62)]
-)
-def test_busy_nodes_above_the_limit_of_the_built_in(busy: int, left_out: int) -> None:
-    """About 90 busy channels are where the built-in stops; one peer has room for up to 238 in the small form."""
+@pytest.mark.parametrize("busy", [1, 50, 94, 96, 238, 480, 1000, 1400, 1500])
+def test_busy_nodes_above_the_limit_of_the_built_in(busy: int) -> None:
+    """About 90 busy channels are where the built-in stops; one peer has room for 1,400 compact entries."""
     listed = many(busy)
     contents = plan(listed, peers(1), 1).contents[peer(0).node_id]
-    assert contents.left_out == left_out
-    assert (contents.full == busy) is (SMALLEST + total(listed) <= MAX_BLOB)
-    told = summary(listed, complete=not left_out)
-    length = padded_length(len(encode(1, contents.entries, told)) + 2, "full")
-    assert len(seal(KEY, encode(1, contents.entries, told, length))) == MAX_BLOB
+    room = room_of(MAX_BLOB)
+    assert bool(contents.left_out) is (smallest(listed) > room) is (busy > 1400)
+    assert (contents.full == busy) is (total(listed) <= room)
+    told = summary(listed, complete=not contents.left_out)
+    entries, compacted = contents.written()
+    length = padded_length(len(encode(1, entries, told, compact=compacted)) + 2, "full")
+    assert len(seal(KEY, encode(1, entries, told, length, compact=compacted))) == MAX_BLOB
 
 
 @pytest.mark.parametrize(("count", "large", "small"), [(2000, 40, 40), (5000, 100, 0), (600, 3, 100)])
@@ -336,7 +390,7 @@ def test_nothing_is_lost_of_large_nodes(count: int, large: int, small: int) -> N
 def test_shares_are_even() -> None:
     known = peers(50)
     counts = [len(contents.entries) for contents in plan(many(600, known, None), known, 3).contents.values()]
-    assert min(counts) == max(counts), "filled up"
+    assert max(counts) < 1.5 * min(counts)
     listed = many(1000, known)
     made = plan(listed, known, 3)
     full = Counter(channel_id for one in made.contents.values() for channel_id in in_full(one, listed))
@@ -355,19 +409,19 @@ def test_a_peer_that_keeps_1024_bytes_has_its_own_the_directory_and_the_most_val
     known = [*peers(5), peer(5, 1024)]
     listed = many(300, known[:5])
     made = plan(listed, known, 3, [40] * 50).contents[known[5].node_id]
-    assert [channel.database_id for channel in made.entries] == [300, 299]
+    assert [channel.database_id for channel in made.entries] == list(range(300, 293, -1))
     assert made.contacts == 7
     own = [*listed[1:], replace(listed[0], node_id=known[5].node_id)]
     made = plan(own, known, 3, [40] * 50).contents[known[5].node_id]
-    assert [channel.database_id for channel in made.entries] == [300, 1]
+    assert [channel.database_id for channel in made.entries] == [*range(300, 295, -1), 1]
     assert made.contacts == 7
 
 
-@pytest.mark.parametrize(("spare", "contacts"), [(0, 0), (41, 0), (42, 1), (81, 1), (82, 2), (4000, 27)])
+@pytest.mark.parametrize(("spare", "contacts"), [(0, 0), (41, 0), (42, 1), (81, 1), (82, 2), (4000, 29)])
 def test_the_directory_gets_what_penalty_data_leaves(spare: int, contacts: int) -> None:
     """A record of 40 bytes takes 42 with the beginning of its TLV, a second one 40 more; at most a sixteenth."""
     listed = many(20)
-    known = peer(0, SMALLEST + total(listed) + spare)
+    known = peer(0, OVERHEAD + FIXED_LENGTH + 1024 + total(listed) + spare)
     contents = plan(listed, [known], 1, [40] * 50).contents[known.node_id]
     assert (contents.full, contents.contacts) == (20, contacts)
 
@@ -378,9 +432,9 @@ def test_directory_room_that_is_not_needed_goes_to_entries() -> None:
     assert [
         len(plan(listed, known, 3, [40] * count).contents[known[0].node_id].entries) for count in (0, 1, 7)
     ] == [
-        3,
-        3,
-        2,
+        17,
+        16,
+        11,
     ]
 
 
@@ -391,9 +445,9 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
     the 200 peers that are near."""
     large = [peer(number, SMALL_PEER + number % 2) for number in range(200)]
     known = [*large, *(peer(1000 + number, 1024) for number in range(10))]
-    count = (SMALL_PEER - SMALLEST) // size(entry(1)) * 200 - 6
-    own = many(210, known)
-    listed = [*own, *(entry(1000 + number) for number in range(count - 200))]
+    count = room_of(SMALL_PEER) // size(plain(entry(1))) * 200 - 6
+    own = list(map(plain, many(210, known)))
+    listed = [*own, *(plain(entry(1000 + number)) for number in range(count - 200))]
     made = plan(listed, known, 1)
     assert not lacking(made, listed, 1)
     for one in known[200:]:
@@ -406,7 +460,7 @@ def test_who_is_far_is_asked_before_small_peers_and_in_the_same_order(
 def test_small_peers_get_a_share_only_where_the_large_are_full() -> None:
     """Two peers that keep everything have no room for a third copy of 350 channels; the small ones take some."""
     known = [*peers(2), *(peer(1000 + number, 1024) for number in range(60))]
-    listed = many(350, known[:2])
+    listed = list(map(plain, many(350, known[:2])))
     made = plan(listed, known, 1)
     most_valuable = {channel.channel_id for channel in listed[-3:]}
     assert {frozenset(ids(made.contents[one.node_id])) for one in known[2:]} == {frozenset(most_valuable)}
@@ -451,7 +505,7 @@ def test_a_thousand_names_are_no_copy_of_what_partners_have_room_for(known: list
 
 def test_strangers_hold_what_partners_have_no_room_for() -> None:
     known, others = peers(2), [peer(1000 + number) for number in range(4)]
-    listed = many(900, known)
+    listed = list(map(plain, many(900, known)))
     assert len(lacking(plan(listed, known, 1), listed, 1)) > 400
     assert not lacking(plan(listed, [*known, *others], 1), listed, 1)
 
@@ -471,11 +525,13 @@ def test_the_directory_takes_its_part_and_never_the_place_of_own_channels(
 ) -> None:
     one = peer(0, capacity)
     others = [peer(1)]
-    listed = many(300, others) + [replace(entry(1000 + number), node_id=one.node_id) for number in range(own)]
+    owns = [replace(entry(1000 + number), node_id=one.node_id) for number in range(own)]
+    listed = list(map(plain, [*many(300, others), *owns]))
     contents = plan(listed, [one, *others], 3, contacts).contents[one.node_id]
-    room = capacity - SMALLEST
+    room = room_of(capacity)
     part = room // 3 if capacity < SMALL_PEER else capacity // 16
-    own_length = min(own, room // size(entry(1))) * size(entry(1))
+    length = size(plain(entry(1)))
+    own_length = min(own, room // length) * length
     limit = min(part, room - own_length)
     fitting = [
         count
@@ -483,9 +539,7 @@ def test_the_directory_takes_its_part_and_never_the_place_of_own_channels(
         if len(encode_tlvs([(3, bytes(sum(contacts[:count])))])) <= limit
     ]
     assert contents.contacts == max(fitting, default=0)
-    assert sum(channel.node_id == one.node_id for channel in contents.entries) == min(
-        own, room // size(entry(1))
-    )
+    assert sum(channel.node_id == one.node_id for channel in contents.entries) == min(own, room // length)
 
 
 # Few changes
@@ -549,7 +603,7 @@ def test_one_channel_more_or_less_changes_only_the_blobs_that_hold_it() -> None:
         holding = {node_id for node_id, one in full.contents.items() if listed[number].channel_id in ids(one)}
         counts.append(len(changed(full, less)))
         assert changed(full, less) == holding
-    assert mean(counts) < 8
+    assert mean(counts) < 12
 
 
 def test_newer_penalty_data_changes_only_the_blobs_that_hold_it() -> None:
@@ -563,7 +617,9 @@ def test_newer_penalty_data_changes_only_the_blobs_that_hold_it() -> None:
         different = {
             node_id for node_id in before.contents if before.contents[node_id] != after.contents[node_id]
         }
-        assert different == {node_id for node_id, one in after.contents.items() if newer in one.entries}
+        assert different <= {
+            node_id for node_id, one in after.contents.items() if newer.channel_id in ids(one)
+        }
         sets.append(len(changed(before, after)))
     assert mean(sets) < 2
 
@@ -580,7 +636,7 @@ def test_one_peer_more_moves_a_few_channels() -> None:
 def test_where_there_is_not_enough_room_a_change_spreads_but_little() -> None:
     """What has no room at one peer takes another one's place at the next, until the least valuable is out."""
     known = peers(50)
-    listed = many(9000, known)
+    listed = list(map(plain, many(9000, known)))
     before = plan(listed, known, 3)
     assert lacking(before, listed, 3)
     assert not lacking(before, listed, 1)
@@ -618,18 +674,18 @@ def test_the_edge_between_small_and_full(more: int, full: int, left_out: int) ->
 @pytest.mark.parametrize(("more", "left_out"), [(-1, 1), (0, 0)])
 def test_the_edge_between_small_and_nothing(more: int, left_out: int) -> None:
     channel = entry(1, revocations=750)
-    known = [peer(0, SMALLEST + size(channel.small()) + more)]
+    known = [peer(0, SMALLEST + smallest([channel]) + more)]
     contents = plan([channel], known, 1).contents[peer(0).node_id]
     assert (contents.full, contents.left_out) == (0, left_out)
 
 
 def test_no_blob_is_over_what_a_message_takes() -> None:
     """So it has never more entries than the container counts, be they as short as can be."""
-    bare = [replace(channel, channel_type=b"", tlvs=()) for channel in many(1000)]
+    bare = [replace(channel, channel_type=b"", tlvs=()) for channel in many(2000)]
     contents = plan(bare, [peer(0, 1 << 30)], 1).contents[peer(0).node_id]
-    assert free(contents, MAX_BLOB) in range(size(bare[0]))
+    assert free(contents, MAX_BLOB) in range(alone(bare[0]))
     assert contents.left_out
-    assert MAX_BLOB // size(bare[0]) < MAX_ENTRIES
+    assert MAX_BLOB // alone(bare[0]) < MAX_ENTRIES
 
 
 def test_a_peer_that_is_given_twice_keeps_the_less() -> None:
@@ -682,6 +738,7 @@ def test_every_entry_of_a_channel_is_charged_for_itself(
         plan(data.draw(st.permutations(listed)), [peer(0, capacity)], 1, (), made)
     ) == everything(made)
     told = summary(listed, complete=not contents.left_out)
-    length = padded_length(len(encode(1, contents.entries, told)) + 2, "full", capacity)
-    read = decode(encode(1, contents.entries, told, length))
-    assert (read.entries, read.summary, read.faults) == (contents.entries, told, ())
+    entries, compacted = contents.written()
+    length = padded_length(len(encode(1, entries, told, compact=compacted)) + 2, "full", capacity)
+    read = decode(encode(1, entries, told, length, compact=compacted))
+    assert (Counter(read.entries), read.summary, read.faults) == (Counter(contents.entries), told, ())

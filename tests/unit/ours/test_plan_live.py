@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peerstorage.bolt.peer_storage import MAX_BLOB
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.ours.plan import SMALL_PEER, Contents, LiveSizes, Plan, StoragePeer, plan
 from tests.unit.ours.test_plan import (
-    SMALLEST,
+    alone,
     channel_lists,
     contact_lists,
     copies,
@@ -25,13 +24,14 @@ from tests.unit.ours.test_plan import (
     in_full,
     lacking,
     many,
+    of,
     peer,
     peer_lists,
     peers,
     replica_counts,
+    room_of,
     size,
-    smalls,
-    total,
+    smallest,
     value,
 )
 from tests.unit.samples import entry
@@ -100,14 +100,16 @@ def test_no_channel_loses_a_copy_that_it_needs(
         contents = made.contents[one.node_id]
         if not contents.room_for:
             continue
-        room = min(one.capacity, MAX_BLOB) - SMALLEST - directory(contents, contacts)
+        room = room_of(one.capacity) - directory(contents, contacts)
         here = in_full(contents, listed)
         for channel in listed:
-            penalty_data = size(channel) - size(channel.small())
+            more = size(channel) - alone(channel)
             if channel.channel_id in thin - ids(contents):
-                assert size(channel.small()) + total(smalls(contents.entries)) > room
-            if channel.channel_id in ids(contents) - here and full[channel.channel_id] < replicas:
-                assert penalty_data > free(contents, one.capacity, contacts), "live parts come after it"
+                assert smallest([*of(contents, listed), channel]) > room
+            # A copy more than it needs comes after live parts, and so does its penalty data.
+            needed = after[channel.channel_id] <= replicas
+            if needed and channel.channel_id in ids(contents) - here and full[channel.channel_id] < replicas:
+                assert more > free(contents, one.capacity, contacts), "live parts come after it"
 
 
 @given(
@@ -141,13 +143,13 @@ def test_without_sizes_there_are_none() -> None:
         (30, 10, 30, 30),
         (30, 50, 30, 30),
         (130, 3, 0, 0),
-        (130, 10, 4, 0),
+        (130, 10, 25, 5),
         (130, 50, 110, 60),
         (300, 3, 0, 0),
-        (300, 10, 2, 0),
-        (300, 50, 270, 200),
+        (300, 10, 0, 0),
+        (300, 50, 270, 190),
         (1000, 10, 0, 0),
-        (1000, 50, 140, 50),
+        (1000, 50, 130, 40),
     ],
 )
 def test_how_many_channels_are_live(count: int, large: int, live: int, thrice: int) -> None:
@@ -183,7 +185,7 @@ def test_small_peers_and_the_channel_s_own_get_none() -> None:
     assert {one.live for node_id, one in made.contents.items() if node_id != peer(0).node_id} == {()}
 
 
-@pytest.mark.parametrize("count", [40, 300, 1000])
+@pytest.mark.parametrize("count", [40, 600, 1000])
 def test_one_channel_more_or_less_changes_hardly_more_than_the_blobs_that_hold_it(count: int) -> None:
     known = peers(50)
     listed = many(count, known)
@@ -197,7 +199,7 @@ def test_one_channel_more_or_less_changes_hardly_more_than_the_blobs_that_hold_i
         holders.append(len(holding))
         assert different <= holding
     assert mean(changes) <= mean(holders)
-    assert count < 300 or mean(changes) < 9
+    assert count == 40 or mean(changes) < 9
 
 
 def test_newer_penalty_data_changes_only_the_blobs_that_hold_it() -> None:

@@ -10,12 +10,14 @@ import pytest
 
 from peerstorage.bolt.peer_storage import MAX_BLOB, Message
 from peerstorage.formats.backup import SMALLEST_PADDING, decode, encode
-from peerstorage.formats.facts import CHAIN_HASHES, NOTHING, ChannelFacts, Outpoint, OwnClose
+from peerstorage.formats.facts import CHAIN_HASHES, ChannelFacts, Outpoint, OwnClose
 from peerstorage.formats.sealing import OVERHEAD, seal, unseal
 from peerstorage.lightningd.node import NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL, RECOVERING, Store
 from peerstorage.ours.peers import is_holder
+from peerstorage.ours.plan import StoragePeer, plan
+from peerstorage.ours.sender import _Beside
 from peerstorage.ours.user import User
 from tests.unit import samples
 from tests.unit.samples import KEY, POINTS
@@ -382,9 +384,9 @@ def test_of_facts_that_have_no_room_splices_and_own_closes_count_most(
     with patch.object(peers.node, "channel_facts", lambda: dict(known)):
         peers.have(*numbers)
     contents = peers.user.placement.contents(ALICE)
-    shortest = len(sender._encode(0, contents, ((), NOTHING))) + SMALLEST_PADDING + OVERHEAD
+    shortest = len(sender._encode(0, contents, _Beside())) + SMALLEST_PADDING + OVERHEAD
     for limit in range(shortest, shortest + 300):
-        (_, facts), length = sender._beside(contents, limit)
+        (_, facts, _), length = sender._beside(contents, limit)
         assert length + OVERHEAD <= limit
         channels = facts.channels or {}
         of_it = channels.get(samples.entry(1).database_id, ChannelFacts())
@@ -393,3 +395,28 @@ def test_of_facts_that_have_no_room_splices_and_own_closes_count_most(
             found.append(kind)
     short = replace(news, balance_msat=None)
     assert found == [(False, 0, ChannelFacts()), (False, 1, short), (True, 1, short), (True, 7, news)]
+
+
+def test_what_we_closed_ourselves_keeps_its_basepoints_where_others_are_compact(clock: Clock) -> None:
+    """Its money can't be swept without them. Where they have no room the close is still told."""
+    peers = Peers(clock, "none", 1 << 16)
+    numbers = range(1, 12)
+    closed = samples.entry(1)
+    with patch.object(peers.node, "channel_facts", lambda: {closed.channel_id: CLOSED}):
+        peers.have(*numbers)
+    sender = peers.user.sender
+    listed = [samples.entry(number) for number in numbers]
+    contents = plan(listed, [StoragePeer(bytes.fromhex(ALICE), 860)], 1).contents[bytes.fromhex(ALICE)]
+    assert len(contents.compact) == len(listed)
+    shortest = len(sender._encode(0, contents, _Beside())) + SMALLEST_PADDING + OVERHEAD
+    found: list[tuple[bool, bool]] = []
+    for limit in range(shortest, shortest + 400):
+        beside, _ = sender._beside(contents, limit)
+        backup = decode(sender._encode(0, contents, beside))
+        assert backup.channel_ids == {entry.channel_id for entry in listed}
+        [entry] = [entry for entry in backup.entries if entry.channel_id == closed.channel_id]
+        told = (backup.facts.channels or {}).get(closed.database_id, ChannelFacts()).own_close is not None
+        kind = told, entry == closed.small()
+        if kind not in found:
+            found.append(kind)
+    assert found == [(False, False), (True, False), (True, True)]
