@@ -172,17 +172,20 @@ class _Blob:
 
     def takes(self, channel: Channel) -> bool:
         """Whether it has room for one that it doesn't hold yet."""
-        fits = channel.length <= self.room and channel.length + self._beside(channel, 0) <= self.room
-        return fits and channel not in self.held
+        return channel.length <= self.room and channel not in self.held and self._cost(channel) <= self.room
 
     def add(self, channel: Channel) -> bool:
-        if not self.takes(channel):
+        if channel.length > self.room or channel in self.held or (cost := self._cost(channel)) > self.room:
             return False
-        self.room -= channel.length + self._beside(channel, 0)
+        self.room -= cost
         if channel.peer:
             self.peers[channel.peer] = self.peers.get(channel.peer, 0) + 1
         self.held[channel] = not channel.more
         return True
+
+    def _cost(self, channel: Channel) -> int:
+        """Bytes of the small form of one that it doesn't hold yet."""
+        return channel.length + self._beside(channel, 0)
 
     def _beside(self, channel: Channel, others: int) -> int:
         """What comes and goes with a compact entry, where there are so many others with its peer; and with all."""
