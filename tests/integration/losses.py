@@ -100,11 +100,13 @@ class Losses:
         """Runs peerstorage-restore until all is swept, and does what its rows say: a close from before the loss is
         only seen by a rescan."""
         user = self._network.nodes[name]
-        for _ in range(10):
+        for _ in range(20):
             answer = user.rpc.call("peerstorage-restore", {"wait": 10})
             if answer["finished"]:
                 return
             self._rescan_as_told(name, answer)
+            # It answers at once where all is seen; lightningd forgets a channel when no more blocks come.
+            time.sleep(2)
         raise AssertionError(f"not finished: {[(row['state'], row['next']) for row in answer['channels']]}")
 
     def _rescan_as_told(self, name: str, answer: dict[str, Any]) -> None:
