@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _read(path: Path, stop: threading.Event, reads: list[float]) -> None:
             return
 
 
-def _unlike(channel: LiveChannel, number: int) -> LiveChannel:
+def _unlike(channel: LiveChannel, number: int, channel_id: bytes) -> LiveChannel:
     """The same channel of another peer: other numbers, and other keys, so that it is packed as if it were real."""
     schema = live_tables.columns(real().base.schema)
     stream = random.Random(number).randbytes
@@ -129,16 +130,23 @@ def _unlike(channel: LiveChannel, number: int) -> LiveChannel:
         name: found if name in {"transactions", "blocks"} else rows(name, found)
         for name, found in channel.tables.items()
     }
-    channel_id = number.to_bytes(32, "big")
     place = schema["channels"].index("full_channel_id")
     [row] = tables["channels"]
     tables["channels"] = ((*row[:place], channel_id, *row[place + 1 :]),)
     return LiveChannel(channel_id, tables)
 
 
-def _many(count: int) -> LivePart:
+def many(channel_ids: Sequence[bytes]) -> LivePart:
+    """A live part with so many channels, in rising order of channel_id."""
     some = real().channels
-    return replace(real(), channels=tuple(_unlike(some[one % len(some)], one + 1) for one in range(count)))
+    channels = [
+        _unlike(some[number % len(some)], number + 1, one) for number, one in enumerate(sorted(channel_ids))
+    ]
+    return replace(real(), channels=tuple(channels))
+
+
+def _many(count: int) -> LivePart:
+    return many([(number + 1).to_bytes(32, "big") for number in range(count)])
 
 
 def _sizes() -> tuple[list[list[str]], int]:
