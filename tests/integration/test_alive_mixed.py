@@ -20,8 +20,6 @@ from tests.integration.mixed import CHANNELS, Mixed
 from tests.integration.money import await_money, coins, shares, spend_all
 from tests.integration.offline import bitcoind_of, command
 
-LOSSES: list[tuple[int, ...]] = [(0, 1, 5), (CHANNELS,)]
-
 
 def revive(lost: Mixed) -> dict[str, str]:
     """By channel_id what becomes of it."""
@@ -36,9 +34,6 @@ def revive(lost: Mixed) -> dict[str, str]:
 
 
 def lose_and_revive(lost: Mixed, moved: int) -> None:
-    import time
-
-    print("T lose", moved, time.time(), flush=True)
     hub = lost.hub
     lost.await_copies()
     # What moves from now on is in no copy.
@@ -102,10 +97,9 @@ def close_one(lost: Mixed) -> None:
     wait_for(lambda: any(coin.startswith(txid) for coin in coins(hub)))
 
 
-@pytest.mark.soak
 @pytest.mark.skipif(bool(mixed.missing()), reason=f"not on PATH: {', '.join(mixed.missing())}")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("losses", LOSSES, ids=str)
+@pytest.mark.parametrize("losses", [(0, 1, 5), (CHANNELS,)], ids=str)
 def test_so_many_are_closed_and_all_others_live(
     node_factory: Any, bitcoind: Any, directory: str, losses: tuple[int, ...]
 ) -> None:
@@ -120,9 +114,6 @@ def test_so_many_are_closed_and_all_others_live(
             if number:
                 forget(lost)
             lose_and_revive(lost, moved)
-        import time
-
-        print("T end", time.time(), flush=True)
         if lost.alive():
             close_one(lost)
         spend_all(lost.hub)
