@@ -5,7 +5,8 @@
 
 Rules:
 - lightningd must not run, and the file must not be there: nothing is ever written over.
-- The database is whole on disk before anything is closed, and gets its name last: where it has it, all is done.
+- The database is whole on disk before anything is closed, and gets its name last: where it has it, all is done. On
+  half of one, or an empty one, lightningd would be a new node, and every peer would close.
 - Who is asked: the peers that are named, and every peer that their copies name.
 - Only channels with rows are told here. The others are the restore's, which lightningd has to be running for.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -152,7 +154,8 @@ class _Prepared:
 def run_rebuild(arguments: argparse.Namespace, inputs: Inputs) -> int:
     prepared = _prepare(arguments, inputs)
     answer = _answer(arguments, prepared)
-    write_new(arguments.out, prepared.rebuilt.database)
+    with _whole(Path(arguments.out), prepared.rebuilt.database) as temporary:
+        _finish(temporary, Path(arguments.out))
     answer["next"] = (
         "nothing was closed. Whatever is not alive waits in this database for its peer's close, and revive has it "
         "closed; channels without rows are restored by the plugin once lightningd runs"
@@ -171,15 +174,10 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     if not arguments.yes and not agreed(question):
         say(["nothing was closed, and no database was written"])
         return INCOMPLETE
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    write_new(str(temporary), prepared.rebuilt.database)
-    try:
+    with _whole(path, prepared.rebuilt.database) as temporary:
         _look_again(prepared)
         answer["told"] = _tell(prepared, closing)
         _finish(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     answer["next"] = f"start lightningd now, on {path}" + (
         f"; then restore {len(left)} channels by the plugin, before any channel is opened" if left else ""
     )
@@ -278,6 +276,18 @@ def _tell(prepared: _Prepared, rows: Sequence[Row]) -> list[Object]:
             outcomes = tell(node_key(lost.seed), [heard.endpoint], ids, proxy=lost.proxy).outcomes
         told += [{"channel_id": one.hex(), "peer_id": peer, "outcome": outcomes[one].value} for one in ids]
     return told
+
+
+@contextmanager
+def _whole(path: Path, database: bytes) -> Iterator[Path]:
+    """It lies under this other name meanwhile. What a run that was killed left there is written anew."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        write_new(str(temporary), database)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _finish(temporary: Path, path: Path) -> None:

@@ -67,7 +67,7 @@ def _fill(axes: Any, chart: Chart, panel: Panel, colours: dict[str, str]) -> Non
     for number, (name, values) in enumerate(panel.series.items()):
         offset = width * (number - (len(panel.series) - 1) / 2)
         heights, ranges = _heights(values)
-        axes.bar(
+        bars = axes.bar(
             [place + offset for place in range(len(values))],
             heights,
             width,
@@ -76,6 +76,9 @@ def _fill(axes: Any, chart: Chart, panel: Panel, colours: dict[str, str]) -> Non
             label=name,
             color=colours[name],
         )
+        if chart.named:
+            axes.bar_label(bars, fmt="{:g}")
+            axes.margins(y=0.1)
     axes.set_xticks(range(len(panel.ticks)), [textwrap.fill(tick, _TICK_CHARACTERS) for tick in panel.ticks])
     axes.set_xlabel(chart.x)
     axes.set_title(panel.title, fontsize="medium")

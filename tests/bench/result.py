@@ -72,7 +72,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars, docs/bench/NAME.svg. `x`, `y`: what the axes show, with the unit. `log`: the y axis is logarithmic."""
+    """Bars, docs/bench/NAME.svg. `x`, `y`: what the axes show, with the unit. `log`: the y axis is logarithmic.
+    `named`: each bar has its value above it, which is all that is seen of a 0."""
 
     name: str
     title: str
@@ -80,6 +81,7 @@ class Chart:
     y: str
     panels: Sequence[Panel]
     log: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True)

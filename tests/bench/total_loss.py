@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tests.bench import result
 from tests.bench.frozen import Frozen, about, frozen_network, lacking
 from tests.bench.result import Chart, Note, Panel, Result, Table
@@ -60,8 +62,6 @@ def run(quick: bool, note: Note) -> Result:
         note(_CLOSING)
         frozen.thaw()
         _, left = frozen.restored()
-    ticks = [f"{100 * moved / CHANNELS:.0f}" for moved in steps]
-    alive = [100 * paying / CHANNELS for _, _, paying, _ in rows]
     return Result(
         "Total loss",
         f"{about(CHANNELS, PEERS)}; those of Core Lightning hold its backups. Then some channels make a payment "
@@ -86,13 +86,24 @@ def run(quick: bool, note: Note) -> Result:
             "15 s of revive's time is the pause before it listens once more for a living node.",
             "Peers that lie: docs/alive.md says what is believed.",
         ],
+        [_chart(CHANNELS, {moved: paying for moved, _, paying, _ in rows}, left)],
+    )
+
+
+def _chart(channels: int, alive: Mapping[int, int], left: int) -> Chart:
+    """`alive`: how many, by how many moved; `left`: by closing."""
+    ours = [100 * count / channels for count in alive.values()]
+    return Chart(
+        NAME,
+        f"Channels alive after a total loss, of {channels}",
+        "channels that moved in the last interval, since their last copy, %",
+        "alive, %",
         [
-            Chart(
-                NAME,
-                "Channels alive after a total loss, of 20",
-                "channels that moved since their last copy, %",
-                "alive, %",
-                [Panel("", ticks, {result.OURS: alive, _CLOSING: [100 * left / CHANNELS] * len(steps)})],
+            Panel(
+                "",
+                [f"{100 * moved / channels:.0f}" for moved in alive],
+                {result.OURS: ours, _CLOSING: [100 * left / channels] * len(ours)},
             )
         ],
+        named=True,
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,12 @@ from peerstorage.bolt.peer_storage import PEER_STORAGE
 from peerstorage.database import rebuild
 from peerstorage.formats import live, live_tables
 from peerstorage.formats.backup import Summary, encode
+from peerstorage.formats.live import LivePart
 from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd import live_reading
 from tests.integration import lnd_node
+from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     LOSING,
     OURS,
@@ -45,6 +50,7 @@ from tests.integration.money import Share, await_money, coins, shares, spend_all
 from tests.integration.offline import command
 from tests.integration.raw_peer import storage
 from tests.soak import SOAK
+from tests.unit.live_samples import older
 
 Channel = dict[str, Any]
 # Without the plugin at the node that is lost: the way back must not need it.
@@ -91,19 +97,18 @@ class Node:
 
         wait_for(are_alive)
 
-    def back_up(self, timestamp: int) -> live_reading.Reading:
+    def back_up(self, timestamp: int, changed: Callable[[LivePart], LivePart] = lambda part: part) -> None:
         """A whole backup with its live part to every peer, as our sender will send it."""
-        reading = live_reading.read(self.database)
+        part = changed(live_reading.read(self.database).part)
         entries = [
             ChannelBackup.from_bytes(bytes.fromhex(one)) for one in self.node.rpc.staticbackup()["scb"]
         ]
         summary = Summary.of(entries, complete=True, since=1)
-        plaintext = encode(timestamp, entries, summary, live=live.encode(reading.part))
+        plaintext = encode(timestamp, entries, summary, live=live.encode(part))
         blob = seal(secret(self.node), plaintext)
         for peer in self.peers.values():
             self.node.rpc.sendcustommsg(peer.info["id"], storage(PEER_STORAGE, blob).hex())
             wait_for(lambda peer=peer: held_blob(peer, self.node) == blob)
-        return reading
 
 
 def network(node_factory: Any, options: dict[str, Any]) -> Node:
@@ -128,6 +133,51 @@ def run(lost: Node, *options: str, name: str = "revive") -> tuple[int, dict[str,
     done = command(*words)
     print(done.stderr)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}
+
+
+_KILLED = """
+import itertools, os, signal, sys
+from peerstorage.cli import revive
+from peerstorage.cli.main import main
+
+step, last, *words = sys.argv[1:]
+real, calls = getattr(revive, step), itertools.count(1)
+
+def one(*arguments, **options):
+    if next(calls) == int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+
+setattr(revive, step, one)
+revive.LISTEN_AGAIN_AFTER = 1
+main(words)
+"""
+
+
+def killed(lost: Node, step: str, call: int) -> None:
+    """`revive`, killed where it comes to this step for the nth time."""
+    peer = next(iter(lost.peers.values()))
+    words = ["revive", f"{peer.info['id']}@127.0.0.1:{peer.port}", "--yes", "--out", str(lost.database)]
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, step, str(call), *words],
+        check=False,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    print(done.stderr)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def open_at(lost: Node) -> set[str]:
+    """The channels that peers have as open."""
+    return {
+        one["channel_id"]
+        for peer in lost.peers.values()
+        for one in peer.rpc.listpeerchannels(lost.node.info["id"])["channels"]
+        if is_normal(one)
+    }
 
 
 def fates(answer: dict[str, Any]) -> dict[str, str]:
@@ -182,6 +232,75 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(
         bitcoind.generate_block(6, wait_for_mempool=txid)
         wait_for(lambda txid=txid: any(coin.startswith(txid) for coin in coins(alice)))
     spend_all(alice)
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_each_step_and_run_again(node_factory: Any, bitcoind: Any) -> None:
+    """With kill -9: while it writes, with one of two peers told, with both told, and when all is done."""
+    lost = network(node_factory, LOST)
+    alice = lost.node
+    lost.back_up(int(time.time()))
+    channels = lost.channels
+    # One with each peer.
+    gone = [next(one for one in channels if one["peer_id"] == peer) for peer in lost.peers]
+    quiet = [one for one in channels if one not in gone]
+    for channel in gone:
+        lost.pay(channel, 7_000_000)
+    wallet, shared = coins(alice), of(gone, shares(alice))
+    since = bitcoind.rpc.getblockcount() + 1
+    lose_everything(alice)
+
+    for step, call, still_open in (("write_new", 1, 4), ("tell", 2, 3), ("_finish", 1, 2)):
+        killed(lost, step, call)
+        assert not lost.database.exists()
+        wait_for(lambda still_open=still_open: len(open_at(lost)) == still_open)
+    assert open_at(lost) == {one["channel_id"] for one in quiet}
+    killed(lost, "_print", 1)
+    database = lost.database.read_bytes()
+    code, _ = run(lost)
+    assert code == 3
+    assert lost.database.read_bytes() == database
+
+    alice.start()
+    bitcoind.generate_block(6, wait_for_mempool=2)
+    lost.await_alive(quiet)
+    for channel in quiet:
+        lost.pay(channel, 2_000_000)
+    await_money(alice, wallet, shared, since)
+    spend_all(alice)
+
+
+def test_a_newer_lightningd_goes_on_with_what_an_older_one_backed_up(
+    node_factory: Any, bitcoind: Any
+) -> None:
+    """Rows in the schema of v25.05."""
+    lost = network(node_factory, LOST)
+    alice = lost.node
+    version = rows(lost.database)["version"]
+    lost.back_up(int(time.time()), older)
+    gone, *quiet = lost.channels
+    lost.pay(gone, 7_000_000)
+    wallet, shared = coins(alice), of([gone], shares(alice))
+    since = bitcoind.rpc.getblockcount() + 1
+    lose_everything(alice)
+
+    code, answer = run(lost)
+
+    assert (code, answer["database_version"]) == (0, 267)
+    assert rows(lost.database)["version"] == {(267,)}
+    assert set(fates(answer).values()) == {"comes back alive", "moved since"}
+    # pyln-testing doesn't let it upgrade otherwise: its version is no release.
+    alice.daemon.opts["database-upgrade"] = True
+    alice.start()
+    assert rows(lost.database)["version"] == version != {(267,)}
+    lost.await_alive(quiet)
+    bitcoind.generate_block(6, wait_for_mempool=1)
+    for _ in range(2):
+        for channel in quiet:
+            lost.pay(channel, 2_000_000)
+        await_money(alice, wallet, shared, since)
+        alice.restart()
+        lost.await_alive(quiet)
 
 
 def test_the_plugin_itself_sends_what_brings_all_channels_back(node_factory: Any) -> None:

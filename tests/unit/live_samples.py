@@ -16,13 +16,14 @@ from peerstorage.formats.backup import Backup, Summary
 from peerstorage.formats.channel_keys import ChannelKeys
 from peerstorage.formats.database import StoredChannel
 from peerstorage.formats.keys import node_id, node_key
-from peerstorage.formats.live import LiveChannel, LivePart, Row, Value
+from peerstorage.formats.live import Base, LiveChannel, LivePart, Row, Tables, Value
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
 from peerstorage.line.hearing import Endpoint, Heard
 
 SEED = bytes(range(32))
 _VECTORS = Path(__file__).resolve().parents[1] / "vectors/live.json"
+_OLDER = _VECTORS.with_name("schema-v25.05.json")
 
 
 @cache
@@ -75,6 +76,20 @@ def moved(part: LivePart, channel_id: bytes, by: int = 1) -> LivePart:
         row["min_index"] = int(row["min_index"] or 0) - by
 
     return changed(changed(part, channel_id, "channels", numbers), channel_id, "shachains", revoked)
+
+
+def older(part: LivePart) -> LivePart:
+    """The same rows in the schema of lightningd v25.05, which has fewer columns: new ones came last."""
+    document = json.loads(_OLDER.read_text())
+    schema = tuple(document["schema"])
+    columns = live_tables.columns(schema)
+
+    def cut(tables: Tables) -> dict[str, tuple[Row, ...]]:
+        return {name: tuple(row[: len(columns[name])] for row in rows) for name, rows in tables.items()}
+
+    base = cut(part.base.tables) | {"version": ((document["version"],),)}
+    channels = tuple(LiveChannel(one.channel_id, cut(one.tables)) for one in part.channels)
+    return LivePart(Base(document["version"], part.base.highest_id, schema, base), channels)
 
 
 def database(part: LivePart, path: Path, more: Mapping[str, list[Row]] | None = None) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -188,27 +188,65 @@ def test_a_disk_that_is_full_is_met_before_anything_is_closed(
     assert network.told == {}
 
 
-@pytest.mark.parametrize("step", ["_look_again", "_tell", "_finish"])
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def killed_while_it_writes(descriptor: int) -> None:
+    os.truncate(descriptor, 5000)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("command", "step"),
+    [
+        (["rebuild", PEER], (os, "fsync", killed_while_it_writes)),
+        (["rebuild", PEER], (revive, "_finish", killed)),
+        (["revive", PEER, "--yes"], (os, "fsync", killed_while_it_writes)),
+        (["revive", PEER, "--yes"], (revive, "_look_again", killed)),
+        (["revive", PEER, "--yes"], (revive, "_tell", killed)),
+        (["revive", PEER, "--yes"], (revive, "_finish", killed)),
+    ],
+)
 def test_killed_at_any_step_it_can_be_run_again(
-    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: str
+    network: Network,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    step: tuple[Any, str, Callable[..., None]],
 ) -> None:
-    """What is left of the first run: at most the database under its other name."""
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    """What is left of the first run: at most the database under its other name, whole or not."""
     network.says = [peers(mine(), {ONE: 2})]
     with monkeypatch.context() as patch:
-        patch.setattr(revive, step, killed)
+        patch.setattr(*step)
         patch.setattr(Path, "unlink", lambda *_, **__: None)
-        assert main(["revive", PEER, "--yes", "--out", "lightningd.sqlite3"]) == 130
+        assert main([*command, "--out", "lightningd.sqlite3"]) == 130
     assert not Path("lightningd.sqlite3").exists()
     assert Path("lightningd.sqlite3.tmp").exists()
     capsys.readouterr()
-    code, _, _ = run(capsys, "revive", PEER, "--yes")
-    assert code == 0
+    code, _, _ = run(capsys, *command)
+    assert code == (1 if command[0] == "rebuild" else 0)
     assert states() == {one: 7 if one == ONE else 3 for one in CHANNELS}
     assert not Path("lightningd.sqlite3.tmp").exists()
+
+
+@pytest.mark.parametrize("command", [["rebuild", PEER], ["revive", PEER, "--yes"]], ids=lambda one: one[0])
+def test_killed_once_all_is_done_or_run_twice_it_leaves_what_is_there(
+    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    network.says = [peers(mine(), {ONE: 2})]
+    with monkeypatch.context() as patch:
+        patch.setattr(revive, "_print", killed)
+        assert main([*command, "--out", "lightningd.sqlite3"]) == 130
+    database = Path("lightningd.sqlite3").read_bytes()
+    told = dict(network.told)
+    network.told.clear()
+    capsys.readouterr()
+    code, _, err = run(capsys, *command)
+    assert code == 3
+    assert "is there already" in err
+    assert Path("lightningd.sqlite3").read_bytes() == database
+    assert (told, network.told) == ({} if command[0] == "rebuild" else {OWNER: {ONE}}, {})
 
 
 def test_a_node_that_is_alive_stops_it_by_a_channel_that_moves(
