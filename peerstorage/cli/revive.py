@@ -285,20 +285,30 @@ def _whole(path: Path, database: bytes) -> Iterator[Path]:
     temporary.unlink(missing_ok=True)
     try:
         write_new(str(temporary), database)
+        # Whether this file system knows links at all has to be known before anything is closed.
+        probe = path.with_name(f"{path.name}.tmp.link")
+        probe.unlink(missing_ok=True)
+        _link(temporary, probe)
+        probe.unlink()
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _finish(temporary: Path, path: Path) -> None:
-    """Gives the database its name. Unlike a rename, a link doesn't take the place of a file."""
+def _link(temporary: Path, path: Path) -> None:
+    """A name more. Unlike a rename, a link doesn't take the place of a file."""
     try:
         os.link(temporary, path)
-        folder = os.open(path.absolute().parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
     except OSError as error:
         raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
+
+
+def _finish(temporary: Path, path: Path) -> None:
+    """Gives the database its name."""
+    _link(temporary, path)
+    folder = os.open(path.absolute().parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
 
 
 def _answer(arguments: argparse.Namespace, prepared: _Prepared) -> Object:

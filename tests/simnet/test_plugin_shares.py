@@ -56,6 +56,8 @@ def many(net: Network, alice: Node, peers: list[RawPeer], count: int) -> list[Ch
     for peer in peers:
         net.connect(alice, peer)
     channels = [net.open_channel(alice, peers[number % len(peers)]) for number in range(count)]
+    # Until they have complained once all that they were sent seems to be held.
+    wait_for(lambda: all(alice.node_id in peer.blobs for peer in peers))
     wait_for(lambda: uncovered(alice) == 0, timeout=60, what="a copy of each channel")
     settle_down(alice)
     return channels

@@ -188,6 +188,22 @@ def test_a_disk_that_is_full_is_met_before_anything_is_closed(
     assert network.told == {}
 
 
+@pytest.mark.parametrize("command", ["rebuild", "revive"])
+def test_a_file_system_without_links_is_met_before_anything_is_closed(
+    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    network.says = [peers(mine(), {ONE: 2})]
+    monkeypatch.setattr(os, "link", unknown)
+    code, _, err = run(capsys, command, PEER, *(["--yes"] if command == "revive" else []))
+    assert code == 3
+    assert "Operation not permitted" in err
+    assert network.told == {}
+    assert list(Path().glob("lightningd.sqlite3*")) == []
+
+
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
 
