@@ -94,9 +94,9 @@ def _money(state: str, received: Received | None) -> str:
     if not received.sats:
         return (
             f"its close {received.txid} is in a block, and nothing of it is in the wallet. That is right where "
-            f"you had nothing in this channel, or less than the dust limit, or it was closed by agreement and paid "
-            f"elsewhere. Else, if lightningd's log says FUNDS LOST, this node itself had closed it: keep the "
-            f"backup, and see python -m peerstorage sweep"
+            "you had nothing in this channel, or less than the dust limit, or it was closed by agreement and paid "
+            "elsewhere. Else, if lightningd's log says FUNDS LOST, this node itself had closed it: keep the "
+            "backup, and see python -m peerstorage sweep"
         )
     done = "" if state == CLOSED else ". It counts as swept a hundred blocks after the close"
     return f"{received.sats} sat of its close {received.txid} are in lightningd's wallet{done}"
