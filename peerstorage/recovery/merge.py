@@ -26,7 +26,7 @@ from operator import or_
 from peerstorage.formats.backup import Backup, Summary, digest
 from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.opening import Rejected, Source
-from peerstorage.formats.scb import ChannelBackup
+from peerstorage.formats.scb import ChannelBackup, WireAddress
 
 UNCOUNTED = (
     "no backup here says how many channels there were (the built-in's don't): this is all as far as is known"
@@ -34,16 +34,19 @@ UNCOUNTED = (
 # Of the channels that older backups name, those are sought that the newest counts: ways to choose them, times
 # channels. That is a second's work.
 _MOST_CHOSEN = 4_000_000
+# Of a peer that has another address each time, such as a phone.
+_MOST_PLACES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An entry and the source it is taken from. `facts`: what the newest backup says of it that says anything,
-    which need not be the one with the best entry."""
+    """An entry and the source it is taken from, which need not be the newest one. `facts`: what the newest backup
+    says of it that says anything; `addresses`: where the newest ones have its peer, but for the entry's own."""
 
     entry: ChannelBackup
     source: Source
     facts: ChannelFacts = field(default_factory=ChannelFacts)
+    addresses: tuple[WireAddress, ...] = ()
 
     @property
     def scb(self) -> str:
@@ -90,6 +93,7 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
     # By channel_id, of the newest backup that names it, which need not be the one with the best entry.
     named_at: dict[bytes, int] = {}
     told: dict[bytes, ChannelFacts] = {}
+    places: dict[bytes, dict[WireAddress, None]] = {}
     closed: dict[bytes, Rejected] = {}
     for source in sources:
         for entry in source.backup.entries:
@@ -102,10 +106,12 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
             facts = (source.backup.facts.channels or {}).get(entry.database_id)
             if facts is not None:
                 told.setdefault(entry.channel_id, facts)
+            if len(where := places.setdefault(entry.channel_id, {})) < _MOST_PLACES:
+                where[entry.address] = None
             known = best.get(entry.channel_id)
             if known is None or _beats(candidate, known):
                 best[entry.channel_id] = candidate
-    known_best = (replace(one, facts=told.get(key, one.facts)) for key, one in best.items())
+    known_best = (_with(one, told.get(key), places[key]) for key, one in best.items())
     valuable_first = sorted(known_best, key=_by_value)
     newest_first = sorted(valuable_first, key=lambda one: -named_at[one.entry.channel_id])
     fit, conflicts, alive = _without_conflicts(newest_first, in_use)
@@ -119,6 +125,12 @@ def merge(sources: Sequence[Source], rejected: Sequence[Rejected], in_use: Mappi
         (*rejected, *conflicts, *gone),
         _missing(sources, there, unusable, frozenset(in_use.values())),
     )
+
+
+def _with(one: Candidate, facts: ChannelFacts | None, places: Iterable[WireAddress]) -> Candidate:
+    """With what other backups say of it."""
+    others = tuple(place for place in places if place != one.entry.address)
+    return replace(one, facts=facts or one.facts, addresses=others)
 
 
 def _by_value(candidate: Candidate) -> tuple[int, bytes]:

@@ -94,7 +94,7 @@ def plan(
     plans = []
     for peer_id in by_peer.keys() | listed.keys() | known.keys():
         theirs = by_peer.get(peer_id, [])
-        inside = [candidate.entry.address for candidate in theirs]
+        inside = [place for one in theirs for place in (one.entry.address, *one.addresses)]
         places = _places((*known.get(peer_id, ()), *listed.get(peer_id, ())), inside)
         usable = tuple(text for text, is_tor in places.items() if tor or not is_tor)
         plans.append(

@@ -10,7 +10,7 @@ from peerstorage.formats.backup import Backup, Contact
 from peerstorage.formats.facts import ChannelFacts
 from peerstorage.formats.opening import Source
 from peerstorage.formats.scb import ChannelBackup, WireAddress
-from peerstorage.recovery.merge import Candidate
+from peerstorage.recovery.merge import Candidate, merge
 from peerstorage.recovery.plan import directory, plan, rescan_height, surely_funded
 from tests.unit.samples import POINTS, addresses, entry
 
@@ -49,6 +49,19 @@ def test_one_plan_for_each_peer_the_most_valuable_first() -> None:
     assert plans[0].channel_ids == [channels[0].channel_id.hex(), channels[2].channel_id.hex()]
     assert plans[2].candidates == ()
     assert plans[2].addresses == ("192.0.2.1:1",)
+
+
+def test_a_peer_is_also_sought_where_newer_backups_than_the_best_entry_have_it() -> None:
+    """The newest names the channel compactly, so that an older entry is the better one."""
+    old = entry(1, address=at("192.0.2.1:9735"))
+    backups = [Backup(7, (old,), None)]
+    backups += [
+        Backup(8 + number, (entry(1, address=at(f"192.0.2.2:{number}")).bare(),), None) for number in range(9)
+    ]
+    found = merge([Source(str(one.timestamp), one) for one in backups], [], {})
+    [peer] = plan(found.candidates, [], {}, tor=False)
+    assert found.candidates[0].entry == old
+    assert set(peer.addresses) == {"192.0.2.1:9735", *(f"192.0.2.2:{number}" for number in (5, 6, 7, 8))}
 
 
 def test_the_directories_of_the_newest_backups_come_first_and_nobody_twice() -> None:
