@@ -209,23 +209,30 @@ def _closing_of_shares(backups: Sequence[Backup]) -> _Closing | None:
     assert newest is not None  # noqa: S101  only those are here
     channels: Counter[bytes] = Counter()
     for backup in () if newest.complete else backups:
-        more = channels | _entries(backup)
-        if more != channels:
-            channels = more
-            counted = _counted(newest, channels)
-            if counted is not None:
-                return _Closing(newest.since, backups[0].timestamp, counted)
+        new = {key: count for key, count in _entries(backup).items() if count > channels[key]}
+        if not new:
+            continue
+        dict.update(channels, new)  # its own would add
+        if channels.total() > newest.channels and not _can_be_chosen(newest, channels):
+            break  # the more there are the longer it takes
+        counted = _counted(newest, channels)
+        if counted is not None:
+            return _Closing(newest.since, backups[0].timestamp, counted)
     return None
 
 
 def _counted(summary: Summary, channels: Counter[bytes]) -> frozenset[bytes] | None:
     """Those that a summary counts, of channels among which they all are, by its digest; None: they are not, or it
     would take too long to tell."""
-    if comb(channels.total(), summary.channels) * summary.channels <= _MOST_CHOSEN:
+    if _can_be_chosen(summary, channels):
         for chosen in combinations(channels.elements(), summary.channels):
             if digest(chosen) == summary.digest:
                 return frozenset(chosen)
     return None
+
+
+def _can_be_chosen(summary: Summary, channels: Counter[bytes]) -> bool:
+    return comb(channels.total(), summary.channels) * summary.channels <= _MOST_CHOSEN
 
 
 def _missing(
