@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from peerstorage.bolt.peer_storage import MAX_BLOB
-from tests.bench.result import Note, Result, Table
+from tests.bench.result import OURS, Chart, Note, Panel, Result, Table
 from tests.simnet import Network, Node
 from tests.simnet.channels import Channel
 from tests.simnet.common import PEER_STORAGE, wait_for
@@ -85,7 +86,8 @@ def run(quick: bool, note: Note) -> Result:
     cases = [(200, _PAYMENTS_PER_SECOND), (200, 0)]
     if not quick:
         cases += [(10_000, _PAYMENTS_PER_SECOND), (10_000, 0)]
-    rows, runs = [], {}
+    rows: list[list[str]] = []
+    runs: dict[tuple[int, int], _Run] = {}
     for channels, payments in cases:
         one = runs[channels, payments] = _one(channels, payments, seconds, note)
         rows.append(
@@ -133,4 +135,17 @@ def run(quick: bool, note: Note) -> Result:
             "so that it waits for at most 1 % of the time, 3 % while it sends much.",
             "The first backup after a start, and structural changes, which go to all whose blob they change.",
         ],
+        [_chart(runs)],
     )
+
+
+def _chart(runs: Mapping[tuple[int, int], _Run]) -> Chart:
+    panels = [
+        Panel(
+            f"{channels:,} channels",
+            [str(payments) for of, payments in runs if of == channels],
+            {OURS: [one.bytes_per_hour / 1e6 for (of, _), one in runs.items() if of == channels]},
+        )
+        for channels in dict.fromkeys(channels for channels, _ in runs)
+    ]
+    return Chart(NAME, "Backups sent to all peers together", "payments a second", "MB an hour", panels)
