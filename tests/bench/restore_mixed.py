@@ -154,6 +154,7 @@ def run(quick: bool, note: Note) -> Result:
             "What lightningd does later: it calls peers again with pauses that get longer, and a close may come "
             "after the time that was given here. Peers of Core Lightning don't call the node themselves here; LND "
             "and LDK do.",
+            "Why money of a closed channel doesn't come: docs/upstream.md, 3, has one reason.",
             "A real network between the nodes.",
         ],
         [
