@@ -31,7 +31,7 @@ Way = Callable[[Any, Any, "list[Share]", float], list[float]]
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """`closes`: for each, seconds after the command; `closed` of `channels`: by kind of peer; `sats` that came to
     the wallet, of `owned`."""
 
@@ -64,7 +64,7 @@ class _Seen:
 
 def _network(
     seconds: float, note: Note, ways: dict[str, Way], hub: dict[str, Any] | None = None
-) -> dict[str, _Seen]:
+) -> dict[str, Seen]:
     """Of one network, by each way; `seconds`: for the closes; `hub`: its options, where they aren't ours."""
     with frozen_network(NAME, note, hub) as frozen:
         found = frozen.mixed
@@ -79,7 +79,7 @@ def _network(
         return seen
 
 
-def _one(frozen: Frozen, way: Way, seconds: float) -> _Seen:
+def _one(frozen: Frozen, way: Way, seconds: float) -> Seen:
     from tests.integration.cln_peer import ClnPeer
     from tests.integration.helpers import holds_all, secret
     from tests.integration.money import closings, coins, shares
@@ -105,10 +105,10 @@ def _one(frozen: Frozen, way: Way, seconds: float) -> _Seen:
     with contextlib.suppress(TimeoutError):
         wait_until("the money", lambda: came() >= owned, _MONEY_SECONDS)
     kind = {share.funding: _KINDS[type(mixed.peers[share.peer_id]).__name__] for share in lost}
-    return _Seen(closes, Counter(map(kind.__getitem__, spent)), Counter(kind.values()), came(), owned)
+    return Seen(closes, Counter(map(kind.__getitem__, spent)), Counter(kind.values()), came(), owned)
 
 
-def _measure(seconds: float, note: Note) -> dict[str, _Seen]:
+def _measure(seconds: float, note: Note) -> dict[str, Seen]:
     from tests.integration.helpers import LOSING, STOCK
     from tests.integration.hubs import closes_with_builtin, closes_with_emergencyrecover, closes_with_plugin
     from tests.integration.mixed import HUB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.bench import hearing, old_copy, room
 from tests.bench.__main__ import BENCHMARKS, _write, run
 from tests.bench.document import QUESTIONS, Section, document
 from tests.bench.relay import Relay
+from tests.bench.restore_mixed import Seen
 from tests.bench.result import Chart, Note, Panel, Result, Spread, Table
 from tests.demo.screen import Screen
 
@@ -176,6 +178,19 @@ def test_what_few_peers_bring_back_is_drawn_by_peers_and_by_how_many_keep_little
     assert room.sentence(rows, 3, 90) == (
         "3 peers, 2 of them LDK: 50 of 50, 250 of 1,000 channels come back."
     )
+
+
+def test_what_a_restore_brought_is_told_by_implementation() -> None:
+    channels = Counter({"Core Lightning": 8, "LND": 6, "LDK": 6})
+    some = Seen([0.2, 7.5], Counter({"Core Lightning": 2}), channels, 250, 1000)
+    assert some.percent() == [25, 0, 0, 25]
+    assert some.row() == ["2 of 8", "0 of 6", "0 of 6", "7.5", "250", "1,000"]
+    assert some.text() == (
+        "2 of 20 channels closed, the last 7.5 s after the command; 250 of 1,000 sat came to the wallet"
+    )
+    none = Seen([], Counter(), channels, 0, 1000)
+    assert none.row()[3] == "-"
+    assert none.text() == "0 of 20 channels closed; 0 of 1,000 sat came to the wallet"
 
 
 def test_hearing_counts_who_was_heard_in_another_process() -> None:
