@@ -139,7 +139,8 @@ def run(quick: bool, note: Note) -> Result:
         "and lightningd is started and connected to all peers; the whole network, chain included, is put back "
         "before each row. Lost: closed, or being closed, at either end. Can pay: CHANNELD_NORMAL and "
         "reestablished, six blocks later; after close --behind a payment went over each of these.",
-        [_sentence(name, said, cells) for name, *cells in rows]
+        [f"Lost / able to pay, of {CHANNELS} channels, where the copy is {'; '.join(said)}:"]
+        + [f"{name}: {_pairs(cells)}." for name, *cells in rows]
         + [f"check took {', '.join(f'{one:.1f}' for one in network.seconds)} s."],
         [Table(headers, rows)],
         [
@@ -150,9 +151,8 @@ def run(quick: bool, note: Note) -> Result:
     )
 
 
-def _sentence(name: str, said: Sequence[str], cells: Sequence[str]) -> str:
-    found = zip(said, cells[::2], cells[1::2], strict=True)
-    return f"{name}: {'; '.join(f'{lost} lost, {able} able to pay ({copy})' for copy, lost, able in found)}."
+def _pairs(cells: Sequence[str]) -> str:
+    return ", ".join(f"{lost} / {able}" for lost, able in zip(cells[::2], cells[1::2], strict=True))
 
 
 def chart(channels: int, ages: Sequence[tuple[int, int]], rows: Sequence[Sequence[str]]) -> Chart:

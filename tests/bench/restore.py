@@ -50,7 +50,8 @@ def run(quick: bool, note: Note) -> Result:
         "with the built-in's emergency.recover for emergencyrecover; lightningd may call its peers. A close "
         f"counts when the funding output's spending is in the mempool within {_LIMIT_SECONDS:.0f} s.",
         [
-            f"{command}: {len(closes)} of {_PEERS} channels closed, the last {_last(closes)} s after the command."
+            f"{command}: {len(closes)} of {_PEERS} channels closed"
+            + (f", the last {_last(closes)} s after the command." if closes else ".")
             for command, closes in found.items()
         ],
         [
