@@ -166,7 +166,7 @@ def _run(benchmark: Benchmark, quick: bool, screen: Screen) -> Section:
 
 
 def _write(folder: Path, sections: list[Section], text: str, *, whole: bool) -> None:
-    """`whole`: all benchmarks ran, so that those of the old document's pictures that aren't drawn are of none."""
+    """`whole`: all benchmarks ran, so that a picture of the old document that isn't drawn anew is of none."""
     from tests.bench.draw import draw
 
     path, pictures = folder / NAME, folder / PICTURES

@@ -116,7 +116,7 @@ def run(quick: bool, note: Note) -> Result:
                         f"{seconds:.1f}",
                         str(heard),
                         f"{channels:,}",
-                        f"{kept / 1e6:.1f}",
+                        f"{kept / 2**20:.1f}",
                         f"{before:.0f}",
                         f"{peak:.0f}",
                     ]

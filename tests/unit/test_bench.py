@@ -149,6 +149,14 @@ def test_as_many_series_as_a_benchmark_has_are_told_apart(tmp_path: Path) -> Non
         assert name in text
 
 
+def test_panels_that_share_an_axis_show_the_highest_of_all(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only `make bench` installs it")
+    from tests.bench.draw import draw
+
+    panels = [Panel("low", ["1"], {"series": [1.0]}), Panel("high", ["1"], {"series": [100.0]})]
+    assert ">100</text>" in draw(Chart("shared", "Shared", "x", "y", panels), tmp_path).read_text()
+
+
 def test_a_whole_run_takes_away_the_pictures_of_the_old_document_alone(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="only `make bench` installs it")
     sections = [Section("one", make_result("One"), 60.0, real=False)]
