@@ -21,6 +21,7 @@ from tests.bench import (
     codec,
     connect,
     gate,
+    hearing,
     hub,
     limit,
     load,
@@ -30,13 +31,23 @@ from tests.bench import (
     placement,
     recovering,
     restore,
+    restore_mixed,
     room,
     snapshot,
     stored,
     total_loss,
     traffic,
 )
-from tests.bench.document import DOCUMENTS, NAME, PICTURES, Section, document, machine, own_version
+from tests.bench.document import (
+    DOCUMENTS,
+    NAME,
+    PICTURES,
+    Section,
+    document,
+    machine,
+    own_version,
+    shown_in,
+)
 from tests.bench.result import Note, Result
 from tests.demo.nodes import missing, versions
 from tests.demo.screen import Screen
@@ -65,6 +76,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     limit,
     recovering,
     restore,
+    restore_mixed,
     payments,
     snapshot,
     alive,
@@ -73,6 +85,7 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     connect,
     bandwidth,
     gate,
+    hearing,
 )
 
 
@@ -153,17 +166,17 @@ def _run(benchmark: Benchmark, quick: bool, screen: Screen) -> Section:
 
 
 def _write(folder: Path, sections: list[Section], text: str, *, whole: bool) -> None:
-    """`whole`: all benchmarks ran, so that other pictures are of none."""
+    """`whole`: all benchmarks ran, so that a picture of the old document that isn't drawn anew is of none."""
     from tests.bench.draw import draw
 
-    pictures = folder / PICTURES
+    path, pictures = folder / NAME, folder / PICTURES
     pictures.mkdir(parents=True, exist_ok=True)
-    for old in pictures.glob("*.svg") if whole else ():
-        old.unlink()
+    for old in shown_in(path.read_text()) if whole and path.exists() else ():
+        (pictures / old).unlink(missing_ok=True)
     for section in sections:
         for chart in section.result.charts:
             draw(chart, pictures)
-    (folder / NAME).write_text(text)
+    path.write_text(text)
 
 
 if __name__ == "__main__":

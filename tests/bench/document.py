@@ -1,9 +1,13 @@
-"""docs/benchmarks.md, made of what the benchmarks hand back: every figure with its command and the versions."""
+"""docs/benchmarks.md, made of what the benchmarks hand back: every figure with its command and the versions.
+
+First what an operator asks, each answered by one benchmark; then all benchmarks. A picture is shown once.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +23,19 @@ NAME = "benchmarks.md"
 # The pictures' folder, beside the document.
 PICTURES = "bench"
 _COMMAND = ".venv/bin/python -m tests.bench"
+# In an operator's words, and the name of the benchmark whose sentences and pictures answer it.
+QUESTIONS = (
+    ("What comes back alive after a total loss?", "total-loss"),
+    ("What is lost when an old copy of the database is started?", "old-copy"),
+    ("How soon, and how much of the money, does a restore bring back?", "restore-mixed"),
+    ("How many channels can a few peers bring back, beside the built-in?", "limit"),
+    ("And where most of the peers keep only 1024 bytes, or there are only three?", "room"),
+    ("How soon do peers hold a new backup?", "hub"),
+    ("Does it slow payments?", "payments"),
+    ("Does it slow connecting and starting?", "connect"),
+    ("What does it send, and what does that take of the processor?", "traffic"),
+    ("How much memory does it take to store for others?", "stored"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,23 +73,49 @@ def document(
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `make bench`, {time.strftime('%Y-%m-%d', time.gmtime())}, in {seconds / 60:.0f} minutes; "
+        f"Written by `{_COMMAND}`, {time.strftime('%Y-%m-%d', time.gmtime())}, in {seconds / 60:.0f} minutes; "
         "don't edit. Ratios carry over to other machines, times don't.",
         "",
         f"- {about}",
         f"- {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        "",
-        "## In short",
-        "",
-        *(f"- **{section.result.title}.** {text}" for section in sections for text in section.result.ratios),
         *(f"- {line}" for line in absent),
     ]
+    made = {section.name: section for section in sections}
+    answered = {name: question for question, name in QUESTIONS if name in made}
+    if answered:
+        lines += ["", "## What operators ask"]
+    for name, question in answered.items():
+        lines += ["", *_answer(question, made[name].result)]
     for section in sections:
-        lines += ["", *_section(section, versions)]
+        lines += ["", *_section(section, versions, pictured=section.name in answered)]
     return "\n".join(lines) + "\n"
 
 
-def _section(section: Section, versions: Mapping[str, str]) -> list[str]:
+def _answer(question: str, result: Result) -> list[str]:
+    return [
+        f"### {question}",
+        "",
+        *(f"- {text}" for text in result.ratios),
+        *_pictures(result),
+        "",
+        f"How it was measured, and what is not shown: [{result.title}](#{_anchor(result.title)}).",
+    ]
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _pictures(result: Result) -> list[str]:
+    """Each after an empty line."""
+    return [
+        line for chart in result.charts for line in ("", f"![{chart.title}]({PICTURES}/{chart.name}.svg)")
+    ]
+
+
+def _section(section: Section, versions: Mapping[str, str], *, pictured: bool) -> list[str]:
+    """`pictured`: its pictures are shown above."""
     result = section.result
     programs = versions if section.real else list(versions)[:1]
     with_ = ", ".join(f"{name} {versions[name]}" for name in programs)
@@ -83,9 +126,14 @@ def _section(section: Section, versions: Mapping[str, str]) -> list[str]:
         "",
         result.how,
         "",
+        *(f"- {text}" for text in result.ratios),
+        *([] if pictured else _pictures(result)),
     ]
-    for chart in result.charts:
-        lines += [f"![{chart.title}]({PICTURES}/{chart.name}.svg)", ""]
     for table in result.tables:
-        lines += [*table.markdown(), ""]
-    return [*lines, "Not shown:", "", *(f"- {limit}" for limit in result.limits)]
+        lines += ["", *table.markdown()]
+    return [*lines, "", "Not shown:", "", *(f"- {limit}" for limit in result.limits)]
+
+
+def shown_in(document: str) -> list[str]:
+    """The names of the pictures' files."""
+    return re.findall(rf"\]\({PICTURES}/([\w-]+\.svg)\)", document)

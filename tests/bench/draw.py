@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter
 from tests.bench.result import BUILTIN, NONE, OURS, Chart, Panel, Spread
 
 _COLOURS = {NONE: "#888888", BUILTIN: "#d55e00", OURS: "#0072b2"}
-_OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#f0e442", "#000000")
 SETTINGS = {
     "svg.hashsalt": "peerstorage",
     # Text stays text: smaller, and it can be searched.
@@ -48,6 +48,9 @@ def draw(chart: Chart, folder: Path) -> Path:
         for panel, one in zip(chart.panels, axes[0], strict=True):
             _fill(one, chart, panel, colours)
         axes[0][0].set_ylabel(chart.y)
+        # They share the axis: set before all is in it, its other end would be the first panel's.
+        if not chart.log:
+            axes[0][0].set_ylim(bottom=0)
         figure.suptitle(chart.title)
         figure.legend(
             *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
@@ -86,8 +89,6 @@ def _fill(axes: Any, chart: Chart, panel: Panel, colours: dict[str, str]) -> Non
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_ylim(bottom=0)
 
 
 def _heights(values: Sequence[float | Spread]) -> tuple[list[float], list[list[float]] | None]:

@@ -49,14 +49,14 @@ def together(actions: Iterable[Callable[[], object]]) -> None:
 
 
 @contextlib.contextmanager
-def frozen_network(name: str, note: Note) -> Iterator[Frozen]:
-    """For one benchmark, and gone after it."""
-    from tests.integration.mixed import CHANNELS, PEERS, mixed
+def frozen_network(name: str, note: Note, hub: dict[str, Any] | None = None) -> Iterator[Frozen]:
+    """For one benchmark, and gone after it. `hub`: its options, where they aren't those of this plugin."""
+    from tests.integration.mixed import CHANNELS, HUB, PEERS, mixed
 
     note(f"{CHANNELS} channels with {PEERS} peers")
     with (
         RealNetwork(name) as net,
-        mixed(net.nodes, net.bitcoind, net.folder) as found,
+        mixed(net.nodes, net.bitcoind, net.folder, hub or HUB) as found,
         contextlib.closing(Frozen(net, found)) as frozen,
     ):
         yield frozen

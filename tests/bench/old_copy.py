@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.frozen import Frozen, about, frozen_network, lacking
-from tests.bench.result import Note, Result, Table
+from tests.bench.result import NONE, Chart, Note, Panel, Result, Table
 
 NAME = "old-copy"
 NEEDS_NODES = True
@@ -30,6 +30,13 @@ _GUARDS = {
 _CLOSING_SECONDS = 10.0
 _CLOSE = "check, close --behind, six blocks, started"
 _SEED = "no copy: peerstorage-restore from the seed"
+# By their names in the picture.
+WAYS = {
+    _PLAIN: NONE,
+    **{name: f"guard={guard}" for guard, name in _GUARDS.items()},
+    _CLOSE: "check, close --behind",
+    _SEED: "restore from the seed",
+}
 
 
 class _Network:
@@ -91,7 +98,7 @@ class _Network:
         lost, able = frozen.settled()
         assert frozen.mixed.pay_over_living() == able
         frozen.stop()
-        return [str(lost), f"{able}, paid over each"]
+        return [str(lost), str(able)]
 
 
 def _rows(network: _Network, frozen: Frozen, ages: Sequence[int], note: Note) -> list[list[str]]:
@@ -122,10 +129,8 @@ def run(quick: bool, note: Note) -> Result:
         network.live(ages, note)
         frozen.keep()
         rows = _rows(network, frozen, [age for age, _ in reversed(ages)], note)
-    headers = ["the copy is …"]
-    for age, over in reversed(ages):
-        headers += [f"{age} payment(s) old, {over} moved: lost", "can pay"]
-    by_name = {name: cells for name, *cells in rows}
+    said = [f"{age} payment{'s' * (age > 1)} old, {over} moved" for age, over in reversed(ages)]
+    headers = ["the copy is …", *(text for one in said for text in (f"{one}: lost", "can pay"))]
     return Result(
         "An old copy of the database",
         f"{about(CHANNELS, PEERS)}. {ages[0][0]} payments, the last "
@@ -133,17 +138,32 @@ def run(quick: bool, note: Note) -> Result:
         "before each of these; what peers hold is current. Then everything but hsm_secret is replaced by a copy, "
         "and lightningd is started and connected to all peers; the whole network, chain included, is put back "
         "before each row. Lost: closed, or being closed, at either end. Can pay: CHANNELD_NORMAL and "
-        "reestablished, six blocks later.",
-        [
-            f"Of {CHANNELS} channels lost / able to pay after the copies: {name}: "
-            + ", ".join(f"{lost} / {able}" for lost, able in zip(cells[::2], cells[1::2], strict=True))
-            + "."
-            for name, cells in by_name.items()
-        ]
+        "reestablished, six blocks later; after close --behind a payment went over each of these.",
+        [f"Lost / able to pay, of {CHANNELS} channels, where the copy is {'; '.join(said)}:"]
+        + [f"{name}: {_pairs(cells)}." for name, *cells in rows]
         + [f"check took {', '.join(f'{one:.1f}' for one in network.seconds)} s."],
         [Table(headers, rows)],
         [
             "Peers that lie, and peers that can't be reached when lightningd starts.",
             "HTLCs in flight in the copy.",
         ],
+        [chart(CHANNELS, ages[::-1], rows)],
     )
+
+
+def _pairs(cells: Sequence[str]) -> str:
+    return ", ".join(f"{lost} / {able}" for lost, able in zip(cells[::2], cells[1::2], strict=True))
+
+
+def chart(channels: int, ages: Sequence[tuple[int, int]], rows: Sequence[Sequence[str]]) -> Chart:
+    """`ages`: payments and channels that moved, by pairs of the rows' cells."""
+    panels = [
+        Panel(
+            title,
+            [f"{age:,}" for age, _ in ages],
+            {WAYS[name]: [int(cell) for cell in cells[first::2]] for name, *cells in rows},
+        )
+        for first, title in enumerate(("lost", "able to pay, six blocks later"))
+    ]
+    x = f"payments since the copy (over {', '.join(str(over) for _, over in ages)})"
+    return Chart(NAME, f"What becomes of {channels} channels", x, "channels", panels)

@@ -18,7 +18,7 @@ from peerstorage.ours.plan import Contents, StoragePeer, plan
 from peerstorage.recovery.merge import merge
 from tests.bench.alive import _many
 from tests.bench.codec import make_channels
-from tests.bench.result import Note, Result, Table
+from tests.bench.result import Chart, Note, Panel, Result, Table
 from tests.simnet import keys
 
 NAME = "room"
@@ -29,10 +29,15 @@ _CHANNELS, _PEERS, _SHARES = (50, 200, 1000, 10_000), (3, 10, 50), (0, 50, 90)
 _LIVE = (30, 130, 200, 300, 1000)
 
 
+def _less(peers: int, small: int) -> int:
+    """How many of the peers keep little."""
+    return peers * small // 100
+
+
 def _node(count: int, peers: int, small: int) -> tuple[list[ChannelBackup], list[StoragePeer]]:
     """Channels with the peers in turn, of which `small` % keep 1024 bytes. Their channel_ids are made by BOLT 2
     of the funding output."""
-    less = peers * small // 100
+    less = _less(peers, small)
     known = [
         StoragePeer(keys.point(f"placement {number}"), _LDK if number < less else MAX_BLOB)
         for number in range(peers)
@@ -67,7 +72,7 @@ def _recoverable(count: int, peers: int, small: int) -> list[str]:
     return [
         f"{count:,}",
         str(peers),
-        f"{small} %",
+        str(_less(peers, small)),
         f"{len(result.candidates):,}",
         f"{punishing:,}",
         f"{copies[0]} / {copies[count // 2]}",
@@ -115,13 +120,10 @@ def run(quick: bool, note: Note) -> Result:
     return Result(
         "Room",
         f"Channels of {entry} bytes (10 shachain secrets each) with the peers in turn, {_REPLICAS} replicas; LDK "
-        f"peers keep {_LDK} bytes, the others {MAX_BLOB}. Live parts: those of a real node, multiplied, with "
-        "random keys and signatures. All peers return what they hold.",
-        [
-            f"{row[0]} channels, {row[1]} peers, {row[2]} of them LDK: {row[3]} come back."
-            for row in rows
-            if (row[0], row[2]) == (rows[-1][0], "50 %")
-        ],
+        f"peers (none, {_SHARES[1]} % and {_SHARES[2]} % of all, rounded down) keep {_LDK} bytes, the others "
+        f"{MAX_BLOB}. Live parts: those of a real node, multiplied, with random keys and signatures. All peers "
+        "return what they hold.",
+        [sentence(rows, _PEERS[0], small) for small in _SHARES],
         [
             Table(
                 [
@@ -141,4 +143,34 @@ def run(quick: bool, note: Note) -> Result:
             ),
         ],
         ["Peers that are away, or that lost what they had."],
+        [chart(rows)],
     )
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def sentence(rows: Sequence[Sequence[str]], peers: int, small: int) -> str:
+    less = str(_less(peers, small))
+    found = ", ".join(f"{row[3]} of {row[0]}" for row in rows if (row[1], row[2]) == (str(peers), less))
+    return f"{peers} peers, {less} of them LDK: {found} channels come back."
+
+
+def chart(rows: Sequence[Sequence[str]]) -> Chart:
+    share = {(row[0], row[1], row[2]): 100 * _number(row[3]) / _number(row[0]) for row in rows}
+    counts = list(dict.fromkeys(row[0] for row in rows))
+    panels = [
+        Panel(
+            f"{peers} peers",
+            counts,
+            {
+                f"{small} % of them LDK": [
+                    share[count, str(peers), str(_less(peers, small))] for count in counts
+                ]
+                for small in _SHARES
+            },
+        )
+        for peers in _PEERS
+    ]
+    return Chart(NAME, "Channels that come back", "channels owned", "of them come back, %", panels)

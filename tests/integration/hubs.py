@@ -44,8 +44,7 @@ def open_hub(hub: Any, peers: list[Any], payments: int) -> list[Share]:
 
 def closes_with_plugin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
     """Total loss, one peer connected by hand, peerstorage-restore: see `timed_closes`."""
-    lose_everything(hub)
-    hub.start()
+    _lose(hub)
     assert connect_refused(hub, peer) == 402
     wait_for(lambda: status(hub)["mode"] == "recovering")
     return timed_closes(
@@ -55,18 +54,25 @@ def closes_with_plugin(hub: Any, peer: Any, channels: list[Share], limit: float)
 
 def closes_with_emergencyrecover(hub: Any, channels: list[Share], limit: float) -> list[float]:
     """The built-in's other way: its file was kept, and no peer is needed for it."""
-    lose_everything(hub, "emergency.recover")
-    hub.start()
+    _lose(hub, "emergency.recover")
     return timed_closes(hub.bitcoin, channels, hub.rpc.emergencyrecover, limit)
 
 
 def closes_with_builtin(hub: Any, peer: Any, channels: list[Share], limit: float) -> list[float]:
     """The same with the built-in's restorefrompeer."""
-    lose_everything(hub)
-    hub.start()
+    _lose(hub)
     connect(hub, peer)
     await_return_to_builtin(hub)
     return timed_closes(hub.bitcoin, channels, hub.rpc.restorefrompeer, limit)
+
+
+def _lose(hub: Any, *but: str) -> None:
+    """It starts again as its operator's lightningd would: recoverchannel has it call the peers, and by options of
+    pyln-testing it would call none, and end with the first of its processes that fails."""
+    lose_everything(hub, *but)
+    for name in ("dev-no-reconnect", "dev-fail-on-subdaemon-fail"):
+        hub.daemon.opts.pop(name, None)
+    hub.start()
 
 
 def timed_closes(chain: Any, channels: list[Share], command: Callable[[], Any], limit: float) -> list[float]:
