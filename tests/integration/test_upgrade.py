@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pyln.testing.utils import wait_for
 
 from peerstorage.formats.backup import Backup, decode
@@ -123,6 +124,8 @@ def all_kept(one: Any, other: Any, third: Any, keys: dict[Any, bytes], *, ours: 
     )
 
 
+# Where a lost node's built-in sends its own empty backup first, the good one is gone (docs/upstream.md, 13).
+@pytest.mark.flaky(reruns=3, only_rerun="AssertionError: assert set")
 def test_there_and_back_and_there_again(node_factory: Any) -> None:
     """Two nodes change over together, back and again, with a channel opened and payments made under each; a third
     one always runs ours."""
