@@ -126,7 +126,8 @@ def run_descriptors(arguments: argparse.Namespace, inputs: Inputs) -> int:
         write_new(arguments.out, (described.requests(private, timestamp) + "\n").encode())
         say(
             [
-                f"{arguments.out} holds private keys of {len(private)} channel(s): whoever reads it has the money"
+                f"{arguments.out} holds private keys of {len(private)} channel(s), for the network "
+                f"{arguments.network} (--network): whoever reads it has the money"
             ]
         )
     if arguments.show_secrets:

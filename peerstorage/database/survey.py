@@ -130,8 +130,11 @@ class Survey:
         parts = []
         old = self.of(Verdict.BEHIND, Verdict.CONTRADICTED)
         if old:
+            ways = {"--behind": Verdict.BEHIND, "--channel ID": Verdict.CONTRADICTED}
+            steps = " and ".join(way for way, verdict in ways.items() if self.of(verdict))
             parts.append(
-                f"NOT safe to start lightningd: {_ids(old)} moved on since this copy, and would be lost"
+                f"NOT safe to start lightningd: {_ids(old)} moved on since this copy, and would be lost: have "
+                f"them closed first (close DATABASE {steps})"
             )
         waiting = self.of(Verdict.ENDED)
         if waiting:
@@ -140,7 +143,10 @@ class Survey:
         unreached = self.of(Verdict.NOT_REACHED, Verdict.NOT_SPOKEN_OF)
         if unreached:
             parts.append(f"nothing is known of {_ids(unreached)}")
-        return [*parts, f"the others by their peers' word ({_CLAIMS})"]
+        others = len(self.of(Verdict.CURRENT, Verdict.IN_FLIGHT))
+        if others:
+            parts.append(f"{others} other(s) go on, by their peers' word ({_CLAIMS})")
+        return parts
 
     def _unknown(self) -> list[str]:
         parts = []

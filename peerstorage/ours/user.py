@@ -378,11 +378,12 @@ class User:
         self.entrance.update()
         self._log("warn", "RECOVERING, by the operator's word: channels from before this database")
 
-    def resume(self) -> None:
-        """Ends recovering: everything returned so far is dealt with. Raises UsageError when not recovering."""
+    def resume(self, why: str) -> None:
+        """Ends recovering, and logs `why`: everything returned so far is dealt with. Raises UsageError when not
+        recovering."""
         if not self.recovering:
             raise UsageError(NOTHING_TO_SEND, "this node is not recovering: there is nothing to end")
         self.look()
         self._end_recovery(guard.resumed(self.ledger.state, self.ledger.kept(self._key)))
-        self._log("warn", "recovering was ended by the operator: backups are sent again")
+        self._log("warn", f"recovering has ended, {why}: backups are sent again")
         self.look()

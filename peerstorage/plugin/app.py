@@ -265,7 +265,8 @@ class App:
     def _turned_away(self, peer_id: str) -> None:
         self._log.once(
             (peer_id, "turned away"),
-            f"peer {peer_id} is turned away, so that it doesn't close its channel; see peerstorage-status",
+            f"peer {peer_id} is turned away, so that it can't close a channel that this node may have lost; see "
+            "peerstorage-status",
         )
 
         def later() -> None:
@@ -337,9 +338,9 @@ class App:
         self._heed_guard()
         self.todo.soon()
 
-    def resume(self) -> None:
-        """The operator, or a restore, ends recovering. Raises UsageError."""
-        self.user.resume()
+    def resume(self, why: str) -> None:
+        """The operator, or a restore, ends recovering; `why`, for the log. Raises UsageError."""
+        self.user.resume(why)
         self._heed_guard()
         self.todo.soon()
 

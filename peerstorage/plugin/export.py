@@ -46,7 +46,9 @@ def read_source(source: str) -> tuple[str, bytes]:
             return name, from_text(source.encode())
     except FormatError as error:
         raise UsageError(SOURCE_UNREADABLE, f"{name}: {error}") from error
-    raise UsageError(SOURCE_UNREADABLE, f"{name}: neither hex nor clnemerg1… nor a file")
+    raise UsageError(
+        SOURCE_UNREADABLE, f"{name}: there is no such file, and it is neither hex nor clnemerg1…"
+    )
 
 
 def _content(name: str, path: Path) -> bytes:

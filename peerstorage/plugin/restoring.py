@@ -116,19 +116,19 @@ class Restoring:
             way=self._way(stop),
             incoming=Incoming(app.node.another(), app.gate, app.departures),
             begin=lambda: self._on_worker("recover", self._begin, stop),
+            hands_over=lambda: self._on_worker("hand over", app.user.hands_over, stop),
             stop=stop,
         )
         answer = run.work(screen, wishes)
         # Whether the channels that an old copy of the database has are given up is for the operator to say.
         if answer["finished"] and not (wishes.dry_run or app.user.ledger.state.old):
-            self._on_worker("restored", app.resume, stop)
+            self._on_worker("restored", lambda: app.resume("all is restored"), stop)
         return answer
 
     def _begin(self) -> None:
-        """On the worker: peers are about to be told, and recoverchannel to be called."""
+        """On the worker: peers are about to be told."""
         if not self._app.user.recovering:
             self._app.user.recover_earlier()
-        self._app.user.hands_over()
 
     def _with_given(self, wishes: Wishes, given: Iterable[str]) -> Wishes:
         peers, sources = [], []

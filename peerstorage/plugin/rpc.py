@@ -396,5 +396,5 @@ def _resume(app: App, restoring: Restoring, word: str | None) -> dict[str, Any]:
         )
     if restoring.is_running:
         raise UsageError(STILL_RECOVERING, "a restore is running: wait until it has ended, and try again")
-    app.resume()
+    app.resume("by the operator's word")
     return {"mode": app.user.ledger.state.mode}

@@ -198,7 +198,8 @@ def _sentence(user: User, local_file: LocalFile, held: Mapping[str, int], now: f
         return "NO PEER got a backup of the channels as they are now"
     return (
         f"If this node were lost now, {covered} of {channels} channel(s) could be recovered: "
-        f"{held['up_to_date_peers']} peer(s) got their backup, {held['got_all_channels']} of them all channels; "
+        f"{held['up_to_date_peers']} peer(s) got the newest backup, {held['got_all_channels']} of them with all "
+        "channels; "
         f"{held['proved_at_last_check']} peer(s) proved at their last check that they keep what they get. The "
         f"newest backup is {_age(now - state.newest_sent)} old"
     )

@@ -149,7 +149,8 @@ class Todo:
                     "recovering",
                     CRITICAL,
                     "RECOVERING: this database was lost. Nobody gets backups. Next: lightning-cli "
-                    "peerstorage-restore dry_run=true, and the README's chapter on recovery",
+                    "peerstorage-restore, first with dry_run=true. Its rows say what is next for each channel; "
+                    "run it again until it has finished. See the README's chapter on recovery",
                 )
             )
         if self._user.old_node.sign:

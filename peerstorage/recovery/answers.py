@@ -226,6 +226,6 @@ def better_way(sources: Sequence[Source], lost: Sequence[Candidate]) -> list[str
                 found |= {channel.channel_id for channel in live.decode(source.backup.live).channels} & named
     sentence = (
         f"{len(found)} channel(s) may come back alive instead: stop lightningd, move its database away, and run "
-        "python -m peerstorage revive (docs/alive.md)"
+        ".venv/bin/python -m peerstorage revive NODE_ID@HOST:PORT --out DATABASE (docs/alive.md)"
     )
     return [sentence] if found else []

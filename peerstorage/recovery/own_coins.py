@@ -51,8 +51,8 @@ def answer(wish: Wanted | None, made: int | None, closes: int) -> dict[str, Any]
         "key_index": wish.key_index,
         "keys_made": made,
         "rescan": rescan,
-        "next": f"{first} restart lightningd once with rescan=-{rescan}, a block before the wallet's oldest coin. "
-        "That finds closes that were missed, too",
+        "next": f"{first} restart lightningd once with rescan=-{rescan}, from where the wallet's oldest "
+        "coin is found, and closes that were missed",
     }
 
 

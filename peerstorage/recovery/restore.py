@@ -56,7 +56,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
 
 
 class Restore:
-    """One run. `begin`: notes that this node recovers, and hands over; `stop`: ends the run, where it may end."""
+    """One run. `begin`: notes that this node recovers; `hands_over`: that recoverchannel is about to be called;
+    `stop`: ends the run, where it may end."""
 
     def __init__(
         self,
@@ -68,11 +69,12 @@ class Restore:
         way: Way,
         incoming: Incoming,
         begin: Callable[[], None],
+        hands_over: Callable[[], None],
         stop: threading.Event,
     ) -> None:
         self._key, self._options = key, options
         self._user, self._way, self._incoming = user, way, incoming
-        self._begin, self._stop = begin, stop
+        self._begin, self._hands_over, self._stop = begin, hands_over, stop
         # A connection of its own.
         self._node = node.another()
         self._looking = Looking(self._node, way)
@@ -301,6 +303,8 @@ class Restore:
         if new:
             # Once more, after the outputs were looked at: this can't be taken back.
             self._stop_without_chain()
+            self._hands_over()
+            self._stop_when_called_off()
             stubs = self._node.recoverchannel([candidate.scb for candidate in new])
             self._say(f"{peer.peer_id}: was told to close, {len(stubs)} channel(s) are being watched")
             self._unwatched |= {candidate.entry.channel_id.hex() for candidate in new} - set(stubs)

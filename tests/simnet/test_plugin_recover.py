@@ -182,12 +182,12 @@ def test_nonsense_is_refused_with_a_code_and_a_reason(tmp_path: Path) -> None:
         (alice.dir / "text").write_text("this is no backup, but it is longer than any header")
         entry = encode_container(1_700_000_000, [])
         cases = {
-            "nonsense": "neither hex nor clnemerg1… nor a file",
-            "/no/such/file": "neither hex nor clnemerg1… nor a file",
-            "emergency.recover": "neither hex nor clnemerg1… nor a file",
-            str(alice.dir): "neither hex nor clnemerg1… nor a file",
-            "bad\0name": "neither hex nor clnemerg1… nor a file",
-            "": "neither hex nor clnemerg1… nor a file",
+            "nonsense": "there is no such file, and it is neither hex nor clnemerg1…",
+            "/no/such/file": "there is no such file, and it is neither hex nor clnemerg1…",
+            "emergency.recover": "there is no such file, and it is neither hex nor clnemerg1…",
+            str(alice.dir): "there is no such file, and it is neither hex nor clnemerg1…",
+            "bad\0name": "there is no such file, and it is neither hex nor clnemerg1…",
+            "": "there is no such file, and it is neither hex nor clnemerg1…",
             "00": "too few",
             "abc": "odd number of digits, 3",
             "clnemerg1qqq": "clnemerg1… is damaged",

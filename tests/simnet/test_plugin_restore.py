@@ -641,6 +641,24 @@ def test_no_channel_is_taken_from_the_loss_until_lightningd_was_started_again(tm
         assert net.open_channel(mallory, alice).channel_id in {*alice.channels} - {channel.channel_id}
 
 
+def test_lightningd_is_started_again_for_what_was_handed_over_and_not_for_each_restore(
+    tmp_path: Path,
+) -> None:
+    with QuickNetwork(tmp_path) as net:
+        alice, (bob,), _ = established(net, "bob")
+        lose(net, alice, bob)
+        restore(alice)
+        assert any("RESTART LIGHTNINGD" in line for line in status(alice)["todo"])
+        alice.restart()
+        wait_for(lambda: mode(alice) == "recovering")
+        assert restore(alice)["counts"]
+        assert not any("RESTART LIGHTNINGD" in line for line in status(alice)["todo"])
+        sweep(net, alice)
+        wait_for(lambda: mode(alice) == "normal")
+        assert status(alice)["todo"] == []
+        assert log_lines(alice, "recovering has ended, all is restored")
+
+
 def test_keys_that_may_come_twice_are_refused_until_the_operator_knows_better(tmp_path: Path) -> None:
     """Of two channels the second was over: nothing of it is left but its number, in what bob returns."""
     with QuickNetwork(tmp_path) as net:

@@ -347,7 +347,7 @@ class Model(RuleBasedStateMachine):
             ChannelBackup.from_bytes(bytes.fromhex(candidate.scb)).check()
         self.truth = dict(self.node.channels_now)
         self.covered &= self.truth.keys()
-        self.user.resume()
+        self.user.resume("by the test")
         self.lost = False
         # What is older than this is of a life that is over.
         self.copies = [self.node.database()]
