@@ -203,14 +203,14 @@ def test_what_can_t_be_opened(tmp_path: Path) -> None:
         alice, _, _ = with_channels(net, 1)
         (alice.dir / "cut").write_bytes(file_of(alice).read_bytes()[:-1])
         (alice.dir / "other").write_bytes(sealed(net.node("other", plugin=None), 5, []))
-        cases = {"cut": "backup is damaged", "other": "doesn't open with this key", "none": "nor a file"}
+        cases = {"cut": "backup is damaged", "other": "doesn't open with this key", "none": "no such file"}
         for source, says in cases.items():
             assert says in fails(
                 UNREADABLE,
                 lambda source=source: alice.call("peerstorage-verify", [source]),  # type: ignore[misc]
             )
         file_of(alice).unlink()
-        assert "nor a file" in fails(UNREADABLE, lambda: alice.call("peerstorage-verify"))
+        assert "no such file" in fails(UNREADABLE, lambda: alice.call("peerstorage-verify"))
         fails(INVALID_PARAMS, lambda: alice.call("peerstorage-verify", sauce="cut"))
         fails(INVALID_PARAMS, lambda: alice.call("peerstorage-export", fail="cut"))
 

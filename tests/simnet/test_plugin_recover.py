@@ -204,7 +204,7 @@ def test_nonsense_is_refused_with_a_code_and_a_reason(tmp_path: Path) -> None:
         for source, reason in cases.items():
             message = fails(UNREADABLE, lambda source=source: alice.call("peerstorage-recover", [source]))  # type: ignore[misc]
             assert reason in message
-            unopened = "nor a file" in message or source in {"abc", "clnemerg1qqq"}
+            unopened = "no such file" in message or source in {"abc", "clnemerg1qqq"}
             assert unopened or f"(this node is {alice.node_id})" in message
         assert kept(alice) == before
 
