@@ -306,9 +306,14 @@ def _link(temporary: Path, path: Path) -> None:
 def _finish(temporary: Path, path: Path) -> None:
     """Gives the database its name."""
     _link(temporary, path)
-    folder = os.open(path.absolute().parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    try:
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
 
 
 def _answer(arguments: argparse.Namespace, prepared: _Prepared) -> Object:

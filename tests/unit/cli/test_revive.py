@@ -204,6 +204,23 @@ def test_a_file_system_without_links_is_met_before_anything_is_closed(
     assert list(Path().glob("lightningd.sqlite3*")) == []
 
 
+def test_a_folder_that_can_not_be_made_safe_is_named(
+    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        sync(descriptor)
+
+    network.says = [peers(mine(), {ONE: 2})]
+    monkeypatch.setattr(os, "fsync", fails)
+    code, _, err = run(capsys, "revive", PEER, "--yes")
+    assert code == 3
+    assert "lightningd.sqlite3 can't be written: Input/output error" in err
+
+
 def killed(*_: object) -> None:
     raise KeyboardInterrupt
 
