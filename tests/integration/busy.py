@@ -32,7 +32,7 @@ from pyln.testing.utils import wait_for
 
 from peerstorage.lightningd.rows import STUB
 from tests.integration.cln_peer import ClnPeer
-from tests.integration.helpers import KILLED, OURS, STOCK, connect, is_connected
+from tests.integration.helpers import KILLED, OURS, STOCK, connect, is_connected, is_idle
 from tests.integration.ldk_node import LdkError
 from tests.integration.lnd_node import LndError
 from tests.integration.truth import OPENING, Expected, records
@@ -186,8 +186,7 @@ class Network:
         user = self.nodes[name]
         self.connect_all(user)
         self.await_open(user)
-        # An HTLC that costs more to sweep than it is worth stays with a closed channel.
-        wait_for(lambda: not any(channel["htlcs"] for channel in normal(user)))
+        wait_for(lambda: is_idle(user))
         self.mine(1)
         wait_for(lambda: all(output["status"] != "unconfirmed" for output in user.rpc.listfunds()["outputs"]))
 

@@ -97,6 +97,18 @@ class Node:
 
         wait_for(are_alive)
 
+    def pay_and_restart(
+        self, channels: list[Channel], wallet: dict[str, int], closed: list[Share], since: int
+    ) -> None:
+        """These live, before and after a restart; those that are `closed`, from height `since` on, have paid out
+        beside what was in the `wallet`."""
+        for _ in range(2):
+            for channel in channels:
+                self.pay(channel, 2_000_000)
+            await_money(self.node, wallet, closed, since)
+            self.node.restart()
+            self.await_alive(channels)
+
     def back_up(self, timestamp: int, changed: Callable[[LivePart], LivePart] = lambda part: part) -> None:
         """A whole backup with its live part to every peer, as our sender will send it."""
         part = changed(live_reading.read(self.database).part)
@@ -212,12 +224,7 @@ def test_quiet_channels_live_and_moved_ones_are_paid_out(
     alice.start()
     lost.await_alive(quiet)
     bitcoind.generate_block(6, wait_for_mempool=moved or None)
-    for _ in range(2):
-        for channel in quiet:
-            lost.pay(channel, 2_000_000)
-        await_money(alice, wallet, shared, since)
-        alice.restart()
-        lost.await_alive(quiet)
+    lost.pay_and_restart(quiet, wallet, shared, since)
     # A new channel has an id that no channel ever had, lost ones included.
     alice.fundwallet(1_000_000)
     opened = alice.rpc.fundchannel(channels[0]["peer_id"], 500_000)
@@ -295,12 +302,7 @@ def test_a_newer_lightningd_goes_on_with_what_an_older_one_backed_up(
     assert rows(lost.database)["version"] == version != {(267,)}
     lost.await_alive(quiet)
     bitcoind.generate_block(6, wait_for_mempool=1)
-    for _ in range(2):
-        for channel in quiet:
-            lost.pay(channel, 2_000_000)
-        await_money(alice, wallet, shared, since)
-        alice.restart()
-        lost.await_alive(quiet)
+    lost.pay_and_restart(quiet, wallet, shared, since)
 
 
 def test_the_plugin_itself_sends_what_brings_all_channels_back(node_factory: Any) -> None:
