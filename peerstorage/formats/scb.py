@@ -287,13 +287,14 @@ class ChannelBackup:
 
     def small(self) -> ChannelBackup:
         """The entry without penalty data: enough to get our balance back, not to punish."""
-        return replace(self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] != _TLV_SHACHAIN))
+        return self._without(_TLV_SHACHAIN)
 
     def bare(self) -> ChannelBackup:
         """The entry without basepoints either: enough for our balance on the peer's close, but not on our own."""
-        return replace(
-            self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] not in {_TLV_SHACHAIN, _TLV_BASEPOINTS})
-        )
+        return self._without(_TLV_SHACHAIN, _TLV_BASEPOINTS)
+
+    def _without(self, *kinds: int) -> ChannelBackup:
+        return replace(self, tlvs=tuple(tlv for tlv in self.tlvs if tlv[0] not in kinds))
 
     def for_recoverchannel(self) -> ChannelBackup:
         """The entry as it has to be handed over, so that lightningd sweeps our balance after the peer's close.

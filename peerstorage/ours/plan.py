@@ -170,22 +170,22 @@ class _Blob:
     def distance(self, channel: Channel) -> tuple[int, int]:
         return self.tier, score(self.hash, channel.hash)
 
-    def takes(self, channel: Channel) -> bool:
-        """Whether it has room for one that it doesn't hold yet."""
-        return channel.length <= self.room and channel not in self.held and self._cost(channel) <= self.room
+    def takes(self, channel: Channel) -> int:
+        """Bytes of its room for the small form of one that it doesn't hold yet; 0: it holds it, or has no room."""
+        if channel.length > self.room or channel in self.held:
+            return 0
+        needed = channel.length + self._beside(channel, 0)
+        return needed if needed <= self.room else 0
 
     def add(self, channel: Channel) -> bool:
-        if channel.length > self.room or channel in self.held or (cost := self._cost(channel)) > self.room:
+        needed = self.takes(channel)
+        if not needed:
             return False
-        self.room -= cost
+        self.room -= needed
         if channel.peer:
             self.peers[channel.peer] = self.peers.get(channel.peer, 0) + 1
         self.held[channel] = not channel.more
         return True
-
-    def _cost(self, channel: Channel) -> int:
-        """Bytes of the small form of one that it doesn't hold yet."""
-        return channel.length + self._beside(channel, 0)
 
     def _beside(self, channel: Channel, others: int) -> int:
         """What comes and goes with a compact entry, where there are so many others with its peer; and with all."""

@@ -308,9 +308,10 @@ class Sender:
         more, less = replace(facts, channels=channels), replace(facts, channels=moved)
         last = NodeFacts(channels=moved)
         ours = {number for number, one in moved.items() if one.own_close is not None}
+        # Of all channels, for each peer's share: only where there is something to be found.
         closed = [
             entry.small()
-            for entry in self._ledger.channels
+            for entry in (self._ledger.channels if ours else ())
             if entry.database_id in ours and entry.channel_id in contents.compact
         ]
         for beside in (

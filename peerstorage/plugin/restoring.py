@@ -116,7 +116,7 @@ class Restoring:
             way=self._way(stop),
             incoming=Incoming(app.node.another(), app.gate, app.departures),
             begin=lambda: self._on_worker("recover", self._begin, stop),
-            hands_over=lambda: self._on_worker("hand over", app.user.hands_over, stop),
+            hands_over=lambda: self._hands_over(stop),
             stop=stop,
         )
         answer = run.work(screen, wishes)
@@ -129,6 +129,11 @@ class Restoring:
         """On the worker: peers are about to be told."""
         if not self._app.user.recovering:
             self._app.user.recover_earlier()
+
+    def _hands_over(self, stop: threading.Event) -> None:
+        """Peers are handed over one by one: only the first waits for the worker."""
+        if not self._app.user.ledger.state.handed_over:
+            self._on_worker("hand over", self._app.user.hands_over, stop)
 
     def _with_given(self, wishes: Wishes, given: Iterable[str]) -> Wishes:
         peers, sources = [], []

@@ -261,7 +261,8 @@ def _missing(
         # What else is there may be closed by now, so it makes up for nothing but where the digest says so. What a
         # revive brought back alive is named by copies of the lost database alone, and counted by this one's too.
         more = mine | Counter(there & built_in) | Counter(in_use)
-        if _counted(newest.summary, mine) is None and _counted(newest.summary, more) is None:
+        tried = [mine] if more == mine else [mine, more]
+        if all(_counted(newest.summary, one) is None for one in tried):
             uncounted += max(1, newest.summary.channels - mine.total())
     uncounted += max((backup.lost for backup in silent if backup.timestamp > newest_timestamp), default=0)
     return len(missing) + uncounted
