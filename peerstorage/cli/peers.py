@@ -26,6 +26,7 @@ from peerstorage.cli.answers import (
     say,
     write_new,
 )
+from peerstorage.cli.asking import hear
 from peerstorage.cli.close import LISTEN_AGAIN_AFTER, run_close_behind
 from peerstorage.cli.inputs import Inputs, Secret, add_key_options
 from peerstorage.cli.onchain import (
@@ -44,7 +45,7 @@ from peerstorage.errors import INVALID_PARAMS, STILL_ALIVE, FormatError, UsageEr
 from peerstorage.formats.keys import node_key
 from peerstorage.formats.opening import open_sources
 from peerstorage.formats.sealing import seal
-from peerstorage.line.conversation import Endpoint, Heard, Outcome, Told, hear_all, tell
+from peerstorage.line.conversation import Endpoint, Heard, Outcome, Told, tell
 from peerstorage.onchain.chain import Chain
 from peerstorage.recovery import gather
 from peerstorage.recovery.merge import Recovered, merge
@@ -132,13 +133,8 @@ def run_fetch(arguments: argparse.Namespace, inputs: Inputs) -> int:
     endpoints = parse_endpoints(places)
     proxy = proxy_of(arguments)
     sources, failures = open_all(secret, inputs, [text for text in arguments.places if text not in places])
-    hear = partial(
-        hear_all,
-        node_key(secret.seed),
-        proxy=proxy,
-        progress=lambda heard: say([f"{heard.node_id}: {_how(heard)}"]),
-    )
-    gathered = gather.gather(hear, secret.keys, sources, endpoints, tor=proxy is not None)
+    ask = partial(hear, node_key(secret.seed), proxy=proxy)
+    gathered = gather.gather(ask, secret.keys, sources, endpoints, tor=proxy is not None)
     result = merge(gathered.sources, gathered.rejected, {})
     returned = [one for one in gathered.sources if one.name in gathered.heard]
     peers = [
@@ -182,14 +178,6 @@ def _write(name: str, key: bytes, result: Recovered, gathered: gather.Gathered) 
     return [name, f"{name}{_OTHERS}"]
 
 
-def _how(heard: Heard) -> str:
-    if heard.endpoint is None:
-        return f"not heard: {heard.fault}"
-    copy = "returned nothing" if heard.blob is None else f"returned {len(heard.blob)} bytes"
-    broken = "" if heard.fault is None else f"; then: {heard.fault}"
-    return f"{copy}, has {len(heard.channels)} channel(s) with us{broken}"
-
-
 def _peer_row(heard: Heard, known: set[bytes]) -> show.Object:
     return {
         "peer_id": heard.node_id,
@@ -215,6 +203,7 @@ def _peer_lines(row: show.Object) -> list[str]:
     returned = row["returned_bytes"]
     return [
         f"{row['endpoint']}: {'no backup' if returned is None else f'a backup of {returned} bytes'}",
+        *([] if row["fault"] is None else [f"  and then: {row['fault']}"]),
         *(f"  still has channel {one['channel_id']}" for one in row["channels"] if one["in_backup"]),
         *show.at_most(
             [
@@ -253,7 +242,8 @@ def _close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     by_peer = _chosen(all_given, arguments.channel)
     endpoints = _endpoints([*named, *gather.addresses(all_given.sources, tor=proxy is not None)], by_peer)
     key = node_key(all_given.seed)
-    heard = hear_all(key, endpoints, proxy=proxy)
+    listen = partial(hear, key, endpoints, proxy=proxy)
+    heard = listen()
     rows = [
         {
             "channel_id": one.hex(),
@@ -271,7 +261,7 @@ def _close(arguments: argparse.Namespace, inputs: Inputs) -> int:
     plan = [(endpoints[peer_id], by_peer[peer_id]) for peer_id in reached]
     if plan and (arguments.yes or (not arguments.json and _agrees(plan))):
         if not arguments.alone:
-            _refuse_alive(all_given.secret, heard, lambda: hear_all(key, endpoints, proxy=proxy))
+            _refuse_alive(all_given.secret, heard, listen)
         for told in gather.tell_all(partial(tell, key, proxy=proxy), plan, _say_told):
             for row in rows:
                 row["after"] = str(told.outcomes.get(bytes.fromhex(row["channel_id"]), row["after"]))
@@ -327,13 +317,13 @@ def _agrees(plan: Sequence[tuple[Sequence[Endpoint], Sequence[bytes]]]) -> bool:
 
 
 def _refuse_alive(
-    secret: Secret, heard: Mapping[str, Heard], hear: Callable[[], Mapping[str, Heard]]
+    secret: Secret, heard: Mapping[str, Heard], listen: Callable[[], Mapping[str, Heard]]
 ) -> None:
     """Listens once more. Raises UsageError where another node with this key shows itself."""
     say([f"listening once more in {LISTEN_AGAIN_AFTER} s, for a node with this key that is alive elsewhere"])
     begun = int(time.time())
     time.sleep(LISTEN_AGAIN_AFTER)
-    again = hear()
+    again = listen()
     first, second = (
         open_sources(
             secret.keys[0], [(name, one.blob) for name, one in all_of.items() if one.blob is not None]

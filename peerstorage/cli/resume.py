@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import socket
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from peerstorage.cli import show_survey
 from peerstorage.cli.answers import FINE, INCOMPLETE, UNSAFE, Command, print_json, print_lines
+from peerstorage.cli.asking import hear
 from peerstorage.cli.inputs import Inputs, add_key_options
 from peerstorage.cli.onchain import add_chain_options, chain_of
 from peerstorage.cli.proxy import add_proxy_options, proxy_of
@@ -31,11 +30,9 @@ from peerstorage.formats import keys
 from peerstorage.formats.database import Database
 from peerstorage.formats.opening import short_name
 from peerstorage.formats.snapshot import SECRET_NAME
-from peerstorage.line.conversation import Endpoint, Heard, Proxy, endpoints_of, hear_all, hung_up
+from peerstorage.line.conversation import Endpoint, Heard, Proxy, endpoints_of, hung_up
 from peerstorage.onchain.chain import Chain
 
-# They wait most of the time: for a peer to fall silent, or for one that is not there.
-_AT_ONCE = 150
 CODES = {Outcome.SAFE: FINE, Outcome.UNKNOWN: INCOMPLETE, Outcome.UNSAFE: UNSAFE}
 
 
@@ -99,8 +96,7 @@ class Resume:
         return heard
 
     def _hear(self, peers: Mapping[str, Sequence[Endpoint]], heard: dict[str, Heard]) -> None:
-        with _Progress(len(peers)) as progress:
-            heard |= hear_all(self.key, peers, proxy=self.proxy, at_once=_AT_ONCE, progress=progress.one)
+        heard |= hear(self.key, peers, proxy=self.proxy)
 
     def _from_copies(
         self, heard: Mapping[str, Heard], missed: set[str], tried: Mapping[str, Sequence[Endpoint]]
@@ -122,31 +118,6 @@ class Resume:
         """With what the chain says now, where somebody is asked about it."""
         fundings = {} if self.chain is None else spendings(self.chain, self.database.channels)
         return survey(self.database, self.seed, heard, fundings, hung_up=hung_up(heard), height=self.height)
-
-
-class _Progress:
-    """How many peers were heard: one line that is written over on a terminal, else only the last."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._reached, self._done = total, 0, 0
-        self._live = sys.stderr.isatty()
-        self._begun = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def one(self, heard: Heard) -> None:
-        self._done += 1
-        self._reached += heard.endpoint is not None
-        if self._live:
-            print(f"\r{self._line()}", end="", file=sys.stderr, flush=True)
-
-    def _line(self) -> str:
-        return f"peerstorage: {self._done} of {self._total} peers asked, {self._reached} reached"
-
-    def __exit__(self, *_: object) -> None:
-        seconds = time.monotonic() - self._begun
-        print(f"{chr(13) if self._live else ''}{self._line()}, {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def prepare(arguments: argparse.Namespace, inputs: Inputs) -> Resume:

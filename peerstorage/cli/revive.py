@@ -32,6 +32,7 @@ from peerstorage.cli.answers import (
     say,
     write_new,
 )
+from peerstorage.cli.asking import hear
 from peerstorage.cli.close import LISTEN_AGAIN_AFTER
 from peerstorage.cli.inputs import Inputs, add_key_options
 from peerstorage.cli.onchain import add_chain_options, chain_of
@@ -56,7 +57,7 @@ from peerstorage.formats.database import StoredChannel, network_of
 from peerstorage.formats.keys import node_id, node_key
 from peerstorage.formats.live import Base, LiveChannel
 from peerstorage.formats.opening import Source
-from peerstorage.line.conversation import Endpoint, Outcome, Proxy, hear_all, hung_up, tell
+from peerstorage.line.conversation import Endpoint, Outcome, Proxy, hung_up, tell
 from peerstorage.onchain.chain import Chain
 from peerstorage.recovery.gather import Gathered, gather
 from peerstorage.recovery.old_node import hanging_up, moved, newer_copy
@@ -120,8 +121,8 @@ class _Lost:
 
     def hear(self) -> Gathered:
         """Everybody who was named, and everybody whom copies name."""
-        hear = partial(hear_all, node_key(self.seed), proxy=self.proxy)
-        return gather(hear, self.keys, self.sources, self.endpoints, tor=self.proxy is not None)
+        ask = partial(hear, node_key(self.seed), proxy=self.proxy)
+        return gather(ask, self.keys, self.sources, self.endpoints, tor=self.proxy is not None)
 
     def plan(self, gathered: Gathered) -> Plan:
         options = self.options
@@ -160,7 +161,7 @@ def run_rebuild(arguments: argparse.Namespace, inputs: Inputs) -> int:
         "nothing was closed. Whatever is not alive waits in this database for its peer's close, and revive has it "
         "closed; channels without rows are restored by the plugin once lightningd runs"
     )
-    _print(arguments, answer)
+    print_json(answer) if arguments.json else print_lines([*_text(answer), answer["next"]])
     return FINE if not prepared.plan.of(Fate.MOVED, Fate.UNPROVED, Fate.NO_ROWS) else INCOMPLETE
 
 
@@ -168,7 +169,7 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     prepared = _prepare(arguments, inputs)
     plan, path = prepared.plan, Path(arguments.out)
     answer = _answer(arguments, prepared)
-    say(_text(answer))
+    say(_text(answer)) if arguments.json else print_lines(_text(answer))
     closing, left = plan.of(Fate.MOVED, Fate.UNPROVED), plan.of(Fate.NO_ROWS)
     question = f"Bring {len(plan.of(Fate.ALIVE))} channels back, and have {len(closing)} closed for good?"
     if not arguments.yes and not agreed(question):
@@ -181,7 +182,8 @@ def run_revive(arguments: argparse.Namespace, inputs: Inputs) -> int:
     answer["next"] = f"start lightningd now, on {path}" + (
         f"; then restore {len(left)} channels by the plugin, before any channel is opened" if left else ""
     )
-    _print(arguments, answer)
+    told = [f"{one['outcome']}: {one['channel_id']} at {one['peer_id']}" for one in answer["told"]]
+    print_json(answer) if arguments.json else print_lines([*told, answer["next"]])
     unsure = [one for one in answer["told"] if one["outcome"] != Outcome.CLOSING]
     return INCOMPLETE if left or unsure else FINE
 
@@ -347,14 +349,6 @@ def _text(answer: Object) -> list[str]:
         for one in answer["channels"]
     ]
     return [*lines, answer["conclusion"]]
-
-
-def _print(arguments: argparse.Namespace, answer: Object) -> None:
-    if arguments.json:
-        print_json(answer)
-        return
-    told = [f"{one['outcome']}: {one['channel_id']} at {one['peer_id']}" for one in answer.get("told", ())]
-    print_lines([*_text(answer), *told, answer["next"]])
 
 
 COMMANDS = {"rebuild": run_rebuild, "revive": run_revive}

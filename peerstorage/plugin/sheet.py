@@ -19,7 +19,8 @@ _NEEDED = (
     "hsm_secret: the file, or the words that it was made of, and its passphrase if it has one. It is NOT on this "
     "sheet, and without it nobody can open a copy. It lies here:",
     "This sheet, and one of the nodes below.",
-    "A machine with bitcoind, Core Lightning and this plugin, peerstorage: in its folder, make.",
+    "A machine with bitcoind, Core Lightning and this plugin, peerstorage: in its folder, make. Keep a copy of "
+    "that folder where this sheet is.",
 )
 # What to do, and the command of it. {at}: the first address; {network}: lightningd's name of it.
 _STEPS = (
@@ -34,7 +35,8 @@ _STEPS = (
     ),
     (
         "On the new machine put hsm_secret into the network's folder. Before lightningd is started there, in the "
-        "plugin's folder, this brings back the channels that have not moved since, and has the others closed:",
+        "plugin's folder, this brings back the channels that have not moved since, and has the others closed "
+        "(--out: the network's folder; with --bitcoind it knows which are closed already):",
         ".venv/bin/python -m peerstorage revive {at} --out ~/.lightning/{network}/lightningd.sqlite3",
     ),
     (

@@ -15,7 +15,7 @@ from peerstorage.lightningd.node import Node
 from peerstorage.line.hearing import goes_on
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan, surely_funded
-from peerstorage.recovery.standing import SPENT_STATES, Received, Seen
+from peerstorage.recovery.standing import FOUND_SPENT, SPENT_STATES, Received, Seen
 from peerstorage.recovery.way import Way
 
 # Outputs of a commitment that are looked at: two of balances, two anchors, and some of HTLCs.
@@ -27,6 +27,8 @@ class Looking:
 
     def __init__(self, node: Node, way: Way) -> None:
         self._node, self._way = node, way
+        # Whose output was spent when lightningd did not watch it yet, by channel_id in hex.
+        self._spent_before: set[str] = set()
 
     def over(self, plans: Sequence[PeerPlan], *, again: bool) -> set[str]:
         """Channels, by channel_id in hex, that need nothing done: closed, handed over, or closed by ourselves.
@@ -88,6 +90,7 @@ class Looking:
                     lightningd=states.get(channel_id),
                     closed=channel_id in closed,
                     spent=spent,
+                    spent_before=channel_id in self._spent_before,
                     funded=surely_funded(candidate, now),
                     locked_in=candidate.facts.locked_in,
                     goes_on=bool(spent) and goes_on(heard, candidate.entry.channel_id),
@@ -97,6 +100,7 @@ class Looking:
                     untried=not (peer.peer_id in self._way.closing or self._way.is_unreached(peer)),
                 )
                 found[channel_id] = seen.state
+        self._spent_before |= {channel_id for channel_id, state in found.items() if state == FOUND_SPENT}
         return found
 
     def received(self) -> dict[str, Received] | None:

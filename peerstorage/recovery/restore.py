@@ -42,6 +42,7 @@ from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered, merge
 from peerstorage.recovery.old_node import moved
 from peerstorage.recovery.plan import PeerPlan, directory, plan, rescan_height
+from peerstorage.recovery.standing import FOUND_SPENT
 from peerstorage.recovery.way import Way
 
 # Witnesses that are heard again together.
@@ -160,7 +161,10 @@ class Restore:
         )
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
-        ahead = [peer for peer in self._open(plans) if peer.candidates]
+        states = self._looking.states(plans)
+        closed = {channel_id for channel_id, state in states.items() if state == FOUND_SPENT}
+        left = [peer.without(closed) for peer in self._open(plans)]
+        ahead = [peer for peer in left if peer.candidates]
         for peer in ahead:
             why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
             self._say(f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{why}")
@@ -171,6 +175,8 @@ class Restore:
         closing = [one for peer in ahead for one in peer.candidates]
         for line in answers.better_way(recovered.sources, closing):
             self._say(line)
+        if closed:
+            self._say(f"{len(closed)} channel(s) are closed already, or being closed")
         self._say(
             f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")

@@ -16,7 +16,7 @@ from peerstorage.line.telling import Outcome
 
 NOT_STARTED, UNREACHABLE, WAITING = "not started", "unreachable", "waiting"
 SPENT, CLOSING, CLOSED = "close sent", "closing seen", "swept"
-# Its output is spent, and lightningd does not watch it yet.
+# Its output was spent when lightningd did not watch it yet.
 FOUND_SPENT = "closed already"
 UNKNOWN, NEVER_FUNDED = "unknown to the peer", "never funded"
 OWN_CLOSE = "own close"
@@ -38,15 +38,16 @@ class Received(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Of one channel. `lightningd`: its state there, None where it has none; `closed`: it is listed as closed;
-    `spent`: its funding output is not there, None where the chain is not known; `funded`: it was in a block for
-    sure; `locked_in`: as the backup says; `goes_on`: the output is spent, and
-    the peer goes on with the channel; `own_close`: outputs of our own unilateral close are there; `speaks`:
-    whether the peer still speaks of it, None where it was not heard; `told`: what came of telling it; `untried`:
-    its peer may be reached, and nothing was done about it."""
+    `spent`: its funding output is not there, None where the chain is not known; `spent_before`: it was not there
+    when lightningd did not watch it yet; `funded`: it was in a block for sure; `locked_in`: as the backup says;
+    `goes_on`: the output is spent, and the peer goes on with the channel; `own_close`: outputs of our own
+    unilateral close are there; `speaks`: whether the peer still speaks of it, None where it was not heard; `told`:
+    what came of telling it; `untried`: its peer may be reached, and nothing was done about it."""
 
     lightningd: str | None = None
     closed: bool = False
     spent: bool | None = None
+    spent_before: bool = False
     funded: bool = False
     locked_in: bool | None = None
     goes_on: bool = False
@@ -63,8 +64,10 @@ class Seen:
             return OWN_CLOSE
         if self.lightningd in SPENT_STATES:
             return CLOSING
+        if self.lightningd is not None and not self.spent:
+            return WAITING
         if self.lightningd is not None:
-            return SPENT if self.spent else WAITING
+            return FOUND_SPENT if self.spent_before else SPENT
         return self._of_the_open
 
     @property
@@ -110,9 +113,9 @@ ADVICE: Mapping[str, str] = {
     "this says the same tomorrow, ask the peer's operator to close the channel",
     SPENT: "the close was sent: wait for a block. If this says the same two blocks later, it was confirmed before "
     "it could be watched: restart lightningd once with rescan=-{rescan}",
-    FOUND_SPENT: "its funding output is spent, so it is closed, or being closed: peerstorage-restore without "
-    "dry_run has lightningd watch it. If the close is in a block by then, it takes a restart with "
-    "rescan=-{rescan}",
+    FOUND_SPENT: "its funding output was spent before lightningd watched it: it is closed, or being closed. "
+    "peerstorage-restore without dry_run has lightningd watch it. If the close is not seen two blocks after that, "
+    "it was in a block before: restart lightningd once with rescan=-{rescan}",
     UNKNOWN: "the peer says nothing of it: its funding transaction is in no block yet, or the channel is closed. "
     "Run peerstorage-restore again after the next blocks",
     NEVER_FUNDED: "its funding transaction is neither in a block nor in the mempool, and the peer does not know "

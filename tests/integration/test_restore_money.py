@@ -183,7 +183,7 @@ def test_a_close_that_confirmed_before_it_could_be_watched(node_factory: Any) ->
     assert connect_refused(l1, l2) == 402
     wait_for(lambda: status(l1)["mode"] == "recovering")
     [row] = l1.rpc.call("peerstorage-restore", {"wait": 5})["channels"]
-    assert row["state"] == "close sent"
+    assert row["state"] == "closed already"
     height = row["next"].rpartition("rescan=")[2]
     assert int(height) <= -1
     l1.stop()

@@ -586,7 +586,11 @@ def test_channels_of_an_earlier_life_are_restored_beside_those_of_this_one(tmp_p
         assert states(answer) == {second.channel_id: "closed already"}
         assert mode(alice) == "recovering"
         answer = restore(alice, wait=3)
-        assert states(answer) == {second.channel_id: "close sent"}, answer
+        assert states(answer) == {second.channel_id: "closed already"}, "of that run: before it was watched"
+        said = [what["message"] for kind, what in alice.notifications_of_last_call if kind == "message"]
+        assert "1 channel(s) are closed already, or being closed" in said
+        assert "0 channel(s) of 0 sat with 0 peer(s) will be closed" in said
+        assert states(restore(alice)) == {second.channel_id: "close sent"}
         assert carol.channels[new.channel_id].state == "CHANNELD_NORMAL"
         # That of bob has the number of the new one: lightningd can't take it, and that is said.
         assert any(first.channel_id in item["reason"] for item in answer["rejected"])

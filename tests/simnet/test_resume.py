@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from peerstorage.bolt.reestablish import ChannelReestablish
-from peerstorage.cli import close, resume
+from peerstorage.cli import asking, close, resume
 from peerstorage.cli.answers import UNSAFE
 from peerstorage.cli.main import main
 from peerstorage.formats import keys
@@ -117,7 +117,7 @@ class World:
 def world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    monkeypatch.setattr(resume, "hear_all", functools.partial(hear_all, limits=QUICK))
+    monkeypatch.setattr(asking, "hear_all", functools.partial(hear_all, limits=QUICK))
     monkeypatch.setattr(close, "tell", functools.partial(tell, limits=QUICK))
     with World(tmp_path, capsys) as one:
         clock = SimpleNamespace(sleep=lambda _: one.between(), time=time.time)

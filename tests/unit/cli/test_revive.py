@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from peerstorage.bolt.transport import HUNG_UP
-from peerstorage.cli import revive
+from peerstorage.cli import asking, revive
 from peerstorage.cli.main import main
 from peerstorage.formats import live
 from peerstorage.formats.backup import Summary, encode
@@ -50,11 +50,21 @@ class Network:
     there: list[bool] = field(default_factory=list)
     out: Path = Path("lightningd.sqlite3")
 
-    def hear_all(self, key: bytes, peers: Mapping[str, Sequence[Endpoint]], **_: Any) -> dict[str, Heard]:
+    def hear_all(
+        self,
+        key: bytes,
+        peers: Mapping[str, Sequence[Endpoint]],
+        *,
+        progress: Callable[[Heard], None],
+        **_: Any,
+    ) -> dict[str, Heard]:
         if OWNER in peers and self.asked and len(self.says) > 1:
             self.says.pop(0)
         self.asked.append(set(peers))
-        return {one: self.says[0].get(one, Heard(one, fault="refused")) for one in peers}
+        heard = {one: self.says[0].get(one, Heard(one, fault="refused")) for one in peers}
+        for one in heard.values():
+            progress(one)
+        return heard
 
     def tell(self, key: bytes, endpoints: Sequence[Endpoint], ids: Collection[bytes], **_: Any) -> Told:
         node_id = endpoints[0].node_id
@@ -78,7 +88,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
     monkeypatch.chdir(tmp_path)
     Path("hsm_secret").write_bytes(SEED)
     found = Network([peers(mine())])
-    monkeypatch.setattr(revive, "hear_all", found.hear_all)
+    monkeypatch.setattr(asking, "hear_all", found.hear_all)
     monkeypatch.setattr(revive, "tell", found.tell)
     monkeypatch.setattr(revive, "LISTEN_AGAIN_AFTER", 0)
     return found
@@ -269,8 +279,8 @@ def test_killed_once_all_is_done_or_run_twice_it_leaves_what_is_there(
 ) -> None:
     network.says = [peers(mine(), {ONE: 2})]
     with monkeypatch.context() as patch:
-        patch.setattr(revive, "_print", killed)
-        assert main([*command, "--out", "lightningd.sqlite3"]) == 130
+        patch.setattr(revive, "print_json", killed)
+        assert main([*command, "--json", "--out", "lightningd.sqlite3"]) == 130
     database = Path("lightningd.sqlite3").read_bytes()
     told = dict(network.told)
     network.told.clear()
@@ -453,3 +463,13 @@ def test_as_text(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"comes back alive: {ONE.hex()} (1000000 sat, peer {OWNER}): ")
     assert lines[4].startswith("4 of 4 channels come back alive")
+
+
+def test_each_channel_is_told_once(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
+    network.says = [peers(mine(), {ONE: 2})]
+    assert main(["revive", PEER, "--yes", "--out", "lightningd.sqlite3"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count(ONE.hex()) == 2, "its fate, and what its peer did"
+    assert all(out.count(one.hex()) == 1 for one in CHANNELS if one != ONE)
+    assert ONE.hex() not in err
+    assert "peerstorage: 1 of 1 peers asked, 1 reached" in err

@@ -13,7 +13,7 @@ from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan
-from peerstorage.recovery.standing import FOUND_SPENT, MOVED_ON, NOT_STARTED, OWN_CLOSE, WAITING
+from peerstorage.recovery.standing import FOUND_SPENT, MOVED_ON, NOT_STARTED, OWN_CLOSE, SPENT, WAITING
 from tests.simnet.bolt8_peer import PeerChannel
 from tests.unit.samples import POINTS, entry
 
@@ -27,13 +27,13 @@ class FakeNode:
     """`there`: outputs that are not spent; `states` of lightningd by channel_id in hex."""
 
     def __init__(self, *there: str, states: dict[str, str] | None = None) -> None:
-        self._there, self._states = there, states or {}
+        self._there, self.states = there, states or {}
 
     def is_spent(self, outpoint: str) -> bool:
         return outpoint not in self._there
 
     def channel_states(self) -> dict[str, str]:
-        return self._states
+        return self.states
 
     def closed_channel_ids(self) -> set[bytes]:
         return set()
@@ -107,3 +107,14 @@ def test_channels_that_no_backup_names() -> None:
     assert about.unnamed(plans) == {unknown.channel_id.hex(): PEER}
     assert about.all_speak(plans)
     assert not about.all_speak([*plans, PeerPlan(POINTS[1].hex(), (), (), ())])
+
+
+def test_a_close_that_lightningd_may_have_missed_is_told_from_one_that_it_watched() -> None:
+    channel = entry(1, revocations=3)
+    one, handed = candidate(channel), {channel.channel_id.hex(): "AWAITING_UNILATERAL"}
+    node = FakeNode()
+    before = looking(node)
+    assert state(before, one) == FOUND_SPENT
+    node.states = handed
+    assert state(before, one) == FOUND_SPENT
+    assert state(looking(node), one) == SPENT
