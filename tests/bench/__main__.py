@@ -45,6 +45,7 @@ from tests.bench.document import (
     Section,
     document,
     machine,
+    other_peers,
     own_version,
     shown_in,
 )
@@ -126,7 +127,9 @@ def main() -> int:
     chosen = [benchmark for benchmark in BENCHMARKS if options.only in (None, benchmark.NAME)]
     sections, left_out, failed = run(chosen, options.quick, absent, screen)
     if folder:
-        text = document(sections, [*left_out, *failed], about, found, time.monotonic() - begun)
+        text = document(
+            sections, [*other_peers(), *left_out, *failed], about, found, time.monotonic() - begun
+        )
         _write(folder, sections, text, whole=not (left_out or failed))
         screen.say(f"Written: {folder / NAME} and its pictures")
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -62,14 +63,28 @@ def machine() -> str:
     )
 
 
+def other_peers() -> list[str]:
+    """A sentence about the peers on PATH that are no lightningd, where there are any. ldkd doesn't tell what it is
+    made of, but has the path of its LDK in it."""
+    found = []
+    if shutil.which("lnd"):
+        said = subprocess.run(["lnd", "--version"], capture_output=True, text=True, check=True).stdout
+        found.append(f"LND {said.split()[2]}")
+    if (program := shutil.which("ldkd")) is not None:
+        made_of = re.search(rb"/lightning-(\d+\.\d+\.\d+)/", Path(program).read_bytes())
+        found.append(f"LDK {made_of[1].decode()}" if made_of else "LDK")
+    return [f"Where a benchmark has peers of other implementations: {', '.join(found)}"] if found else []
+
+
 def document(
     sections: Sequence[Section],
-    absent: Sequence[str],
+    notes: Sequence[str],
     about: str,
     versions: Mapping[str, str],
     seconds: float,
 ) -> str:
-    """`absent`: sentences about benchmarks without figures; `versions`: by program, our own among them."""
+    """`notes`: sentences about other programs, and about benchmarks without figures; `versions`: by program, our
+    own among them."""
     lines = [
         "# Benchmarks",
         "",
@@ -78,7 +93,7 @@ def document(
         "",
         f"- {about}",
         f"- {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        *(f"- {line}" for line in absent),
+        *(f"- {line}" for line in notes),
     ]
     made = {section.name: section for section in sections}
     answered = {name: question for question, name in QUESTIONS if name in made}
