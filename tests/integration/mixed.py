@@ -105,12 +105,18 @@ class Mixed:
 
     def pay_over_living(self) -> int:
         """Over each channel that can pay now, and back from each of their peers; how many these are."""
+        self.await_blocks()
         alive = self.alive()
         living = [one for one in self.channels if one["channel_id"] in alive]
         if living:
             self.pay_in_turn(living, len(living))
             self.be_paid({one["peer_id"] for one in living})
         return len(living)
+
+    def await_blocks(self) -> None:
+        """Who is behind takes a payment for one that expires too soon, or makes one that does."""
+        for node in (ClnPeer(self.hub), *self.peers.values()):
+            wait_for(node.is_synced)
 
     def connect(self) -> None:
         """To whom the hub is not connected by now."""

@@ -26,6 +26,7 @@ from peerstorage.formats.scb import ChannelBackup
 from peerstorage.formats.sealing import seal
 from peerstorage.lightningd import live_reading
 from tests.integration import lnd_node
+from tests.integration.cln_peer import ClnPeer
 from tests.integration.conftest import REPOSITORY
 from tests.integration.helpers import (
     LOSING,
@@ -431,6 +432,9 @@ def test_a_quiet_channel_with_lnd_comes_back_from_a_third_nodes_copy(
         if not is_connected(alice, lnd):
             connect(alice, lnd)
         wait_for(lambda: is_up(lost, quiet))
+        # Who is behind takes a payment for one that expires too soon, or makes one that does.
+        wait_for(ClnPeer(alice).is_synced)
+        wait_for(lnd.is_synced)
         pay_lnd(alice, lnd, quiet, 3_000_000)
         lnd.pay(alice.rpc.invoice(2_000_000, "back", "")["bolt11"])
     finally:

@@ -165,6 +165,8 @@ def test_a_close_that_confirmed_before_it_could_be_watched(node_factory: Any) ->
     fund(l1, l2, push_sat=300_000)
     pay_over_each(l1, l2, 20_000_123)
     key = secret(l1)
+    # With the revocations, which show that its output was there.
+    l1.rpc.call("peerstorage-push")
     wait_for(lambda: holds_all(l2, l1, key))
     [share] = shares(l1)
     lose_everything(l1)
