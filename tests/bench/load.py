@@ -6,11 +6,15 @@ import gc
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import psutil
 
 from peerstorage.bolt.peer_storage import MAX_BLOB
 from tests.bench.result import Note, Result, Spread, Table
 from tests.simnet import Network
+from tests.simnet.common import wait_for
 from tests.simnet.load import Load, put_on
 
 NAME = "load"
@@ -30,6 +34,10 @@ def _one(peers: int, rounds: int, per_second: int) -> tuple[Load, int, int]:
         for peer in endpoints:
             net.connect(node, peer)
             net.open_channel(node, peer)
+        host = node.plugin
+        assert host is not None
+        process = psutil.Process(host.process.pid)
+        wait_for(lambda: _is_idle(process), 60, "the end of what a thousand connections take")
         # The simulated daemon must not be what is slow: its threads share one interpreter.
         switch = sys.getswitchinterval()
         sys.setswitchinterval(0.0002)
@@ -42,6 +50,12 @@ def _one(peers: int, rounds: int, per_second: int) -> tuple[Load, int, int]:
             sys.setswitchinterval(switch)
         node.stop_plugin()
         return load, _most_in_an_interval(load), len(load.lost(node))
+
+
+def _is_idle(process: psutil.Process) -> bool:
+    before = sum(process.cpu_times()[:2])
+    time.sleep(0.5)
+    return sum(process.cpu_times()[:2]) - before < 0.02
 
 
 def _most_in_an_interval(load: Load) -> int:
