@@ -86,17 +86,14 @@ class Resume:
             peers[node_id] = list(endpoints)
         for node_id in peers:
             peers[node_id] += endpoints_of(node_id, self.database.addresses.get(bytes.fromhex(node_id), ()))
-        heard: dict[str, Heard] = {}
-        self._hear({node_id: known for node_id, known in peers.items() if known}, heard)
+        known = {node_id: endpoints for node_id, endpoints in peers.items() if endpoints}
+        heard = hear(self.key, known, proxy=self.proxy)
         # Copies may know where a peer listens that the database knows by a call of its own.
         missed = {node_id for node_id in peers if node_id not in heard or heard[node_id].endpoint is None}
         again = self._from_copies(heard, missed, peers)
         if again:
-            self._hear(again, heard)
+            heard |= hear(self.key, again, proxy=self.proxy)
         return heard
-
-    def _hear(self, peers: Mapping[str, Sequence[Endpoint]], heard: dict[str, Heard]) -> None:
-        heard |= hear(self.key, peers, proxy=self.proxy)
 
     def _from_copies(
         self, heard: Mapping[str, Heard], missed: set[str], tried: Mapping[str, Sequence[Endpoint]]
