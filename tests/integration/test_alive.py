@@ -263,7 +263,7 @@ def test_killed_at_each_step_and_run_again(node_factory: Any, bitcoind: Any) -> 
         assert not lost.database.exists()
         wait_for(lambda still_open=still_open: len(open_at(lost)) == still_open)
     assert open_at(lost) == {one["channel_id"] for one in quiet}
-    killed(lost, "_print", 1)
+    killed(lost, "print_lines", 2)
     database = lost.database.read_bytes()
     code, _ = run(lost)
     assert code == 3
