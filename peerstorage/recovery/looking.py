@@ -7,7 +7,7 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from peerstorage.lightningd import asked
@@ -27,8 +27,6 @@ class Looking:
 
     def __init__(self, node: Node, way: Way) -> None:
         self._node, self._way = node, way
-        # Whose output was spent when lightningd did not watch it yet, by channel_id in hex.
-        self._spent_before: set[str] = set()
 
     def over(self, plans: Sequence[PeerPlan], *, again: bool) -> set[str]:
         """Channels, by channel_id in hex, that need nothing done: closed, handed over, or closed by ourselves.
@@ -73,8 +71,8 @@ class Looking:
         states, closed = self._node.channel_states(), self._closed()
         return sum(one in closed or states.get(one) in SPENT_STATES for one in channel_ids)
 
-    def states(self, plans: Sequence[PeerPlan]) -> dict[str, str]:
-        """Of all channels, by channel_id in hex."""
+    def states(self, plans: Sequence[PeerPlan], before: Mapping[str, str]) -> dict[str, str]:
+        """Of all channels, by channel_id in hex. `before`: as it answered earlier in this run."""
         states, closed = self._node.channel_states(), self._closed()
         chain_is_known = not self._node.lag()
         now = time.time()
@@ -90,7 +88,7 @@ class Looking:
                     lightningd=states.get(channel_id),
                     closed=channel_id in closed,
                     spent=spent,
-                    spent_before=channel_id in self._spent_before,
+                    spent_before=before.get(channel_id) == FOUND_SPENT,
                     funded=surely_funded(candidate, now),
                     locked_in=candidate.facts.locked_in,
                     goes_on=bool(spent) and goes_on(heard, candidate.entry.channel_id),
@@ -100,7 +98,6 @@ class Looking:
                     untried=not (peer.peer_id in self._way.closing or self._way.is_unreached(peer)),
                 )
                 found[channel_id] = seen.state
-        self._spent_before |= {channel_id for channel_id, state in found.items() if state == FOUND_SPENT}
         return found
 
     def received(self) -> dict[str, Received] | None:

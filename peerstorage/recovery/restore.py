@@ -104,7 +104,8 @@ class Restore:
         recovered = self._gather()
         self._stop_without_channels(recovered)
         plans = self._plan(recovered)
-        self._announce(plans, recovered)
+        states = self._looking.states(plans, {})
+        self._announce(plans, recovered, states)
         if not wishes.dry_run:
             self._begin()
             self._make_keys(recovered)
@@ -117,7 +118,8 @@ class Restore:
                 self._close(plans)
             with self._incoming:
                 self._watch(plans)
-        return self._report(plans, recovered)
+            states = self._looking.states(plans, states)
+        return self._report(plans, recovered, states)
 
     def _name_peers(self) -> None:
         """Whom to hear, beside those that backups name: who was given, whom the operator had lightningd connect
@@ -160,11 +162,9 @@ class Restore:
             answers.nothing(self._way.heard.values(), self._node.node_id(), by_hand=bool(self._way.note)),
         )
 
-    def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered) -> None:
-        states = self._looking.states(plans)
+    def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered, states: dict[str, str]) -> None:
         closed = {channel_id for channel_id, state in states.items() if state == FOUND_SPENT}
-        left = [peer.without(closed) for peer in self._open(plans)]
-        ahead = [peer for peer in left if peer.candidates]
+        ahead = [rest for peer in self._open(plans) if (rest := peer.without(closed)).candidates]
         for peer in ahead:
             why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
             self._say(f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{why}")
@@ -367,18 +367,18 @@ class Restore:
         for peer, closed in self._incoming.closed_by(away):
             self._hand_over(peer, closed)
 
-    def _report(self, plans: Sequence[PeerPlan], recovered: Recovered) -> dict[str, Any]:
-        newest = max((source.backup.timestamp for source in recovered.sources), default=0)
+    def _report(self, plans: Sequence[PeerPlan], result: Recovered, states: dict[str, str]) -> dict[str, Any]:
+        newest = max((source.backup.timestamp for source in result.sources), default=0)
         rescan = rescan_height(self._node.height(), time.time() - newest)
         return answers.restored(
             plans,
-            recovered,
+            result,
             answers.Report(
-                states=self._looking.states(plans),
+                states=states,
                 received=self._looking.received(),
                 told=self._way.told,
                 rescan=rescan,
-                wallet=self._own_coins(recovered, rescan),
+                wallet=self._own_coins(result, rescan),
                 why={peer.peer_id: self._way.why_not_reached(peer) for peer in plans},
                 unheard=[one.peer_id for one in plans if not self._user.connections.knows(one.peer_id)],
                 unnamed=self._looking.unnamed(plans),

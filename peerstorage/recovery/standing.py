@@ -64,11 +64,13 @@ class Seen:
             return OWN_CLOSE
         if self.lightningd in SPENT_STATES:
             return CLOSING
-        if self.lightningd is not None and not self.spent:
+        return self._of_the_open if self.lightningd is None else self._of_the_handed_over
+
+    @property
+    def _of_the_handed_over(self) -> str:
+        if not self.spent:
             return WAITING
-        if self.lightningd is not None:
-            return FOUND_SPENT if self.spent_before else SPENT
-        return self._of_the_open
+        return FOUND_SPENT if self.spent_before else SPENT
 
     @property
     def _of_the_open(self) -> str:

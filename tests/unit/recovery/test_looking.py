@@ -54,9 +54,10 @@ def looking(node: FakeNode, *channels: ChannelBackup, features: bytes = b"") -> 
     return Looking(node, way)  # type: ignore[arg-type]
 
 
-def state(about: Looking, one: Candidate) -> str:
+def state(about: Looking, one: Candidate, before: str = "") -> str:
+    channel_id = one.entry.channel_id.hex()
     plan = PeerPlan(PEER, (one,), ("127.0.0.1:1",), ())
-    return about.states([plan])[one.entry.channel_id.hex()]
+    return about.states([plan], {channel_id: before})[channel_id]
 
 
 def test_a_splice_in_flight_has_the_output_that_is_there() -> None:
@@ -113,8 +114,8 @@ def test_a_close_that_lightningd_may_have_missed_is_told_from_one_that_it_watche
     channel = entry(1, revocations=3)
     one, handed = candidate(channel), {channel.channel_id.hex(): "AWAITING_UNILATERAL"}
     node = FakeNode()
-    before = looking(node)
-    assert state(before, one) == FOUND_SPENT
+    before = state(looking(node), one)
+    assert before == FOUND_SPENT
     node.states = handed
-    assert state(before, one) == FOUND_SPENT
+    assert state(looking(node), one, before) == FOUND_SPENT
     assert state(looking(node), one) == SPENT
