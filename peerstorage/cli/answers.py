@@ -11,7 +11,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from peerstorage.cli import show
 from peerstorage.errors import (
@@ -63,11 +65,18 @@ def agreed(question: str) -> bool:
 
 def write_new(name: str, content: bytes) -> None:
     """A new file that only its owner can read, safe on the disk. Raises UsageError; none is ever overwritten."""
-    try:
+    with writing(name):
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
+
+
+@contextmanager
+def writing(name: str | Path) -> Iterator[None]:
+    """Raises UsageError where the file can't be written."""
+    try:
+        yield
     except OSError as error:
         raise UsageError(SOURCE_UNREADABLE, f"{name} can't be written: {error.strerror}") from error

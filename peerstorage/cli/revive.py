@@ -31,6 +31,7 @@ from peerstorage.cli.answers import (
     print_lines,
     say,
     write_new,
+    writing,
 )
 from peerstorage.cli.asking import hear
 from peerstorage.cli.close import LISTEN_AGAIN_AFTER
@@ -299,23 +300,19 @@ def _whole(path: Path, database: bytes) -> Iterator[Path]:
 
 def _link(temporary: Path, path: Path) -> None:
     """A name more. Unlike a rename, a link doesn't take the place of a file."""
-    try:
+    with writing(path):
         os.link(temporary, path)
-    except OSError as error:
-        raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
 
 
 def _finish(temporary: Path, path: Path) -> None:
     """Gives the database its name."""
     _link(temporary, path)
-    try:
+    with writing(path):
         folder = os.open(path.absolute().parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        raise UsageError(SOURCE_UNREADABLE, f"{path} can't be written: {error.strerror}") from error
 
 
 def _answer(arguments: argparse.Namespace, prepared: _Prepared) -> Object:
