@@ -122,14 +122,13 @@ def main() -> int:
         # Only `make bench` installs what draws: without it half an hour would be lost.
         from tests.bench import draw  # noqa: F401
     screen = Screen()
-    begun, about, absent = time.monotonic(), machine(), missing()
+    begun, about, absent, others = time.monotonic(), machine(), missing(), other_peers()
     found = {"peerstorage": own_version()} | ({} if absent else versions())
     chosen = [benchmark for benchmark in BENCHMARKS if options.only in (None, benchmark.NAME)]
     sections, left_out, failed = run(chosen, options.quick, absent, screen)
     if folder:
-        text = document(
-            sections, [*other_peers(), *left_out, *failed], about, found, time.monotonic() - begun
-        )
+        notes = [*others, *left_out, *failed]
+        text = document(sections, notes, about, found, time.monotonic() - begun)
         _write(folder, sections, text, whole=not (left_out or failed))
         screen.say(f"Written: {folder / NAME} and its pictures")
     else:
