@@ -83,6 +83,7 @@ class Mixed:
 
     def pay_in_turn(self, channels: Sequence[Channel], payments: int) -> None:
         """So many in all, over these channels; those over one follow each other."""
+        self.await_blocks()
         shares = [len(range(place, payments, len(channels))) for place in range(len(channels))]
 
         def pay(channel: Channel, times: int) -> None:
@@ -105,7 +106,6 @@ class Mixed:
 
     def pay_over_living(self) -> int:
         """Over each channel that can pay now, and back from each of their peers; how many these are."""
-        self.await_blocks()
         alive = self.alive()
         living = [one for one in self.channels if one["channel_id"] in alive]
         if living:

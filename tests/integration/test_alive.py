@@ -376,7 +376,9 @@ def of(channels: list[Channel], all_shares: list[Share]) -> list[Share]:
 
 
 def pay_lnd(alice: Any, lnd: LndNode, channel: Channel, msat: int) -> None:
-    """Over this channel."""
+    """Over this channel. Who is behind takes a payment for one that expires too soon, or makes one that does."""
+    wait_for(ClnPeer(alice).is_synced)
+    wait_for(lnd.is_synced)
     invoice = alice.rpc.decode(lnd.invoice(msat))
     hop = {
         "id": lnd.info["id"],
@@ -432,9 +434,6 @@ def test_a_quiet_channel_with_lnd_comes_back_from_a_third_nodes_copy(
         if not is_connected(alice, lnd):
             connect(alice, lnd)
         wait_for(lambda: is_up(lost, quiet))
-        # Who is behind takes a payment for one that expires too soon, or makes one that does.
-        wait_for(ClnPeer(alice).is_synced)
-        wait_for(lnd.is_synced)
         pay_lnd(alice, lnd, quiet, 3_000_000)
         lnd.pay(alice.rpc.invoice(2_000_000, "back", "")["bolt11"])
     finally:

@@ -255,6 +255,13 @@ def blob_kept(node: Node, peer: Endpoint) -> bytes | None:
     return node.datastore.get("peerstorage", "blobs", peer.node_id)
 
 
+def stored(node: Node, peer: Endpoint, blob: bytes) -> None:
+    """Wait until the node has the peer's blob and its small record."""
+    wait_for(
+        lambda: blob_kept(node, peer) == blob and record(node, "meta", peer.node_id).get("size") == len(blob)
+    )
+
+
 def writes(node: Node, prefix: str) -> list[bytes]:
     """The values of all datastore writes under peerstorage/<prefix> so far."""
     return [

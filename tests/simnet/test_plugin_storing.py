@@ -19,9 +19,9 @@ from .test_plugin_helpers import (
     kept,
     log_lines,
     reconnect,
-    record,
     settle_down,
     status,
+    stored,
     with_channel,
     writes,
 )
@@ -30,13 +30,6 @@ ALL = QUICK | {"peerstorage-provide": "all"}
 SLOW = ALL | {"peerstorage-write-delay": "3600"}
 # Of a wallet that stores with others and keeps nothing for them: neither bit 42 nor bit 43.
 USER_ONLY = f"{int(STORAGE_FEATURES, 16) & ~(3 << 42):016x}"
-
-
-def stored(node: Node, peer: RawPeer, blob: bytes) -> None:
-    """Wait until the node has the peer's blob and its small record."""
-    wait_for(
-        lambda: blob_kept(node, peer) == blob and record(node, "meta", peer.node_id).get("size") == len(blob)
-    )
 
 
 def listed(node: Node) -> dict[str, int]:

@@ -23,6 +23,7 @@ from .test_plugin_helpers import (
     record,
     settle_down,
     status,
+    stored,
     with_channel,
 )
 
@@ -315,9 +316,7 @@ def test_what_the_built_in_stored_is_not_overwritten_before_the_peer_comes(tmp_p
         with_channel(net, alice, bob)
         give(bob, alice, b"ours")
         # With its record: without one the blob counts as written after the last look.
-        wait_for(
-            lambda: blob_kept(alice, bob) == b"ours" and record(alice, "meta", bob.node_id).get("size") == 4
-        )
+        stored(alice, bob, b"ours")
         alice.stop()
         assert bob.node_id not in builtins(alice), "not copied yet"
         alice.datastore.put(BUILTIN, "peers", bob.node_id, data=b"newest")
