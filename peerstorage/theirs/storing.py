@@ -32,6 +32,8 @@ from peerstorage.theirs import unwritten
 from peerstorage.theirs.builtin import LeftAtBuiltin
 from peerstorage.theirs.provider import Provider
 
+# After a write, else as long as it took: hooks, which the same interpreter answers, go first.
+_LONGEST_REST_SECONDS = 0.02
 # At a stop: the local file, and what could not be written here in time, need the rest (app.py).
 _FLUSH_SECONDS = 4.0
 _NO_CHANNEL = "there is no channel with it (peerstorage-provide=channels)"
@@ -72,6 +74,7 @@ class Storage:
         self.provider = Provider(options.write_delay, options.quota, sizes, self.named)
         self._arrivals = Arrivals()
         self._said = Once()
+        self._rests_until = float("-inf")
         # What the last stop left in a file, by node_id, until all of it is dealt with; None: there is no file.
         self._left_over = self._take_left_over()
 
@@ -147,12 +150,17 @@ class Storage:
         self._write(peer_id, time.monotonic(), leaving=True)
 
     def next_event(self) -> float:
-        return float("-inf") if self._is_done_with_left_over() else self.provider.next_event()
+        if self._is_done_with_left_over():
+            return float("-inf")
+        return max(self.provider.next_event(), self._rests_until)
 
     def tick(self, now: float) -> None:
-        # One at a time: a peer that connects must not wait for a thousand writes.
-        if (peer_id := self.provider.first_due(now)) is not None:
+        # One at a time: neither a peer that connects nor a hook must wait for a thousand writes.
+        if now >= self._rests_until and (peer_id := self.provider.first_due(now)) is not None:
+            begun = time.monotonic()
             self._write(peer_id, now)
+            done = time.monotonic()
+            self._rests_until = done + min(done - begun, _LONGEST_REST_SECONDS)
         self._drop_left_over()
 
     def flush(self) -> None:

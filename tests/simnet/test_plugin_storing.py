@@ -475,9 +475,12 @@ def test_full_quota_is_told_once_and_once_more_when_there_is_room(tmp_path: Path
                 give(bob, alice, b"an update fits %d" % number)
                 stored(alice, bob, b"an update fits %d" % number)
         assert listed(alice).keys() == {bob.node_id}
+        # What it gave last may still wait to be refused, and would take the room.
+        net.disconnect(alice, dave)
         alice.call("peerstorage-forget", [bob.node_id])
         give(carol, alice, b"there is room now")
         stored(alice, carol, b"there is room now")
+        net.connect(alice, dave)
         give(dave, alice, b"no room")
         wait_for(lambda: len(alice.topics) == 3)
         alerts = [payload["peerstorage_alert"] for _, payload in alice.topics]

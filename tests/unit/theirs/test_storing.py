@@ -54,7 +54,7 @@ def test_what_a_peer_sent_just_before_is_what_it_gets(disk: Disk, tmp_path: Path
         assert subject.arrived(PEERS[0], b"%d" % number)
         subject.serve(PEERS[0])
         assert got.pop() == Message(PEER_STORAGE_RETRIEVAL, b"%d" % number).to_bytes()
-        work(subject, disk.clock.now)
+        work(subject, disk)
         assert Store(disk).blob(PEERS[0]) == b"%d" % number, "the first of a connection is written at once"
 
 
@@ -79,6 +79,27 @@ def test_of_a_flood_the_newest_of_each_peer_waits_and_the_worker_is_told_once(
     )
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_hooks_have_their_turn_between_two_writes(disk: Disk, tmp_path: Path, seconds: float) -> None:
+    """A write keeps the interpreter from answering them; a slow disk keeps nobody from anything."""
+    subject = started(disk, tmp_path, BUSY)
+    for peer_id in PEERS[:2]:
+        subject.arrived(peer_id, b"blob")
+    subject.take_in()
+    disk.seconds, begun = seconds, disk.clock.now
+    subject.tick(begun)
+    assert len(subject.metas) == 1
+    rest = min(disk.clock.now - begun, 0.02)
+    assert rest > 0
+    assert subject.next_event() == pytest.approx(disk.clock.now + rest)
+    subject.tick(disk.clock.now)
+    assert len(subject.metas) == 1
+    disk.clock.now = subject.next_event()
+    subject.tick(disk.clock.now)
+    assert len(subject.metas) == 2
+    assert subject.next_event() == float("inf")
+
+
 @pytest.fixture
 def left_over(disk: Disk, tmp_path: Path) -> Path:
     """b"old" of each peer is stored, b"new" waits in the file."""
@@ -87,7 +108,7 @@ def left_over(disk: Disk, tmp_path: Path) -> Path:
         for peer_id in PEERS:
             subject.arrived(peer_id, blob)
         subject.take_in()
-        work(subject, disk.clock.now)
+        work(subject, disk)
     disk.seconds = 3.0
     subject.flush()
     disk.seconds = 0.0
@@ -100,9 +121,10 @@ def test_a_start_that_fails_or_is_killed_takes_nothing_from_a_peer(disk: Disk, l
         subject = started(disk, left_over.parent, BUSY)
         for _ in range(ticks):
             subject.tick(disk.clock.now)
+            disk.clock.now += storing._LONGEST_REST_SECONDS
         assert left_over.read_text() == waiting, "it is there until all of it is stored"
     subject = started(disk, left_over.parent, BUSY)
-    work(subject, disk.clock.now)
+    work(subject, disk)
     assert {Store(disk).blob(peer_id) for peer_id in PEERS} == {b"new"}
     assert not left_over.exists()
     assert subject.next_event() == float("inf")
@@ -119,7 +141,7 @@ def test_the_file_that_stays_replaces_nothing_newer(disk: Disk, left_over: Path,
     subject.arrived(here[-1], b"newest")
     subject.disconnected(here[-1])
     assert left_over.exists()
-    work(started(disk, left_over.parent, BUSY), disk.clock.now)
+    work(started(disk, left_over.parent, BUSY), disk)
     assert Store(disk).blob(here[-1]) == b"newest"
     assert not left_over.exists()
 
@@ -127,14 +149,15 @@ def test_the_file_that_stays_replaces_nothing_newer(disk: Disk, left_over: Path,
 def test_a_file_that_cannot_be_read_stays(disk: Disk, tmp_path: Path) -> None:
     (tmp_path / unwritten.NAME).mkdir()
     subject = started(disk, tmp_path, BUSY)
-    work(subject, disk.clock.now)
+    work(subject, disk)
     assert (tmp_path / unwritten.NAME).is_dir()
 
 
-def work(subject: Storage, now: float) -> None:
-    """What is due is done."""
-    while subject.next_event() <= now:
-        subject.tick(now)
+def work(subject: Storage, disk: Disk) -> None:
+    """What is due is done, with the rests between."""
+    while (at := subject.next_event()) <= disk.clock.now + storing._LONGEST_REST_SECONDS:
+        disk.clock.now = max(disk.clock.now, at)
+        subject.tick(disk.clock.now)
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0])
@@ -146,12 +169,12 @@ def test_a_stop_loses_nothing_and_ends_in_time_however_slow_the_disk(
         for peer_id in PEERS:
             subject.arrived(peer_id, blob)
         subject.take_in()
-        work(subject, disk.clock.now)
+        work(subject, disk)
     disk.seconds, begun = seconds, disk.clock.now
     subject.flush()
     assert disk.clock.now - begun < 10
     assert (tmp_path / unwritten.NAME).exists() == bool(seconds)
     disk.seconds = 0.0
     subject = started(disk, tmp_path, BUSY)
-    work(subject, disk.clock.now)
+    work(subject, disk)
     assert {Store(disk).blob(peer_id) for peer_id in PEERS} == {b"new"}
