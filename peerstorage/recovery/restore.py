@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -42,7 +43,6 @@ from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered, merge
 from peerstorage.recovery.old_node import moved
 from peerstorage.recovery.plan import PeerPlan, directory, plan, rescan_height
-from peerstorage.recovery.standing import FOUND_SPENT
 from peerstorage.recovery.way import Way
 
 # Witnesses that are heard again together.
@@ -163,8 +163,8 @@ class Restore:
         )
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered, states: dict[str, str]) -> None:
-        closed = {channel_id for channel_id, state in states.items() if state == FOUND_SPENT}
-        ahead = [rest for peer in self._open(plans) if (rest := peer.without(closed)).candidates]
+        out = {channel_id: state for channel_id, state in states.items() if state in answers.NOT_TOLD}
+        ahead = [rest for peer in self._open(plans) if (rest := peer.without(out.keys())).candidates]
         for peer in ahead:
             why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
             self._say(f"{peer.peer_id}: {len(peer.candidates)} channel(s), at most {peer.sats} sat{why}")
@@ -175,8 +175,8 @@ class Restore:
         closing = [one for peer in ahead for one in peer.candidates]
         for line in answers.better_way(recovered.sources, closing):
             self._say(line)
-        if closed:
-            self._say(f"{len(closed)} channel(s) are closed already, or being closed")
+        for state, count in Counter(out.values()).items():
+            self._say(f"{count} channel(s) {answers.NOT_TOLD[state]}")
         self._say(
             f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")

@@ -99,8 +99,13 @@ def test_a_mutual_close_under_way(node_factory: Any) -> None:
     lose_everything(hub)
     holder.start()
     hub.start()
-    dry = _rows(_restore(hub, holder, dry_run=True))
+    said: list[str] = []
+    with hub.rpc.notify(lambda message, **_: said.append(message)):
+        dry = _rows(_restore(hub, holder, dry_run=True))
     assert dry[holder.info["id"]] == "not started"
+    assert [line.partition(" ")[0] for line in said if line.endswith("1 peer(s) would be closed")] == ["1"], (
+        said
+    )
     assert dry[early.info["id"]] == "closed already"
     assert dry[late.info["id"]] in {"closed already", "spliced or closing"}
     _restore(hub)
