@@ -68,10 +68,15 @@ class Restoring:
         if not user.recovering and user.ledger.withheld_at:
             self._begin_earlier()
         if not user.recovering and (user.ledger.channels or user.ledger.unlisted):
+            # After `revive`, say, it has to meet somebody who holds more than it has.
+            so_far = (
+                ", as far as it knows: no peer returned a backup to this database yet. Connect to one, and run "
+                "this again"
+            )
             raise UsageError(
                 NOTHING_TO_SEND,
                 f"this node ({self._app.node.node_id()}) is not recovering, and has channels: there is nothing to "
-                "restore",
+                f"restore{'' if user.ledger.returned else so_far}",
             )
         if dry_run and self.is_running:
             raise UsageError(STILL_RECOVERING, "a restore is running already")

@@ -168,7 +168,8 @@ class Todo:
             f"{which} are {fate}, nobody gets backups. Stop lightningd. Put a newer database in place; if there "
             "is none, python -m peerstorage check DATABASE says which channels can go on, and close DATABASE "
             "--behind has the others closed by their peers. Start lightningd when these closes are in a block: "
-            "this is over then by itself, unless channels are unknown here. See docs/resume.md"
+            "once it has seen that block this is over by itself, unless channels are unknown here. See "
+            "docs/resume.md"
         )
 
     def _of_claims(self) -> list[Condition]:

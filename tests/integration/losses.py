@@ -218,6 +218,8 @@ class Losses:
                 self._expect(name, "recovering")
                 network.expected[name].maybe = frozenset({"handed over"})
                 self.recovering.add(name)
+                # As its answer says where nobody has returned a backup yet: run it again.
+                wait_for(lambda: status(user)["mode"] == "recovering", timeout=_PATIENCE)
                 user.rpc.call("peerstorage-restore", {"wait": 20})
                 network.await_spent(share.funding for share in lost)
                 network.mine(_BURIED)

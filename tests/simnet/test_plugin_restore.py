@@ -13,6 +13,7 @@ from .network import Network
 from .node import Node
 from .raw_peer import RawPeer
 from .test_plugin_helpers import (
+    PROVED,
     SETTLING,
     QuickNetwork,
     backup_of,
@@ -96,6 +97,20 @@ def test_one_peer_leads_to_all_the_others(tmp_path: Path) -> None:
         assert states(restore(alice)) == dict.fromkeys(states(answer), "close sent")
         net.mine()
         assert states(restore(alice, wait=5)) == dict.fromkeys(states(answer), "closing seen")
+
+
+def test_before_anybody_returned_a_backup_nobody_knows_whether_there_is_something_to_restore(
+    tmp_path: Path,
+) -> None:
+    """As after revive, which leaves a database with channels."""
+    with QuickNetwork(tmp_path) as net:
+        alice, bob = net.node("alice", options=SETTLING), honest(net, "bob")
+        channel = with_channel(net, alice, bob)
+        assert "no peer returned a backup to this database yet" in fails(NOTHING, lambda: restore(alice))
+        wait_until_held([bob], alice, channel, still=True)
+        reconnect(net, alice, bob)
+        wait_for(lambda: row(alice, bob)["state"] in PROVED)
+        assert fails(NOTHING, lambda: restore(alice)).endswith("there is nothing to restore")
 
 
 def test_a_backup_that_gets_newer_stops_everything(tmp_path: Path) -> None:
