@@ -45,7 +45,7 @@ class UsageError(PeerstorageError):
         self.code = code
 
 
-# JSON-RPC error codes of our methods; docs/rpc.md lists them for callers.
+# JSON-RPC error codes of our methods; README.md lists them for callers.
 INVALID_PARAMS = -32602
 STILL_RECOVERING = 2100
 NOTHING_TO_SEND = 2101

@@ -38,7 +38,7 @@ from peerstorage.recovery.merge import Recovered, merge
 
 _EXIT_CODES = """exit codes:
   0  all is well
-  1  incomplete: a channel is missing, or an entry can't be used
+  1  not all of it: a channel is missing, not known or not closing, or an entry can't be used
   2  the command line is wrong
   3  a source, or the file with the key, can't be read: not there, damaged, or something else
   4  the key is wrong: it doesn't open the source, or no key can be made of what was given

@@ -44,7 +44,7 @@ BY_CHANNEL = {
 # Tables with rows that a channel's row points to.
 POINTED_TO = ("blocks", "channel_configs", "peers", "shachain_known", "shachains", "transactions")
 CHANNEL_TABLES = ("channels", *BY_CHANNEL, *POINTED_TO)
-# What a node can go on without: docs/alive.md says what is missing then. Rows of the last three concern only
+# What a node can go on without: docs/alive.md says what is missing then. Rows of the last two concern only
 # channels that are being opened, spliced or closed, and such a channel is not live.
 LEFT_OUT = (
     "chain_moves",

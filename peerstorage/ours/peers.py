@@ -10,7 +10,7 @@
 - counted on: its blob has a place in the plan.
 
 What a partner, or a peer on whom is counted, may be left out of is said where it is left out. Whether a peer was
-*heard* is another matter (recovery/heard.py).
+*heard* is another matter (recovery/connections.py).
 """
 
 from __future__ import annotations

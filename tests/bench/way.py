@@ -29,7 +29,7 @@ class _Box:
 
 _BOXES = {
     "copy": _Box(1.7, 6.0, "Is there a copy of the database?", _QUESTION),
-    "seed": _Box(8.1, 6.0, "Only the seed: docs/recovery.md.\nEvery channel is closed", _DANGER),
+    "seed": _Box(8.1, 6.0, "Only the seed: docs/alive.md.\nWhat moved since is closed", _DANGER),
     "stop": _Box(1.7, 4.9, "Stop lightningd,\nhere and everywhere else", _STEP),
     "check": _Box(1.7, 3.8, "python -m peerstorage check DATABASE", _STEP),
     "reach": _Box(8.1, 4.9, "Reach the peers that it names:\n--peer, --proxy, --bitcoind", _STEP),
