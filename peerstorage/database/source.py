@@ -154,7 +154,7 @@ def _read_postgres(url: str, columns: Columns, *, running: bool = False) -> Tabl
         import psycopg  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise UsageError(
-            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: pip install 'psycopg[binary]'"
+            SOURCE_UNREADABLE, "reading PostgreSQL needs psycopg: .venv/bin/pip install 'psycopg[binary]'"
         ) from error
     try:
         with psycopg.connect(url, connect_timeout=_CONNECT_SECONDS) as connection:

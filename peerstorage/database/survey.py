@@ -130,11 +130,11 @@ class Survey:
         parts = []
         old = self.of(Verdict.BEHIND, Verdict.CONTRADICTED)
         if old:
-            ways = {"--behind": Verdict.BEHIND, "--channel ID": Verdict.CONTRADICTED}
-            steps = " and ".join(way for way, verdict in ways.items() if self.of(verdict))
+            ways = {"--behind": Verdict.BEHIND, "--behind --channel ID": Verdict.CONTRADICTED}
+            steps = ", ".join(f"close DATABASE {way}" for way, verdict in ways.items() if self.of(verdict))
             parts.append(
                 f"NOT safe to start lightningd: {_ids(old)} moved on since this copy, and would be lost: have "
-                f"them closed first (close DATABASE {steps})"
+                f"them closed first ({steps})"
             )
         waiting = self.of(Verdict.ENDED)
         if waiting:

@@ -234,7 +234,7 @@ def _refuse_older(version: int, newest: About, place: Path) -> None:
         raise _AheadError(
             f"{place} has seen {more} changes that this database has not: the database is an old copy. No new "
             "snapshot is made, and this one stays. Don't go on with this database, it can cost money: stop "
-            "lightningd and see docs/recovery.md. If it is meant to go on, move the snapshot away"
+            "lightningd and see docs/resume.md. If it is meant to go on, move the snapshot away"
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 TOPIC = "peerstorage_alert"
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
+_RISING = ("", INFO, WARNING, CRITICAL)
 
 QUOTA_FULL = "quota-full"
 # The local file: it can't be written, is not ours to replace, proves that the database is old or lost, has
@@ -46,8 +47,9 @@ class Alerts:
         self._waiting: list[dict[str, str]] = []
 
     def raise_(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
-        """The condition holds; says so unless it was said already."""
-        if (kind, peer_id) not in self.raised:
+        """The condition holds; says so unless it was said already, and was no less severe."""
+        told, _ = self.raised.get((kind, peer_id), ("", ""))
+        if _RISING.index(severity) > _RISING.index(told):
             self.raised[kind, peer_id] = severity, message
             self._tell(kind, peer_id, severity, message)
 

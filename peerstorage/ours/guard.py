@@ -30,8 +30,8 @@ from peerstorage.formats.backup import Backup
 from peerstorage.lightningd.store import NORMAL, RECOVERING, State
 from peerstorage.recovery.old_node import earliest
 
-# The operator's word that channels may be opened although their keys may come a second time.
-OPEN_WORD = "open-channels"
+# The operator's words: that a recovery is over; that channels may be opened although their keys may come twice.
+RESUME_WORD, OPEN_WORD = "discard", "open-channels"
 
 
 class Verdict(Enum):

@@ -27,16 +27,13 @@ from peerstorage.errors import (
 )
 from peerstorage.formats.opening import open_sources
 from peerstorage.lightningd.store import Store
-from peerstorage.ours.guard import OPEN_WORD
+from peerstorage.ours.guard import OPEN_WORD, RESUME_WORD
 from peerstorage.plugin import export, status
 from peerstorage.plugin.app import App
 from peerstorage.plugin.restoring import Restoring
 from peerstorage.recovery import answers
 from peerstorage.recovery.given import Wishes
 from peerstorage.recovery.merge import merge
-
-RESUME_WORD = "discard"
-
 
 Methods = dict[str, Callable[..., None]]
 
@@ -154,7 +151,7 @@ def _of_recovery(app: App) -> Methods:
             _restore(app, restoring, request, wishes, _texts(peers, source))
 
     def resume(request: Any, word: str | None = None, **unknown: Any) -> None:
-        """Ends recovering: what peers returned is dealt with, backups are sent again. Needs an explicit word."""
+        """discard: ends recovering, and backups are sent again. open-channels: although keys may be used twice."""
         _answer_later(app, request, unknown, lambda: _resume(app, restoring, word))
 
     return {
@@ -385,16 +382,18 @@ def _forget(app: App, peer_id: str, force: bool) -> dict[str, Any]:
 
 
 def _resume(app: App, restoring: Restoring, word: str | None) -> dict[str, Any]:
-    if word == OPEN_WORD and not app.user.recovering:
+    if word == OPEN_WORD and app.user.recovering:
+        raise UsageError(STILL_RECOVERING, "this node is recovering: end that first, see peerstorage-status")
+    if word == OPEN_WORD:
         app.user.ledger.may_open()
-        return {"mode": app.user.ledger.state.mode}
-    if word != RESUME_WORD:
+    elif word != RESUME_WORD:
         raise UsageError(
             INVALID_PARAMS,
             "ending the recovery lets peers replace and close what was not recovered. If you are sure: "
             f"lightning-cli peerstorage-resume {RESUME_WORD}",
         )
-    if restoring.is_running:
+    elif restoring.is_running:
         raise UsageError(STILL_RECOVERING, "a restore is running: wait until it has ended, and try again")
-    app.resume("by the operator's word")
+    else:
+        app.resume("by the operator's word")
     return {"mode": app.user.ledger.state.mode}

@@ -1,14 +1,10 @@
-"""check and close on real nodes: of an old copy of the database, only the channels that moved are lost.
-
-PEERSTORAGE_SOAK=1: 50 kills amid payments instead of 5.
-"""
+"""check and close on real nodes: of an old copy of the database, only the channels that moved are lost."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -35,8 +31,9 @@ from tests.integration.helpers import (
 )
 from tests.integration.money import await_money, coins, shares
 from tests.integration.offline import bitcoind_of, command
+from tests.soak import SOAK
 
-KILLS = 50 if os.environ.get("PEERSTORAGE_SOAK") == "1" else 5
+KILLS = 50 if SOAK else 5
 AMOUNTS = itertools.count(1_000_001)
 
 
@@ -213,6 +210,7 @@ def kill_and_start(node: Any) -> None:
     node.start()
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300 + 60 * KILLS)
 def test_no_kill_amid_payments_makes_a_current_database_look_old(node_factory: Any) -> None:
     ours, other = node_factory.get_nodes(2, opts=STOCK | LOSING | KILLED)

@@ -687,6 +687,7 @@ def test_keys_that_may_come_twice_are_refused_until_the_operator_knows_better(tm
         wait_until_held([bob], alice, first, still=True)
         lose(net, alice, bob)
         restore(alice)
+        assert "is recovering" in fails(2100, lambda: alice.call("peerstorage-resume", ["open-channels"]))
         sweep(net, alice)
         wait_for(lambda: mode(alice) == "normal")
         alice.restart()

@@ -188,6 +188,7 @@ def test_a_secret_that_is_not_ours_is_a_claim(world: World) -> None:
         ("behind", False),
         ("contradicted", False),
     ]
+    assert "(close DATABASE --behind, close DATABASE --behind --channel ID)" in answer["conclusion"]
 
 
 def test_whom_to_reach(world: World) -> None:

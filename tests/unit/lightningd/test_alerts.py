@@ -48,6 +48,16 @@ def test_a_condition_is_told_once_and_once_more_when_it_is_over() -> None:
     assert told.lines[2:] == [("warn", "full again")]
 
 
+def test_what_gets_worse_is_told_again_and_what_gets_better_is_not() -> None:
+    told = Told()
+    for severity in (INFO, CRITICAL, INFO, WARNING):
+        told.subject.raise_("no-backup", None, severity, f"that is {severity}")
+    assert [alert["severity"] for alert in told.alerts] == [INFO, CRITICAL]
+    assert told.subject.raised == {("no-backup", None): (CRITICAL, "that is critical")}
+    told.subject.clear("no-backup")
+    assert told.alerts[-1]["message"] == "over: that is critical"
+
+
 def test_peers_and_kinds_are_told_apart() -> None:
     told = Told()
     for peer_id in ("alice", "bob"):
