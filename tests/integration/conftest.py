@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +39,16 @@ else:
     from tests.integration.ldk_node import missing as ldk_node_missing
     from tests.integration.lnd_node import LndNode
     from tests.integration.lnd_node import missing as lnd_node_missing
+
+    def _port() -> int:
+        """A node that is down for a minute must find its port free. From those above the kernel connects out."""
+        while True:
+            port = secrets.choice(range(10_000, 32_768))
+            with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+    utils.ephemeral_port_reserve.reserve = _port
 
     _one_at_a_time = threading.Lock()
 

@@ -16,6 +16,7 @@ from pyln.testing.utils import wait_for
 from tests.integration import mixed
 from tests.integration.conftest import PLUGIN
 from tests.integration.helpers import lose_everything
+from tests.integration.lnd_node import LndNode
 from tests.integration.mixed import CHANNELS, Mixed
 from tests.integration.money import await_money, coins, shares, spend_all
 from tests.integration.offline import bitcoind_of, command
@@ -23,8 +24,11 @@ from tests.integration.offline import bitcoind_of, command
 
 def revive(lost: Mixed) -> dict[str, str]:
     """By channel_id what becomes of it."""
-    peer = next(iter(lost.peers.values()))
-    words = ["revive", f"{peer.info['id']}@127.0.0.1:{peer.port}", "--json", "--yes", "--out", lost.database]
+    first = next(iter(lost.peers.values()))
+    # Where LND called the hub, copies have the port that it called from.
+    named = [first, *(peer for peer in lost.peers.values() if isinstance(peer, LndNode))]
+    addresses = [f"{peer.info['id']}@127.0.0.1:{peer.port}" for peer in named]
+    words = ["revive", *addresses, "--json", "--yes", "--out", lost.database]
     done = command(*words, *bitcoind_of(lost.hub), seconds=180)
     print(done.stderr)
     assert done.returncode == 0, done.stderr
