@@ -151,6 +151,7 @@ def _record(*parts: bytes) -> bytes:
 
 PEER = POINTS[0] + BARE[0].address.to_bytes()
 ONE = compact.channel_of(BARE[0])
+TXID = b"\7" * 32
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,13 @@ ONE = compact.channel_of(BARE[0])
         (_record(b"\1", POINTS[0], b"\x09", b"\1" * 60), 1, "address type 9 is unknown"),
         (_record(b"\1", NO_POINT, PEER[33:], b"\1", ONE), 1, "is no point"),
         (_record(b"\1", PEER, b"\1", ONE[:1], b"\0", ONE[2:]), 1, "database id 0 is impossible"),
+        (_record(b"\1", PEER, b"\1", b"\0\1", TXID, bigsize(1 << 32), b"\1\0"), 1, "4294967296 is no u32"),
+        (_record(b"\1", PEER, b"\1", b"\0\1", TXID, bigsize(1 << 16), b"\1\0"), 1, "channel_id is missing"),
+        (
+            _record(b"\1", PEER, b"\1", b"\1\1", TXID[::-1], TXID, b"\0\1\0"),
+            1,
+            "though it is that of the funding",
+        ),
     ],
 )
 def test_what_breaks_a_rule_is_named(data: bytes, lost: int, message: str) -> None:
