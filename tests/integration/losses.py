@@ -30,6 +30,8 @@ _BURIED = 6
 _FORGOTTEN = 101
 # lightningd comes back on its own, and its peers, with pauses that get longer.
 _PATIENCE = 240
+# A channel that has less may be too poor for a payment.
+_ENOUGH_MSAT = 20_000_000
 
 
 class Losses:
@@ -273,12 +275,12 @@ class Losses:
 
     def _payment_just_before(self, name: str) -> None:
         user = self._network.nodes[name]
-        channel = normal(user)[0]
+        channel = max(normal(user), key=lambda one: int(one["spendable_msat"]))
         pay(user, self._network.peer_of(channel), channel, amount())
         wait_for(lambda: not any(one["htlcs"] for one in normal(user)))
 
     def _await_alive(self, name: str, channel_ids: set[str]) -> None:
-        """They are open and connected, and each pays; its peer pays back."""
+        """They are open and connected, and each pays, as far as it has anything; its peer pays back."""
         network, user = self._network, self._network.nodes[name]
 
         def are_alive() -> bool:
@@ -289,7 +291,8 @@ class Losses:
         wait_for(are_alive, timeout=_PATIENCE)
         for channel in normal(user):
             peer = network.peer_of(channel)
-            pay(user, peer, channel, amount())
+            if int(channel["spendable_msat"]) > _ENOUGH_MSAT:
+                pay(user, peer, channel, amount())
             pay_back(user, peer, amount())
         assert {one["channel_id"] for one in normal(user)} == channel_ids
 
