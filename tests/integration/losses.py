@@ -29,7 +29,7 @@ Told = Callable[[str], None]
 _BURIED = 6
 _FORGOTTEN = 101
 # lightningd comes back on its own, and its peers, with pauses that get longer.
-_PATIENCE = 240
+_SOON, _PATIENCE = 60, 240
 # A channel that has less may be too poor for a payment.
 _ENOUGH_MSAT = 20_000_000
 
@@ -72,11 +72,17 @@ class Losses:
             fundings = {share.funding for share in before}
 
             def all_seen() -> bool:
-                rows = user.rpc.call("peerstorage-restore", {"wait": 5})["channels"]
+                answer.update(user.rpc.call("peerstorage-restore", {"wait": 5}))
+                rows = answer["channels"]
                 seen = {row["funding"] for row in rows if row["state"] in {"closing seen", "swept"}}
                 return fundings <= seen
 
-            wait_for(all_seen, timeout=_PATIENCE)
+            try:
+                wait_for(all_seen, timeout=_SOON)
+            except ValueError:
+                # Here blocks come every few seconds: one that comes before lightningd watches is seen by a rescan.
+                self._rescan_as_told(name, answer)
+                wait_for(all_seen, timeout=_PATIENCE)
             await_money(user, coins_before, before, since)
             self.recovering.add(name)
             sats = sum(share.on_chain_sat for share in before)
