@@ -62,6 +62,14 @@ def test_the_newest_live_part_counts_wherever_it_lies() -> None:
     [row] = [row for row in plan.rows if row.channel_id == ONE]
     assert row.fate is Fate.ALIVE
     assert row.live == next(one for one in moved(real(), ONE, 3).channels if one.channel_id == ONE)
+    assert plan.rows[-1] == row, (
+        "what was seen last comes first: of two that contradict each other that one stays"
+    )
+
+
+def test_a_newer_copy_without_a_live_part_hides_none() -> None:
+    plan = decide([copy(FRIEND, None, NOW), copy(OWNER, real(), NOW - 10)], heard(real()), SEED)
+    assert {row.fate for row in plan.rows if row.live is not None} == {Fate.ALIVE}
 
 
 def test_a_peer_that_returns_and_tells_an_old_state_is_overruled_by_anothers_copy() -> None:
@@ -133,6 +141,8 @@ def test_quiet_for_asks_that_copies_show_it_unchanged_for_so_long(minutes: int, 
     sources = [copy(OWNER, real(), NOW), copy(FRIEND, real(), NOW - 3600)]
     plan = decide(sources, heard(real()), SEED, quiet_for=minutes * 60)
     assert {row.fate for row in plan.rows} == {expected}
+    if expected is Fate.UNPROVED:
+        assert reason(plan) == "copies show it unchanged for 60 minutes, --quiet-for asks for 61"
 
 
 def test_quiet_for_counts_from_the_last_move() -> None:
