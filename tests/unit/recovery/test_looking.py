@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,21 +14,38 @@ from peerstorage.line.hearing import Endpoint, Heard
 from peerstorage.recovery.looking import Looking
 from peerstorage.recovery.merge import Candidate
 from peerstorage.recovery.plan import PeerPlan
-from peerstorage.recovery.standing import FOUND_SPENT, MOVED_ON, NOT_STARTED, OWN_CLOSE, SPENT, WAITING
+from peerstorage.recovery.standing import (
+    CLOSED,
+    CLOSING,
+    FOUND_SPENT,
+    MOVED_ON,
+    NOT_STARTED,
+    OWN_CLOSE,
+    SPENT,
+    UNREACHABLE,
+    WAITING,
+)
 from tests.simnet.bolt8_peer import PeerChannel
 from tests.unit.samples import POINTS, entry
 
 PEER = POINTS[0].hex()
 SPLICING = (1 << 63).to_bytes(8, "big")
 SPLICED = Outpoint(b"\x5a" * 32, 1, 1_165_119)
-CLOSE = OwnClose(b"\xc1" * 32, 144)
+CLOSE = OwnClose(bytes(range(32)), 144)
 
 
 class FakeNode:
-    """`there`: outputs that are not spent; `states` of lightningd by channel_id in hex."""
+    """`there`: outputs that are not spent; `states` of lightningd by channel_id in hex; `closed`: those it lists
+    as closed; `behind`: how far it is behind the chain."""
 
-    def __init__(self, *there: str, states: dict[str, str] | None = None) -> None:
-        self._there, self.states = there, states or {}
+    def __init__(
+        self,
+        *there: str,
+        states: dict[str, str] | None = None,
+        closed: Collection[bytes] = (),
+        behind: str = "",
+    ) -> None:
+        self._there, self.states, self._closed, self._behind = there, states or {}, closed, behind
 
     def is_spent(self, outpoint: str) -> bool:
         return outpoint not in self._there
@@ -36,10 +54,10 @@ class FakeNode:
         return self.states
 
     def closed_channel_ids(self) -> set[bytes]:
-        return set()
+        return set(self._closed)
 
     def lag(self) -> str:
-        return ""
+        return self._behind
 
 
 def candidate(channel: ChannelBackup, facts: ChannelFacts = ChannelFacts()) -> Candidate:  # noqa: B008
@@ -119,3 +137,30 @@ def test_a_close_that_lightningd_may_have_missed_is_told_from_one_that_it_watche
     node.states = handed
     assert state(looking(node), one, before) == FOUND_SPENT
     assert state(looking(node), one) == SPENT
+
+
+def test_what_lightningd_has_closed_is_over_and_no_stranger() -> None:
+    channels = [entry(number, revocations=3) for number in (1, 2, 3)]
+    closed, on_chain, open_still = (channel.channel_id.hex() for channel in channels)
+    states = {on_chain: "ONCHAIN", open_still: "CHANNELD_NORMAL"}
+    node = FakeNode(channels[2].funding, states=states, closed=[channels[0].channel_id])
+    about = looking(node, *channels)
+    plans = [PeerPlan(PEER, tuple(map(candidate, channels)), (), ())]
+    assert about.over(plans, again=True) == {closed, on_chain}
+    assert about.resolved([closed, on_chain, open_still, "00" * 32]) == 2
+    assert about.unnamed([]) == {}
+    assert about.states(plans, {}) == {closed: CLOSED, on_chain: CLOSING, open_still: WAITING}
+
+
+def test_while_the_chain_is_not_known_nothing_is_said_to_be_spent() -> None:
+    channel = entry(1, revocations=3)
+    behind = FakeNode(f"{CLOSE.txid[::-1].hex()}:2", behind="its backend has 5 blocks of 9")
+    assert state(looking(behind, channel, features=SPLICING), candidate(channel)) == NOT_STARTED
+    assert state(looking(behind), candidate(channel, ChannelFacts(own_close=CLOSE))) == NOT_STARTED
+
+
+def test_what_was_tried_in_vain_is_out_of_reach() -> None:
+    channel = entry(1, revocations=3)
+    about = looking(FakeNode(channel.funding), channel)
+    about._way.closing.add(PEER)
+    assert state(about, candidate(channel)) == UNREACHABLE
