@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 TOPIC = "peerstorage_alert"
 INFO, WARNING, CRITICAL = "info", "warning", "critical"
-_RISING = ("", INFO, WARNING, CRITICAL)
+# The worst first.
+SEVERITIES = (CRITICAL, WARNING, INFO)
 
 QUOTA_FULL = "quota-full"
 # The local file: it can't be written, is not ours to replace, proves that the database is old or lost, has
@@ -48,8 +49,8 @@ class Alerts:
 
     def raise_(self, kind: str, peer_id: str | None, severity: str, message: str) -> None:
         """The condition holds; says so unless it was said already, and was no less severe."""
-        told, _ = self.raised.get((kind, peer_id), ("", ""))
-        if _RISING.index(severity) > _RISING.index(told):
+        told = self.raised.get((kind, peer_id))
+        if told is None or SEVERITIES.index(severity) < SEVERITIES.index(told[0]):
             self.raised[kind, peer_id] = severity, message
             self._tell(kind, peer_id, severity, message)
 

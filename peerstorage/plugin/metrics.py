@@ -20,7 +20,7 @@ from pathlib import Path
 from peerstorage import __version__
 from peerstorage.file.local_file import LocalFile
 from peerstorage.file.snapshots import Snapshots
-from peerstorage.lightningd.alerts import CRITICAL, INFO, METRICS_FAILED, WARNING, Alerts
+from peerstorage.lightningd.alerts import METRICS_FAILED, SEVERITIES, WARNING, Alerts
 from peerstorage.lightningd.newest import Newest
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.store import NORMAL
@@ -114,7 +114,7 @@ class Metrics:
     def _of_alerts(self) -> Iterable[Metric]:
         raised = Counter((kind, severity) for (kind, _), (severity, _) in self._alerts.raised.items())
         severities = Counter(severity for _, severity in raised.elements())
-        by_severity: Samples = [({"severity": one}, severities[one]) for one in (CRITICAL, WARNING, INFO)]
+        by_severity: Samples = [({"severity": one}, severities[one]) for one in SEVERITIES]
         yield "alerts", "What needs attention, by severity", by_severity
         by_kind: Samples = [
             ({"kind": kind, "severity": severity}, number)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
 from peerstorage.bolt.peer_storage import offers_storage
-from peerstorage.lightningd.alerts import CRITICAL, INFO, WARNING, Alerts
+from peerstorage.lightningd.alerts import CRITICAL, INFO, SEVERITIES, WARNING, Alerts
 from peerstorage.lightningd.options import Options
 from peerstorage.ours.guard import OPEN_WORD
 from peerstorage.ours.user import User
@@ -92,11 +92,10 @@ class Todo:
 
     def texts(self) -> list[str]:
         """What is wrong now and what to do, the worst first; empty when all is well."""
-        order = (CRITICAL, WARNING, INFO)
         found = [(condition.severity, condition.message) for condition in self.conditions(time.monotonic())]
         # What others told. What was told from here may be over since.
         found += [told for key, told in self._alerts.raised.items() if key not in self._since]
-        return [message for _, message in sorted(found, key=lambda told: order.index(told[0]))]
+        return [message for _, message in sorted(found, key=lambda told: SEVERITIES.index(told[0]))]
 
     @property
     def _channel_ids(self) -> list[bytes]:
