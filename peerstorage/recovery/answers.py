@@ -14,23 +14,7 @@ from peerstorage.line.hearing import Heard
 from peerstorage.line.telling import Outcome
 from peerstorage.recovery.merge import UNCOUNTED, Candidate, Recovered
 from peerstorage.recovery.plan import PeerPlan
-from peerstorage.recovery.standing import (
-    ADVICE,
-    CLOSED,
-    CLOSING,
-    ENDED,
-    FOUND_SPENT,
-    MOVED_ON,
-    OWN_CLOSE,
-    Received,
-    advice,
-)
-
-# By the state in which no peer is told to close a channel: what is said of their number.
-NOT_TOLD = {
-    FOUND_SPENT: "are closed already, or being closed",
-    MOVED_ON: "were spliced since the backup was made, or are being closed: they are left alone",
-}
+from peerstorage.recovery.standing import ADVICE, CLOSED, CLOSING, ENDED, OWN_CLOSE, Received, advice
 
 _OLD = (
     "OLD DATABASE: the channels that this copy has were left alone, so the recovery does not end by itself. Stop "

@@ -36,7 +36,7 @@ from peerstorage.lightningd.node import Node, NodeError
 from peerstorage.lightningd.options import Options
 from peerstorage.lightningd.own_coins import highest_key, make_keys
 from peerstorage.lightningd.store import Store
-from peerstorage.recovery import answers, own_coins
+from peerstorage.recovery import answers, own_coins, standing
 from peerstorage.recovery.given import Screen, Side, Wishes
 from peerstorage.recovery.incoming import Incoming
 from peerstorage.recovery.looking import Looking
@@ -163,7 +163,7 @@ class Restore:
         )
 
     def _announce(self, plans: Sequence[PeerPlan], recovered: Recovered, states: dict[str, str]) -> None:
-        out = {channel_id: state for channel_id, state in states.items() if state in answers.NOT_TOLD}
+        out = {channel_id: state for channel_id, state in states.items() if state in standing.NOT_TOLD}
         ahead = [rest for peer in self._open(plans) if (rest := peer.without(out.keys())).candidates]
         for peer in ahead:
             why = f"; {self._way.why_not_reached(peer)}" if self._way.is_unreached(peer) else ""
@@ -176,7 +176,7 @@ class Restore:
         for line in answers.better_way(recovered.sources, closing):
             self._say(line)
         for state, count in Counter(out.values()).items():
-            self._say(f"{count} channel(s) {answers.NOT_TOLD[state]}")
+            self._say(f"{count} channel(s) {standing.NOT_TOLD[state]}")
         self._say(
             f"{len(closing)} channel(s) of {sum(peer.sats for peer in ahead)} sat with {len(ahead)} peer(s) "
             + ("would be closed" if self._wishes.dry_run else "will be closed")

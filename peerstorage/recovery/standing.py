@@ -26,6 +26,11 @@ MOVED_ON = "spliced or closing"
 # lightningd's states of a channel whose funding output is spent.
 SPENT_STATES = {"FUNDING_SPEND_SEEN", "ONCHAIN"}
 ENDED = {CLOSED, NEVER_FUNDED}
+# In which no peer is told to close a channel: what is said of their number before anything is closed.
+NOT_TOLD = {
+    FOUND_SPENT: "are closed already, or being closed",
+    MOVED_ON: "were spliced since the backup was made, or are being closed: they are left alone",
+}
 
 
 class Received(NamedTuple):
