@@ -44,7 +44,7 @@ else:
         """A node that is down for a minute must find its port free. From those above the kernel connects out."""
         while True:
             port = secrets.choice(range(10_000, 32_768))
-            with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
                 return port
 

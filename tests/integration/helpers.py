@@ -57,6 +57,18 @@ _SAFE_HEIGHT = 122
 PROVED = {"current", "proved"}
 
 
+def address_of(node: Any) -> str:
+    """NODE_ID@HOST:PORT of a node of any kind."""
+    return f"{node.info['id']}@127.0.0.1:{node.port}"
+
+
+def await_blocks(*nodes: Any) -> None:
+    """Until all (ClnPeer, LndNode, LdkNode) have the last block. Who is behind takes a payment for one that
+    expires too soon, or makes one that does."""
+    for node in nodes:
+        wait_for(node.is_synced)
+
+
 def connect(one: Any, other: Any) -> None:
     one.rpc.connect(other.info["id"], "localhost", other.port)
 

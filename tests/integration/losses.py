@@ -21,7 +21,7 @@ from typing import Any
 from pyln.testing.utils import wait_for
 
 from tests.integration.busy import Network, amount, normal, pay, pay_back
-from tests.integration.helpers import lose_everything, put_back, status
+from tests.integration.helpers import address_of, lose_everything, put_back, status
 from tests.integration.money import Share, await_money, coins, shares, spend_all
 from tests.integration.offline import bitcoind_of, command
 
@@ -58,7 +58,7 @@ class Losses:
             user.start()
             coins_before, since = coins(user), network.bitcoin.rpc.getblockcount()
             first = network.peers["k1"]
-            words = {"peers": f"{first.info['id']}@127.0.0.1:{first.port}"}
+            words = {"peers": address_of(first)}
             plan = user.rpc.call("peerstorage-restore", words | {"dry_run": True})
             assert (plan["missing"], plan["unnamed"]) == (0, []), plan
             self._expect(name, "recovering")
@@ -208,7 +208,7 @@ class Losses:
             lose_everything(user)
             network.lost_what_it_held(name)
             first = network.peers["k1"]
-            words = (f"{first.info['id']}@127.0.0.1:{first.port}", "--out", network.database(name))
+            words = (address_of(first), "--out", network.database(name))
             # 1: some can only be closed.
             answer = _run("revive", *words, "--yes", "--json", codes=(0, 1))
             fates = {one["channel_id"]: one["fate"] for one in answer["channels"]}

@@ -19,7 +19,7 @@ from peerstorage.formats import live, live_tables
 from peerstorage.lightningd import live_reading
 from tests.integration import ldk_node, lnd_node
 from tests.integration.cln_peer import ClnPeer
-from tests.integration.helpers import LOSING, OURS, STOCK, connect, held_backup, is_idle, secret
+from tests.integration.helpers import LOSING, OURS, STOCK, await_blocks, connect, held_backup, is_idle, secret
 from tests.integration.ldk_node import LdkNode
 from tests.integration.lnd_node import LndNode
 
@@ -114,9 +114,7 @@ class Mixed:
         return len(living)
 
     def await_blocks(self) -> None:
-        """Who is behind takes a payment for one that expires too soon, or makes one that does."""
-        for node in (ClnPeer(self.hub), *self.peers.values()):
-            wait_for(node.is_synced)
+        await_blocks(ClnPeer(self.hub), *self.peers.values())
 
     def connect(self) -> None:
         """To whom the hub is not connected by now."""

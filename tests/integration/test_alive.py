@@ -32,6 +32,8 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    address_of,
+    await_blocks,
     cli,
     connect,
     connect_refused,
@@ -140,7 +142,7 @@ def network(node_factory: Any, options: dict[str, Any]) -> Node:
 def run(lost: Node, *options: str, name: str = "revive") -> tuple[int, dict[str, Any]]:
     """As the operator runs it, with the address of one peer; the exit code and the answer."""
     peer = next(iter(lost.peers.values()))
-    words = [name, f"{peer.info['id']}@127.0.0.1:{peer.port}", "--json", "--out", lost.database, *options]
+    words = [name, address_of(peer), "--json", "--out", lost.database, *options]
     if name == "revive":
         words.append("--yes")
     done = command(*words)
@@ -170,7 +172,7 @@ main(words)
 def killed(lost: Node, step: str, call: int) -> None:
     """`revive`, killed where it comes to this step for the nth time."""
     peer = next(iter(lost.peers.values()))
-    words = ["revive", f"{peer.info['id']}@127.0.0.1:{peer.port}", "--yes", "--out", str(lost.database)]
+    words = ["revive", address_of(peer), "--yes", "--out", str(lost.database)]
     done = subprocess.run(
         [sys.executable, "-c", _KILLED, step, str(call), *words],
         check=False,
@@ -376,9 +378,8 @@ def of(channels: list[Channel], all_shares: list[Share]) -> list[Share]:
 
 
 def pay_lnd(alice: Any, lnd: LndNode, channel: Channel, msat: int) -> None:
-    """Over this channel. Who is behind takes a payment for one that expires too soon, or makes one that does."""
-    wait_for(ClnPeer(alice).is_synced)
-    wait_for(lnd.is_synced)
+    """Over this channel."""
+    await_blocks(ClnPeer(alice), lnd)
     invoice = alice.rpc.decode(lnd.invoice(msat))
     hop = {
         "id": lnd.info["id"],

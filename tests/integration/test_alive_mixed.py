@@ -15,7 +15,7 @@ from pyln.testing.utils import wait_for
 
 from tests.integration import mixed
 from tests.integration.conftest import PLUGIN
-from tests.integration.helpers import lose_everything
+from tests.integration.helpers import address_of, lose_everything
 from tests.integration.lnd_node import LndNode
 from tests.integration.mixed import CHANNELS, Mixed
 from tests.integration.money import await_money, coins, shares, spend_all
@@ -27,7 +27,7 @@ def revive(lost: Mixed) -> dict[str, str]:
     first = next(iter(lost.peers.values()))
     # Where LND called the hub, copies have the port that it called from.
     named = [first, *(peer for peer in lost.peers.values() if isinstance(peer, LndNode))]
-    addresses = [f"{peer.info['id']}@127.0.0.1:{peer.port}" for peer in named]
+    addresses = [address_of(peer) for peer in named]
     words = ["revive", *addresses, "--json", "--yes", "--out", lost.database]
     done = command(*words, *bitcoind_of(lost.hub), seconds=180)
     print(done.stderr)

@@ -14,6 +14,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    address_of,
     fund,
     held_backup,
     holds_all,
@@ -58,7 +59,7 @@ def test_our_own_close_is_told_kept_and_swept(node_factory: Any, in_block: bool)
     hub.start()
     coins_before, since = coins(hub), chain.rpc.getblockcount()
     where: dict[str, Any] = {
-        "peers": f"{holder.info['id']}@127.0.0.1:{holder.port}",
+        "peers": address_of(holder),
         "wait": 0,
         "force": True,
     }

@@ -6,7 +6,16 @@ from typing import Any
 
 from pyln.testing.utils import wait_for
 
-from tests.integration.helpers import LOSING, OURS, fund, holds_all, lose_everything, pay_over_each, secret
+from tests.integration.helpers import (
+    LOSING,
+    OURS,
+    address_of,
+    fund,
+    holds_all,
+    lose_everything,
+    pay_over_each,
+    secret,
+)
 from tests.integration.money import shares
 
 # lightningd looks for coins of so many keys after the highest that it knows.
@@ -58,7 +67,7 @@ def test_coins_beyond_the_gap_of_keys(node_factory: Any) -> None:
     # The first keys alone are not enough.
     wait_for(lambda: near in _found(hub))
     assert far not in _found(hub)
-    where = f"{holder.info['id']}@127.0.0.1:{holder.port}"
+    where = address_of(holder)
     dry = hub.rpc.call("peerstorage-restore", {"peers": where, "dry_run": True})["wallet"]
     assert dry["key_index"] == index
     assert dry["keys_made"] < index

@@ -17,6 +17,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    address_of,
     connect,
     fund,
     held_backup,
@@ -80,7 +81,7 @@ def test_every_state_at_once(node_factory: Any) -> None:
     chain.generate_block(4)
     hub.start()
     coins_before = coins(hub)
-    where = {"peers": f"{peers.holder.info['id']}@127.0.0.1:{peers.holder.port}"}
+    where = {"peers": address_of(peers.holder)}
     dry = _rows(hub.rpc.call("peerstorage-restore", where | {"dry_run": True}))
     told = _rows(hub.rpc.call("peerstorage-restore", {"wait": 0, "force": True}))
     assert set(dry.values()) == {"not started", "unreachable"}

@@ -14,6 +14,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    address_of,
     channel_ids,
     connect,
     holds_all,
@@ -78,7 +79,7 @@ def test_one_command_with_every_implementation(node_factory: Any, lnd_node: Any,
     lose_everything(hub)
     hub.start()
     coins_before, since = coins(hub), hub.bitcoin.rpc.getblockcount()
-    first = f"{plugged.info['id']}@127.0.0.1:{plugged.port}"
+    first = address_of(plugged)
     dry = hub.rpc.call("peerstorage-restore", {"peers": first, "dry_run": True})
     assert (dry["way"], dry["missing"], dry["unnamed"]) == ("our own line", 0, [])
     assert dry["counts"]["not started"] == 12

@@ -14,6 +14,7 @@ from tests.integration.helpers import (
     LOSING,
     OURS,
     STOCK,
+    address_of,
     connect,
     fund,
     held_backup,
@@ -29,13 +30,10 @@ from tests.integration.money import await_money, coins, shares
 _LOSING_MUTUAL = LOSING | {"broken_log": LOSING["broken_log"] + r"|FUNDS LOST.  Unknown commitment"}
 
 
-def _address(peer: Any) -> str:
-    return f"{peer.info['id']}@127.0.0.1:{peer.port}"
-
-
 def _restore(node: Any, *peers: Any, **more: Any) -> Any:
     return node.rpc.call(
-        "peerstorage-restore", {"peers": [_address(peer) for peer in peers], "wait": 0, "force": True} | more
+        "peerstorage-restore",
+        {"peers": [address_of(peer) for peer in peers], "wait": 0, "force": True} | more,
     )
 
 

@@ -15,6 +15,7 @@ from pyln.testing.utils import reserve_unused_port, wait_for
 from tests.integration.helpers import (
     LOSING,
     OURS,
+    address_of,
     channel_ids,
     fund,
     holds_all,
@@ -35,7 +36,7 @@ def test_what_is_on_the_sheet_brings_the_channels_back(node_factory: Any, tmp_pa
     fund(alice, bob)
     channels = channel_ids(alice)
     alice.stop()
-    alice.daemon.opts["peerstorage-friend"] = f"{friend.info['id']}@127.0.0.1:{friend.port}"
+    alice.daemon.opts["peerstorage-friend"] = address_of(friend)
     alice.start()
     key = secret(alice)
     wait_for(lambda: holds_all(friend, alice, key))
@@ -51,7 +52,7 @@ def test_what_is_on_the_sheet_brings_the_channels_back(node_factory: Any, tmp_pa
     alice.start()
     text = path.read_text().replace("\\\n", " ")
     at = re.findall(r"lightning-cli -k peerstorage-restore\s+peers=(\S+)\s+dry_run=true", text)
-    assert at == [f"{friend.info['id']}@127.0.0.1:{friend.port}"]
+    assert at == [address_of(friend)]
     answer = alice.rpc.call("peerstorage-restore", {"peers": at[0], "dry_run": True})
     assert {row["channel_id"] for row in answer["channels"]} == channels
 

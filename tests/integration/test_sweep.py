@@ -18,7 +18,17 @@ import pytest
 from pyln.testing.utils import wait_for
 
 from tests.integration.conftest import REPOSITORY
-from tests.integration.helpers import OURS, STOCK, connect, fund, holds_all, pay_over_each, secret, states
+from tests.integration.helpers import (
+    OURS,
+    STOCK,
+    address_of,
+    connect,
+    fund,
+    holds_all,
+    pay_over_each,
+    secret,
+    states,
+)
 from tests.integration.money import closings, shares
 
 _MAY_CLOSE = STOCK | {"may_fail": True}
@@ -218,9 +228,7 @@ def test_from_seed_and_one_peer_to_the_money(node_factory: Any, tmp_path: Path) 
     words = ["--hsm-secret", seed]
     file = str(tmp_path / "fetched")
 
-    fetched = json.loads(
-        run("fetch", *words, "--json", "--out", file, f"{known.info['id']}@127.0.0.1:{known.port}")
-    )
+    fetched = json.loads(run("fetch", *words, "--json", "--out", file, address_of(known)))
     assert {row["peer_id"] for row in fetched["peers"] if row["endpoint"]} == {
         peer.info["id"] for peer in peers
     }
@@ -289,7 +297,7 @@ def test_channels_with_other_implementations(
     seed, backup = _keep(hub, tmp_path)
 
     words = ["--hsm-secret", seed, "--bitcoind", bitcoind(chain)]
-    where = f"{peer.info['id']}@127.0.0.1:{peer.port}"
+    where = address_of(peer)
     closed = json.loads(run("close", *words, "--yes", "--json", "--peer", where, backup))
     assert [row["after"] for row in closed["channels"]] == ["closing"] * 2
     chain.generate_block(1, wait_for_mempool=2)
@@ -318,7 +326,7 @@ def test_the_documented_commands(node_factory: Any, tmp_path: Path) -> None:
         ".venv/bin/python": sys.executable,
         "http://127.0.0.1:8332?cookie=$HOME/.bitcoin/.cookie": bitcoind(chain),
         "--hsm-secret hsm_secret": f"--hsm-secret {seed}",
-        "NODE_ID@HOST:PORT": f"{peer.info['id']}@127.0.0.1:{peer.port}",
+        "NODE_ID@HOST:PORT": address_of(peer),
         "ADDRESS": address,
     }
     answers = []

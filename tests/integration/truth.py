@@ -199,8 +199,7 @@ def _few(text: str, truth: Truth) -> bool:
 _TRUE_WHEN: dict[str, Any] = {
     r"RECOVERING: ": lambda _, truth: truth.mode in {None, "recovering"},
     # Until lightningd has seen the block with the closes.
-    r"OLD DATABASE: ": lambda _, truth: truth.mode is None,
-    r"\S+ has newer penalty data than this database": lambda _, truth: truth.mode is None,
+    r"OLD DATABASE: |\S+ has newer penalty data than this database": lambda _, truth: truth.mode is None,
     r"RESTART LIGHTNINGD BEFORE": lambda _, truth: truth.may_be("handed over"),
     r"KEYS OF NEW CHANNELS": lambda _, truth: truth.may_be("keys used"),
     r"\d+ new channel\(s\) are on the way": lambda _, truth: truth.uncovered > 0,
